@@ -1,0 +1,1 @@
+"""One small layer graph, and the files it is written to."""

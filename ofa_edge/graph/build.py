@@ -1,0 +1,198 @@
+"""Blocks and folded arrays -> Graph.
+
+In: layers (a whole network, or one block with path '') and the arrays named as weights.layout says.
+Out: a Graph whose every shape has been checked. Rules kept: a block that is profiled alone and the same
+block inside a deployed network are built by the same lines; nothing here depends on a file format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.graph.ir import Activation, Graph, Node, Op, Tensor
+from ofa_edge.space.arch import Layer
+from ofa_edge.space.block import ACTIVATIONS
+from ofa_edge.weights.layout import array_name, weight_shapes
+
+
+def network(layers: Sequence[Layer], arrays: Mapping[str, np.ndarray]) -> Graph:
+    """The graph of these layers, each fed by the one before.
+
+    `arrays` may hold more than the layers need: a block is built alone out of a network's arrays by
+    passing that one layer.
+
+    Raises:
+        UsageError: no layers, a block this version cannot build, a path used twice, or a layer whose
+            input is not the output of the one before.
+        BadFile: an array is missing, or has another type or shape, or is not finite.
+    """
+    if not layers:
+        raise UsageError("a network needs at least one layer")
+    first = layers[0].block
+    source = Tensor("input", (1, first.in_channels, first.in_size, first.in_size))
+    builder = _Builder(source, arrays)
+    seen: set[str] = set()
+    for layer in layers:
+        if layer.path in seen:
+            raise UsageError(f"two layers have the path {layer.path!r}")
+        seen.add(layer.path)
+        _check_block(layer)
+        builder.add(layer)
+    *body, last = builder.nodes
+    output = Tensor("output", last.output.shape)
+    nodes = (*body, replace(last, output=output))
+    return Graph(source, output, nodes, builder.used)
+
+
+def _check_block(layer: Layer) -> None:
+    """Raises UsageError where the fields of a block do not go together."""
+    block = layer.block
+    where = f"layer {layer.path!r}" if layer.path else f"block {block.key}"
+
+    def need(condition: bool, problem: str) -> None:
+        if not condition:
+            raise UsageError(f"{where}: {problem}", details={"block": block.key})
+
+    weight_shapes(block)  # refuses unknown types
+    need(block.bits == 32, f"the builder makes float32 layers, not {block.bits}-bit ones")
+    need(block.activation in ACTIVATIONS, f"unknown activation {block.activation!r}")
+    need(min(block.in_channels, block.out_channels, block.in_size) > 0, "channels and size must be positive")
+    need(block.kernel > 0 and block.kernel % 2 == 1, f"kernel {block.kernel} is not odd")
+    need(block.stride > 0, f"stride {block.stride} is not positive")
+    if block.type == "expanded_conv":
+        need(block.mid_channels > 0, "an expanded_conv needs mid channels")
+        same = block.stride == 1 and block.in_channels == block.out_channels
+        need(same or not block.skip, "a skip needs stride 1 and as many channels out as in")
+        return
+    need(not (block.skip or block.se or block.mid_channels), f"a {block.type} has no skip, SE or mid channels")
+    if block.type in ("AvgPool2D", "Logits"):
+        need(block.kernel == block.stride == 1, f"a {block.type} has no kernel or stride")
+        need(block.activation == "none", f"a {block.type} has no activation")
+    if block.type == "AvgPool2D":
+        need(block.in_channels == block.out_channels, "pooling keeps the number of channels")
+    if block.type == "Logits":
+        need(block.in_size == 1, "the classifier takes a 1 x 1 map: put AvgPool2D before it")
+
+
+class _Builder:
+    """Grows a graph layer by layer; `current` is the tensor that the next node reads."""
+
+    def __init__(self, source: Tensor, arrays: Mapping[str, np.ndarray]):
+        self.current = source
+        self.nodes: list[Node] = []
+        self.used: dict[str, np.ndarray] = {}
+        self._arrays = arrays
+
+    def add(self, layer: Layer) -> None:
+        block = layer.block
+        expected = (1, block.in_channels, block.in_size, block.in_size)
+        if self.current.shape != expected:
+            raise UsageError(
+                f"layer {layer.path!r} takes {_text(expected)}, the layer before gives {_text(self.current.shape)}",
+                details={"block": block.key},
+            )
+        writers: dict[str, Callable[[Layer], None]] = {
+            "expanded_conv": self._expanded_conv,
+            "AvgPool2D": self._pool,
+            "Logits": self._logits,
+        }
+        writers.get(block.type, self._convolution)(layer)
+
+    # -- block types ------------------------------------------------------------------------------
+    def _convolution(self, layer: Layer) -> None:
+        block = layer.block
+        self._conv(layer, "conv", Activation(block.activation), stride=block.stride)
+
+    def _expanded_conv(self, layer: Layer) -> None:
+        block = layer.block
+        entry, activation = self.current, Activation(block.activation)
+        if block.mid_channels != block.in_channels:
+            self._conv(layer, "expand", activation)
+        self._conv(layer, "depthwise", activation, stride=block.stride, groups=block.mid_channels)
+        if block.se:
+            wide = self.current
+            self._node(layer.path, "se_mean", Op.MEAN, (wide,), (1, block.mid_channels, 1, 1))
+            self._conv(layer, "se_reduce", Activation.RELU)
+            self._conv(layer, "se_expand", Activation.H_SIGMOID)
+            self._node(layer.path, "se_scale", Op.SCALE, (wide, self.current), wide.shape)
+        self._conv(layer, "project", Activation.NONE)
+        if block.skip:
+            self._node(layer.path, "add", Op.ADD, (entry, self.current), entry.shape)
+
+    def _pool(self, layer: Layer) -> None:
+        self._node(layer.path, "mean", Op.MEAN, (self.current,), (1, layer.block.out_channels, 1, 1))
+
+    def _logits(self, layer: Layer) -> None:
+        weight, bias = self._pair(layer, "linear")
+        shape = (1, layer.block.out_channels)
+        self._node(layer.path, "linear", Op.LINEAR, (self.current,), shape, weight=weight, bias=bias)
+
+    # -- nodes ------------------------------------------------------------------------------------
+    def _conv(self, layer: Layer, name: str, activation: Activation, *, stride: int = 1, groups: int = 1) -> None:
+        weight, bias = self._pair(layer, name)
+        channels, _, kernel, _ = self.used[weight].shape
+        _, _, height, width = self.current.shape
+        shape = (1, channels, -(-height // stride), -(-width // stride))
+        self._node(
+            layer.path,
+            name,
+            Op.CONV,
+            (self.current,),
+            shape,
+            activation=activation,
+            weight=weight,
+            bias=bias,
+            kernel=kernel,
+            stride=stride,
+            groups=groups,
+        )
+
+    def _node(
+        self,
+        path: str,
+        name: str,
+        op: Op,
+        inputs: tuple[Tensor, ...],
+        shape: tuple[int, ...],
+        *,
+        activation: Activation = Activation.NONE,
+        weight: str = "",
+        bias: str = "",
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+    ) -> None:
+        name = f"{path}.{name}" if path else name
+        output = Tensor(name, shape)
+        self.nodes.append(Node(name, op, inputs, output, activation, weight, bias, kernel, stride, groups))
+        self.current = output
+
+    def _pair(self, layer: Layer, conv: str) -> tuple[str, str]:
+        """Check and take the weight and bias of one convolution; their names."""
+        shape = weight_shapes(layer.block)[conv]
+        names = (array_name(layer.path, conv, "weight"), array_name(layer.path, conv, "bias"))
+        for name, wanted in zip(names, (shape, shape[:1]), strict=True):
+            self.used[name] = _checked(self._arrays, name, wanted)
+        return names
+
+
+def _checked(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    hint = "the arrays are not those of this arch: cut them again from the checkpoint"
+    array = arrays.get(name)
+    if array is None:
+        raise BadFile(f"there is no array {name!r}", hint=hint)
+    if array.dtype != np.float32:
+        raise BadFile(f"array {name!r} is {array.dtype}, not float32", hint=hint)
+    if array.shape != shape:
+        raise BadFile(f"array {name!r} is {_text(array.shape)}, the block needs {_text(shape)}", hint=hint)
+    if not np.isfinite(array).all():
+        raise BadFile(f"array {name!r} holds a value that is not a finite number", hint=hint)
+    return array
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,51 @@
+"""The arrays that a block holds once batch norm is folded: names and shapes, no values.
+
+In: a Block. Out: for each of its convolutions, in the order they run, the name and the weight's shape.
+The one definition that the cutter, the graph builder and the random weights agree on.
+"""
+
+from __future__ import annotations
+
+from ofa_edge.errors import UsageError
+from ofa_edge.space.block import Block, make_divisible
+
+_SINGLE = {"Conv": "conv", "Conv_1": "conv", "Conv_2": "conv", "Logits": "linear"}
+
+
+def weight_shapes(block: Block) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight, by the name of its convolution; every one has a bias of `shape[0]` entries.
+
+    Convolutions are OIHW, a depthwise one (mid, 1, k, k), the classifier's (classes, in). An
+    expanded_conv has `expand` only where mid differs from in channels, and `se_reduce` and `se_expand`
+    between `depthwise` and `project` where it has squeeze-and-excitation (reduction 4, MobileNetV3's).
+
+    Raises:
+        UsageError: this version knows no such block type.
+    """
+    if block.type == "AvgPool2D":
+        return {}
+    k = block.kernel
+    if name := _SINGLE.get(block.type):
+        shape = (block.out_channels, block.in_channels)
+        return {name: shape if block.type == "Logits" else (*shape, k, k)}
+    if block.type != "expanded_conv":
+        raise UsageError(
+            f"blocks of type {block.type!r} cannot be built in this version",
+            hint=f"types that can: {', '.join([*_SINGLE, 'AvgPool2D', 'expanded_conv'])}",
+        )
+    mid = block.mid_channels
+    shapes: dict[str, tuple[int, ...]] = {}
+    if mid != block.in_channels:
+        shapes["expand"] = (mid, block.in_channels, 1, 1)
+    shapes["depthwise"] = (mid, 1, k, k)
+    if block.se:
+        squeezed = make_divisible(mid / 4)
+        shapes["se_reduce"] = (squeezed, mid, 1, 1)
+        shapes["se_expand"] = (mid, squeezed, 1, 1)
+    shapes["project"] = (block.out_channels, mid, 1, 1)
+    return shapes
+
+
+def array_name(path: str, conv: str, kind: str) -> str:
+    """Name of an array: `<path>.<conv>.<kind>`, without the first part for a block alone (path '')."""
+    return f"{path}.{conv}.{kind}" if path else f"{conv}.{kind}"

@@ -1,0 +1,48 @@
+"""Random folded arrays: a network to time where no trained one is needed.
+
+In: layers and a seed. Out: arrays of the shapes that `layout` gives, scaled so that activations
+neither die out nor grow from block to block (no denormal numbers, no overflow: both change timings).
+The values do not depend on input sizes, so blocks that share weights share one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ofa_edge.space.arch import Layer
+from ofa_edge.space.block import Block
+from ofa_edge.weights.layout import array_name, weight_shapes
+
+# Not followed by a rectifier, which halves the mean square of what goes in (He et al. 2015).
+_LINEAR = ("project", "linear", "se_expand")
+_BIAS_STD = 0.05
+
+
+def random_arrays(layers: Sequence[Layer], seed: int) -> dict[str, np.ndarray]:
+    """Folded float32 arrays for these layers; equal layers and seed give equal arrays.
+
+    Weights are normal with variance gain / fan-in (gain 2 before a rectifier, 1 elsewhere), biases
+    normal with deviation 0.05.
+
+    Raises:
+        UsageError: a block type that cannot be built.
+    """
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {}
+    for layer in layers:
+        for conv, shape in weight_shapes(layer.block).items():
+            std = np.sqrt(_gain(layer.block, conv) / np.prod(shape[1:]))
+            weight = rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
+            bias = rng.standard_normal(shape[0], dtype=np.float32) * np.float32(_BIAS_STD)
+            arrays[array_name(layer.path, conv, "weight")] = weight
+            arrays[array_name(layer.path, conv, "bias")] = bias
+    return arrays
+
+
+def _gain(block: Block, conv: str) -> float:
+    if conv in _LINEAR:
+        # A skip adds its input's variance to the branch's: a quarter keeps a deep stage in range.
+        return 0.25 if block.skip and conv == "project" else 1.0
+    return 1.0 if block.activation == "none" and conv != "se_reduce" else 2.0
