@@ -1,0 +1,143 @@
+"""Options that several commands share, as typer annotations, and the readers of their small languages.
+
+In: what a person typed. Out: checked values. Rules kept: one spelling and one help text for an option
+wherever it appears; a value that cannot be read is a UsageError that names it and says what would do.
+Every option can also come from the environment (OFA_EDGE_<COMMAND>_<OPTION>) or from ofa-edge.toml.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ofa_edge.errors import UsageError
+
+# A range longer than this is a typing error, not a plan: OFA's own has 25 resolutions.
+_MOST_RESOLUTIONS = 1000
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON value on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
+Host = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="local, [user@]host[:port], or a name from devices.toml.")
+]
+Hosts = Annotated[
+    list[str],
+    typer.Option("--host", metavar="HOST", help="local, [user@]host[:port], or a name from devices.toml; repeatable."),
+]
+MaybeHost = Annotated[
+    str | None, typer.Option("--host", metavar="HOST", help="local, [user@]host[:port], or a name from devices.toml.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", envvar="OFA_EDGE_HOME", help="Where ofa-edge keeps its files."),
+]
+RemotePython = Annotated[
+    str | None, typer.Option("--python", metavar="PATH", help="Python interpreter on the device, 3.9 or later.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the result.")]
+MaybeOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the result.")]
+SpaceName = Annotated[
+    str | None, typer.Option("--space", metavar="SPACE", help="A named space; the checkpoint's where left out.")
+]
+Supernet = Annotated[
+    str, typer.Option("--supernet", metavar="CKPT", help="A safetensors checkpoint, or 'embedded' for the shipped one.")
+]
+ArchFile = Annotated[
+    str, typer.Option("--arch", metavar="ARCH", help="JSON file of one arch or a list in OFA's form; '-' for stdin.")
+]
+MaybeArchFile = Annotated[
+    str | None,
+    typer.Option("--arch", metavar="ARCH", help="JSON file of one arch or a list in OFA's form; '-' for stdin."),
+]
+Resolutions = Annotated[
+    str | None,
+    typer.Option("--resolutions", metavar="A:B:STEP", help="Input sizes in pixels, both ends included; or 96,128."),
+]
+Runtime = Annotated[str, typer.Option("--runtime", metavar="NAME", help="Inference runtime on the device.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads the runtime may use.")]
+Cores = Annotated[
+    str | None, typer.Option("--cores", metavar="MASK", help="Cores to run on, such as 0-3 or 4,5; all where left out.")
+]
+Confidence = Annotated[
+    float, typer.Option("--confidence", min=0.5, max=0.999, help="Two-sided confidence of intervals.")
+]
+BudgetText = Annotated[
+    str | None, typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M.")
+]
+App = Annotated[
+    str | None, typer.Option("--app", metavar="NAME", help="Name of the app on the device; the space's by default.")
+]
+Data = Annotated[Path, typer.Option("--data", metavar="PATH", help="Images: a parquet file with image and label.")]
+MaybeData = Annotated[
+    Path | None, typer.Option("--data", metavar="PATH", help="Images: a parquet file with image and label.")
+]
+LatencyTableFile = Annotated[
+    Path | None, typer.Option("--table", metavar="FILE", help="Latency table; the newest that fits where left out.")
+]
+
+# Options that ofa-edge.toml may set once for every command, outside any command's section.
+SHARED = frozenset({"host", "app", "root", "python", "space", "supernet", "runtime", "threads", "cores", "seed"})
+
+
+def resolutions(text: str | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Read '96:160:16' (both ends included), '96,128' or '128'; pixels, ascending, without repeats.
+
+    Raises:
+        UsageError: not a range or list of positive whole numbers, or more than a thousand of them.
+    """
+    if text is None:
+        return default
+    hint = "write a range such as 96:160:16, a list such as 96,128, or one size"
+    parts: list[str] = text.split(":") if ":" in text else text.split(",")
+    if not all(part.strip().isascii() and part.strip().isdigit() and len(part) < 7 for part in parts):
+        raise UsageError(f"--resolutions {text!r} is not a range of input sizes", hint=hint)
+    numbers = [int(part) for part in parts]
+    if ":" in text:
+        if len(numbers) not in (2, 3) or (step := numbers[2] if len(numbers) == 3 else 1) < 1:
+            raise UsageError(f"--resolutions {text!r} is not a range of input sizes", hint=hint)
+        span = range(numbers[0], numbers[1] + 1, step)
+        if len(span) > _MOST_RESOLUTIONS:
+            raise UsageError(f"--resolutions {text!r} names {len(span)} sizes", hint="use a larger step")
+        numbers = list(span)
+    if not numbers or min(numbers) < 1:
+        raise UsageError(f"--resolutions {text!r} names no input size", hint=hint)
+    return tuple(sorted(set(numbers)))
+
+
+def cores(text: str | None) -> list[int] | None:
+    """Read a core mask '0-3', '4,5' or '0-1,4'; None where left out.
+
+    Raises:
+        UsageError: not a list of core numbers below 1024 (Linux's CPU_SETSIZE).
+    """
+    if text is None:
+        return None
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = part.strip().split("-")
+        if len(ends) > 2 or not all(end.isascii() and end.isdigit() and len(end) < 5 for end in ends):
+            raise UsageError(f"--cores {text!r} is not a list of cores", hint="write 0-3, 4,5 or 0-1,4")
+        found.update(range(int(ends[0]), int(ends[-1]) + 1))
+    if not found or max(found) >= 1024:
+        raise UsageError(f"--cores {text!r} is not a list of cores", hint="write 0-3, 4,5 or 0-1,4")
+    return sorted(found)
+
+
+def exactly_one(**options: Any) -> str:
+    """The name of the one option that was given.
+
+    Args:
+        options: python name -> value; None, False and empty lists count as not given.
+    Raises:
+        UsageError: none or several were.
+    """
+    names = ["--" + name.replace("_", "-") for name in options]
+    given = [name for name, value in zip(names, options.values(), strict=True) if value not in (None, False, [], ())]
+    if len(given) != 1:
+        said = " and ".join(given) + " cannot be used together" if given else "one option is missing"
+        raise UsageError(said, hint=f"give exactly one of {', '.join(names)}")
+    return given[0].removeprefix("--").replace("-", "_")
