@@ -7,11 +7,13 @@ would shadow PyTables, whose import name is `tables`.
 from setuptools import find_packages, setup
 
 setup(
-    packages=[
-        *find_packages(include=["ofa_edge", "ofa_edge.*", "device_agents", "device_agents.*"]),
-        "ofa_edge.tables",
-        "ofa_edge.weights.embedded",
-    ],
+    packages=sorted(
+        {
+            *find_packages(include=["ofa_edge", "ofa_edge.*", "device_agents", "device_agents.*"]),
+            "ofa_edge.tables",
+            "ofa_edge.weights.embedded",
+        }
+    ),
     package_dir={"ofa_edge.tables": "tables"},
     package_data={
         "ofa_edge.tables": ["**/*.jsonl", "**/*.json", "*.md"],

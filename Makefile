@@ -1,0 +1,66 @@
+# make demo    install the base package (no torch) into .venv and run the whole pipeline on this machine
+# make test    set up everything and run the tests
+# make setup   only set up; lint, types, lab and bench are targets too
+#
+# PYTHON chooses the interpreter .venv is made with (3.11 or later); DEMO, PYTEST and BENCH pass arguments on.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))))
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+MANIFESTS := pyproject.toml setup.py constraints.txt
+
+DEMO ?=
+PYTEST ?=
+BENCH ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test lint types lab bench clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+# Two stamps in one environment: `base` is what a user installs, `dev` adds the extras and the tools. Installing
+# either leaves the other working, and both are remade only when a manifest changes.
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "ofa-edge needs Python 3.11 or later; install one, or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.made $(MANIFESTS)
+	@echo "installing ofa-edge into $(VENV) (no torch)"
+	$(PIP) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made $(MANIFESTS)
+	@echo "installing ofa-edge, torch and the development tools into $(VENV)"
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/.base $@
+
+demo: $(VENV)/.base
+	$(VENV)/bin/ofa-edge demo $(DEMO)
+
+setup: $(VENV)/.dev
+
+test: setup
+	$(PY) -m pytest $(PYTEST)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# mypy knows no Python older than 3.10; tests/test_imports.py and ruff (py39) keep device_agents at 3.9.
+types: setup
+	$(PY) -m mypy
+	$(PY) -m mypy --python-version 3.10 device_agents
+
+# Tests that need a network lab (a second namespace, an emulated Pi, root); skipped by `make test`.
+lab: setup
+	$(PY) -m pytest -m lab tests/lab $(PYTEST)
+
+# Timings; they decide nothing and need a quiet machine.
+bench: setup
+	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file $(BENCH) || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
