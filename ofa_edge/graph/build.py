@@ -104,8 +104,7 @@ class _Builder:
 
     # -- block types ------------------------------------------------------------------------------
     def _convolution(self, layer: Layer) -> None:
-        block = layer.block
-        self._conv(layer, "conv", Activation(block.activation), stride=block.stride)
+        self._conv(layer, "conv", Activation(layer.block.activation), stride=layer.block.stride)
 
     def _expanded_conv(self, layer: Layer) -> None:
         block = layer.block
@@ -115,61 +114,41 @@ class _Builder:
         self._conv(layer, "depthwise", activation, stride=block.stride, groups=block.mid_channels)
         if block.se:
             wide = self.current
-            self._node(layer.path, "se_mean", Op.MEAN, (wide,), (1, block.mid_channels, 1, 1))
+            self._plain(layer, "se_mean", Op.MEAN, (wide,), (1, block.mid_channels, 1, 1))
             self._conv(layer, "se_reduce", Activation.RELU)
             self._conv(layer, "se_expand", Activation.H_SIGMOID)
-            self._node(layer.path, "se_scale", Op.SCALE, (wide, self.current), wide.shape)
+            self._plain(layer, "se_scale", Op.SCALE, (wide, self.current), wide.shape)
         self._conv(layer, "project", Activation.NONE)
         if block.skip:
-            self._node(layer.path, "add", Op.ADD, (entry, self.current), entry.shape)
+            self._plain(layer, "add", Op.ADD, (entry, self.current), entry.shape)
 
     def _pool(self, layer: Layer) -> None:
-        self._node(layer.path, "mean", Op.MEAN, (self.current,), (1, layer.block.out_channels, 1, 1))
+        self._plain(layer, "mean", Op.MEAN, (self.current,), (1, layer.block.out_channels, 1, 1))
 
     def _logits(self, layer: Layer) -> None:
         weight, bias = self._pair(layer, "linear")
-        shape = (1, layer.block.out_channels)
-        self._node(layer.path, "linear", Op.LINEAR, (self.current,), shape, weight=weight, bias=bias)
+        name = array_name(layer.path, "linear")
+        output = Tensor(name, (1, layer.block.out_channels))
+        self._append(Node(name, Op.LINEAR, (self.current,), output, weight=weight, bias=bias))
 
     # -- nodes ------------------------------------------------------------------------------------
-    def _conv(self, layer: Layer, name: str, activation: Activation, *, stride: int = 1, groups: int = 1) -> None:
-        weight, bias = self._pair(layer, name)
+    def _conv(self, layer: Layer, conv: str, activation: Activation, *, stride: int = 1, groups: int = 1) -> None:
+        weight, bias = self._pair(layer, conv)
         channels, _, kernel, _ = self.used[weight].shape
         _, _, height, width = self.current.shape
-        shape = (1, channels, -(-height // stride), -(-width // stride))
-        self._node(
-            layer.path,
-            name,
-            Op.CONV,
-            (self.current,),
-            shape,
-            activation=activation,
-            weight=weight,
-            bias=bias,
-            kernel=kernel,
-            stride=stride,
-            groups=groups,
+        name = array_name(layer.path, conv)
+        output = Tensor(name, (1, channels, -(-height // stride), -(-width // stride)))
+        self._append(
+            Node(name, Op.CONV, (self.current,), output, activation, weight, bias, kernel, stride, groups),
         )
 
-    def _node(
-        self,
-        path: str,
-        name: str,
-        op: Op,
-        inputs: tuple[Tensor, ...],
-        shape: tuple[int, ...],
-        *,
-        activation: Activation = Activation.NONE,
-        weight: str = "",
-        bias: str = "",
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-    ) -> None:
-        name = f"{path}.{name}" if path else name
-        output = Tensor(name, shape)
-        self.nodes.append(Node(name, op, inputs, output, activation, weight, bias, kernel, stride, groups))
-        self.current = output
+    def _plain(self, layer: Layer, name: str, op: Op, inputs: tuple[Tensor, ...], shape: tuple[int, ...]) -> None:
+        name = array_name(layer.path, name)
+        self._append(Node(name, op, inputs, Tensor(name, shape)))
+
+    def _append(self, node: Node) -> None:
+        self.nodes.append(node)
+        self.current = node.output
 
     def _pair(self, layer: Layer, conv: str) -> tuple[str, str]:
         """Check and take the weight and bias of one convolution; their names."""

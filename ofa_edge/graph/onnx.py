@@ -16,7 +16,8 @@ from ofa_edge.graph.ir import Activation, Graph, Node, Op, Tensor
 OPSET = 17
 IR_VERSION = 8
 
-_RELU6_LIMITS = {"relu6.min": 0.0, "relu6.max": 6.0}
+# Names made here hold a '/', names of layers and arrays a '.', so they never meet.
+_RELU6_LIMITS = {"relu6/min": 0.0, "relu6/max": 6.0}
 _Dims = tuple[int | str, ...]
 
 
@@ -69,7 +70,7 @@ def _nodes(node: Node) -> list[onnx.NodeProto]:
     """The ONNX nodes of one layer: the operator, then its activation."""
     plain = node.activation is Activation.NONE
     inputs = [tensor.name for tensor in node.inputs]
-    output = node.output.name if plain else f"{node.name}.linear"
+    output = node.output.name if plain else f"{node.name}/linear"
     if node.op is Op.CONV:
         pad = node.kernel // 2
         written = [
@@ -85,7 +86,7 @@ def _nodes(node: Node) -> list[onnx.NodeProto]:
             )
         ]
     elif node.op is Op.LINEAR:
-        flat = f"{node.name}.flat"
+        flat = f"{node.name}/flat"
         written = [
             helper.make_node("Flatten", inputs, [flat], name=flat),
             helper.make_node("Gemm", [flat, node.weight, node.bias], [output], name=node.name, transB=1),
@@ -97,7 +98,7 @@ def _nodes(node: Node) -> list[onnx.NodeProto]:
 
 
 def _activation(node: Node, source: str) -> onnx.NodeProto:
-    name, target = f"{node.name}.{node.activation}", [node.output.name]
+    name, target = f"{node.name}/{node.activation}", [node.output.name]
     if node.activation is Activation.RELU6:
         return helper.make_node("Clip", [source, *_RELU6_LIMITS], target, name=name)
     if node.activation is Activation.H_SIGMOID:

@@ -46,6 +46,6 @@ def weight_shapes(block: Block) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def array_name(path: str, conv: str, kind: str) -> str:
-    """Name of an array: `<path>.<conv>.<kind>`, without the first part for a block alone (path '')."""
-    return f"{path}.{conv}.{kind}" if path else f"{conv}.{kind}"
+def array_name(path: str, *parts: str) -> str:
+    """`<path>.<conv>.<kind>`, kind being weight or bias; without the first part for a block alone (path '')."""
+    return ".".join((path, *parts) if path else parts)
