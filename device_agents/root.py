@@ -17,8 +17,9 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, List, Sequence
+from typing import BinaryIO
 
 from device_agents.wire import AgentError
 
@@ -57,7 +58,7 @@ class Root:
     def blob_path(self, sha256: str) -> str:
         return os.path.join(self.path, "blobs", _hash(sha256))
 
-    def missing(self, hashes: Sequence[str]) -> List[str]:
+    def missing(self, hashes: Sequence[str]) -> list[str]:
         return [sha256 for sha256 in hashes if not os.path.isfile(self.blob_path(sha256))]
 
     def read_blob(self, sha256: str) -> bytes:
@@ -71,10 +72,10 @@ class Root:
             with open(path, "rb") as stream:
                 data = stream.read(MAX_BLOB + 1)
         except FileNotFoundError:
-            raise AgentError("bad-file", "blob %s is not on the device" % sha256) from None
+            raise AgentError("bad-file", f"blob {sha256} is not on the device") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             os.unlink(path)
-            raise AgentError("bad-file", "blob %s was damaged on the device and has been removed" % sha256)
+            raise AgentError("bad-file", f"blob {sha256} was damaged on the device and has been removed")
         return data
 
     def unpack(self, sha256: str) -> int:
@@ -92,7 +93,7 @@ class Root:
                 while self._unpack_one(stream):
                     count += 1
         except FileNotFoundError:
-            raise AgentError("bad-file", "the transfer %s did not arrive" % sha256) from None
+            raise AgentError("bad-file", f"the transfer {sha256} did not arrive") from None
         finally:
             if os.path.exists(path):
                 os.unlink(path)
@@ -107,7 +108,7 @@ class Root:
             raise AgentError("bad-file", "the transfer holds an entry that is none")
         sha256, left = match[1].decode("ascii"), int(match[2])
         final = self.blob_path(sha256)
-        part = "%s.%d.part" % (final, os.getpid())
+        part = f"{final}.{os.getpid()}.part"
         digest = hashlib.sha256()
         try:
             with open(part, "wb") as out:
@@ -121,7 +122,7 @@ class Root:
                 out.flush()
                 os.fsync(out.fileno())
             if digest.hexdigest() != sha256:
-                raise AgentError("bad-file", "blob %s arrived with other bytes" % sha256)
+                raise AgentError("bad-file", f"blob {sha256} arrived with other bytes")
             os.replace(part, final)
         finally:
             if os.path.exists(part):

@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
+from typing import Any, NoReturn, Union
 
 PROTOCOL = 1
 AGENT_VERSION = "0.1.0"
@@ -64,7 +65,7 @@ class AgentError(Exception):
 # ---------------------------------------------------------------------------------------------- JSON
 
 
-def loads(data: Union[str, bytes]) -> Any:
+def loads(data: str | bytes) -> Any:
     """Strict JSON.
 
     Raises:
@@ -79,12 +80,17 @@ def loads(data: Union[str, bytes]) -> Any:
     except WireError:
         raise
     except (ValueError, RecursionError) as error:
-        raise WireError("not JSON: %s" % clean(str(error))) from error
+        raise WireError(f"not JSON: {clean(str(error))}") from error
 
 
 def dumps(value: Any) -> str:
     """One line of strict JSON, keys in the order given, ASCII only."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling of a value that is hashed: compact, keys sorted, ASCII (as ofa_edge.strict_json's)."""
+    return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
@@ -94,23 +100,23 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def _constant(name: str) -> NoReturn:
-    raise WireError("%s is not a JSON number" % name)
+    raise WireError(f"{name} is not a JSON number")
 
 
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise WireError("%s does not fit a double" % text[:40])
+        raise WireError(f"{text[:40]} does not fit a double")
     return value
 
 
 def _int(text: str) -> int:
     if len(text) > _MAX_DIGITS:
-        raise WireError("an integer of %d digits" % len(text))
+        raise WireError(f"an integer of {len(text)} digits")
     return int(text)
 
 
-def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise WireError("a key is repeated in an object")
@@ -125,13 +131,13 @@ class Fields:
 
     def __init__(self, what: str, value: Any):
         if not isinstance(value, Mapping):
-            raise WireError("%s must be an object" % what)
+            raise WireError(f"{what} must be an object")
         self.what = what
         self._rest = dict(value)
 
     def take(self, name: str) -> Any:
         if name not in self._rest:
-            raise WireError("%s has no %r" % (self.what, name))
+            raise WireError(f"{self.what} has no {name!r}")
         return self._rest.pop(name)
 
     def has(self, name: str) -> bool:
@@ -139,26 +145,26 @@ class Fields:
 
     def done(self) -> None:
         if self._rest:
-            raise WireError("%s has an unknown field %r" % (self.what, clean(sorted(self._rest)[0], 60)))
+            raise WireError(f"{self.what} has an unknown field {clean(sorted(self._rest)[0], 60)!r}")
 
     def text(self, name: str, pattern: str = "", limit: int = MAX_TEXT) -> str:
         value = self.take(name)
         if not isinstance(value, str) or len(value) > limit or not value.isprintable():
-            raise self._bad(name, "printable text of at most %d characters" % limit)
+            raise self._bad(name, f"printable text of at most {limit} characters")
         if pattern and not re.fullmatch(pattern, value):
-            raise self._bad(name, "text of the form %s" % pattern)
+            raise self._bad(name, f"text of the form {pattern}")
         return value
 
     def whole(self, name: str, low: int = 0, high: int = 1 << 62) -> int:
         value = self.take(name)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise self._bad(name, "a whole number from %d to %d" % (low, high))
+            raise self._bad(name, f"a whole number from {low} to {high}")
         return value
 
     def number(self, name: str, low: float = 0.0, high: float = 1e15) -> float:
         value = self.take(name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-            raise self._bad(name, "a number from %g to %g" % (low, high))
+            raise self._bad(name, f"a number from {low:g} to {high:g}")
         return float(value)
 
     def flag(self, name: str) -> bool:
@@ -167,7 +173,7 @@ class Fields:
             raise self._bad(name, "true or false")
         return value
 
-    def object(self, name: str) -> Dict[str, Any]:
+    def object(self, name: str) -> dict[str, Any]:
         value = self.take(name)
         if not isinstance(value, dict):
             raise self._bad(name, "an object")
@@ -176,35 +182,35 @@ class Fields:
     def sha256(self, name: str) -> str:
         return self.text(name, "[0-9a-f]{64}")
 
-    def items(self, name: str, limit: int) -> List[Any]:
+    def items(self, name: str, limit: int) -> list[Any]:
         value = self.take(name)
         if not isinstance(value, list) or len(value) > limit:
-            raise self._bad(name, "a list of at most %d entries" % limit)
+            raise self._bad(name, f"a list of at most {limit} entries")
         return value
 
-    def wholes(self, name: str, limit: int, low: int = 0, high: int = 1 << 31) -> Tuple[int, ...]:
+    def wholes(self, name: str, limit: int, low: int = 0, high: int = 1 << 31) -> tuple[int, ...]:
         values = self.items(name, limit)
         if not all(isinstance(v, int) and not isinstance(v, bool) and low <= v <= high for v in values):
-            raise self._bad(name, "whole numbers from %d to %d" % (low, high))
+            raise self._bad(name, f"whole numbers from {low} to {high}")
         return tuple(values)
 
     def maybe(self, name: str) -> bool:
         """Is there a value other than null? A null is taken."""
         if name not in self._rest:
-            raise WireError("%s has no %r" % (self.what, name))
+            raise WireError(f"{self.what} has no {name!r}")
         if self._rest[name] is None:
             del self._rest[name]
             return False
         return True
 
     def _bad(self, name: str, want: str) -> WireError:
-        return WireError("%s: %r must be %s" % (self.what, name, want))
+        return WireError(f"{self.what}: {name!r} must be {want}")
 
 
 # --------------------------------------------------------------------------------------- the values
 
 
-def to_wire(value: Any) -> Dict[str, Any]:
+def to_wire(value: Any) -> dict[str, Any]:
     """The JSON object of one of this module's dataclasses."""
     return asdict(value)
 
@@ -261,10 +267,10 @@ class MeasureJob:
     shape: Mapping[str, int] = field(default_factory=dict)
     runtime: str = "onnxruntime"
     threads: int = 1
-    cores: Optional[Sequence[int]] = None
+    cores: Sequence[int] | None = None
     target_rel: float = 0.02
     max_seconds: float = 3.0
-    anchor: Optional[str] = None
+    anchor: str | None = None
     anchor_shape: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -305,13 +311,13 @@ class Measured:
 
     key: str
     figures: Figures
-    anchor: Optional[Figures]
-    ratio: Optional[Figures]
+    anchor: Figures | None
+    ratio: Figures | None
     batch: int
     seconds: float
     cpu_over_wall: float
     involuntary_switches: int
-    flags: Tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, value: Any) -> Measured:
@@ -330,7 +336,7 @@ class Measured:
         )
         f.done()
         if not all(isinstance(flag, str) and flag in FLAGS for flag in out.flags):
-            raise WireError("measured: a flag is not one of %s" % ", ".join(FLAGS))
+            raise WireError("measured: a flag is not one of {}".format(", ".join(FLAGS)))
         return out
 
 
@@ -350,12 +356,12 @@ class Failed:
         return out
 
 
-def measure_row(result: Union[Measured, Failed]) -> Dict[str, Any]:
+def measure_row(result: Measured | Failed) -> dict[str, Any]:
     """A stream row of `measure`."""
     return {"measured" if isinstance(result, Measured) else "failed": to_wire(result)}
 
 
-def parse_measure_row(value: Any) -> Union[Measured, Failed]:
+def parse_measure_row(value: Any) -> Measured | Failed:
     """Raises WireError."""
     f = Fields("row", value)
     result = Measured.parse(f.take("measured")) if f.has("measured") else Failed.parse(f.take("failed"))
@@ -370,8 +376,8 @@ class Checked:
     `max_abs` and `rel` are None when the outputs are not finite; `argmax_equal` compares along the last axis.
     """
 
-    max_abs: Optional[float]
-    rel: Optional[float]
+    max_abs: float | None
+    rel: float | None
     finite: bool
     argmax_equal: bool
 
@@ -410,7 +416,7 @@ class Facts:
     kernel: str
     python: str
     cores: int
-    core_mask: Tuple[int, ...]
+    core_mask: tuple[int, ...]
     governor: str
     memory_bytes: int
     emulated: bool
@@ -442,23 +448,23 @@ class Facts:
         return out
 
 
-def _versions(value: Any) -> Dict[str, str]:
+def _versions(value: Any) -> dict[str, str]:
     f = Fields("runtimes", value)
     if len(value) > _MAX_NAMES:
         raise WireError("runtimes: too many")
     return {name: f.text(name, limit=100) for name in value if _name(name)}
 
 
-def _dimensions(what: str, value: Any) -> Dict[str, int]:
+def _dimensions(what: str, value: Any) -> dict[str, int]:
     f = Fields(what, value)
     if len(value) > _MAX_NAMES:
-        raise WireError("%s: too many dimensions" % what)
+        raise WireError(f"{what}: too many dimensions")
     return {name: f.whole(name, 1, 1 << 20) for name in value if _name(name)}
 
 
 def _name(name: str) -> bool:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
-        raise WireError("%r is not a name" % clean(name, 60))
+        raise WireError(f"{clean(name, 60)!r} is not a name")
     return True
 
 
@@ -554,7 +560,7 @@ def _line(value: Any) -> bytes:
     try:
         line = dumps(value).encode("ascii") + b"\n"
     except (TypeError, ValueError) as error:
-        raise WireError("not a JSON value: %s" % clean(str(error))) from error
+        raise WireError(f"not a JSON value: {clean(str(error))}") from error
     if len(line) > MAX_LINE:
-        raise WireError("a message of %d bytes, the limit is %d" % (len(line), MAX_LINE))
+        raise WireError(f"a message of {len(line)} bytes, the limit is {MAX_LINE}")
     return line

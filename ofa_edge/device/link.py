@@ -95,7 +95,7 @@ class LineBuffer:
         seen = 0
         while True:
             end = self._data.find(b"\n", seen)
-            if 0 <= end < limit or self._ended:
+            if 0 <= end < limit or (self._ended and end < 0 and len(self._data) < limit):
                 size = end + 1 if end >= 0 else len(self._data)
                 line = bytes(self._data[:size])
                 del self._data[:size]

@@ -26,7 +26,8 @@ class LocalChannel:
     """A child process. Implements Channel."""
 
     def __init__(self, process: subprocess.Popen[bytes]):
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin is not None
+        assert process.stdout is not None
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout
@@ -40,8 +41,7 @@ class LocalChannel:
         deadline = time.monotonic() + timeout
         view = memoryview(data)
         while view:
-            ready = select.select([], [self._stdin], [], max(0.0, deadline - time.monotonic()))[1]
-            if not ready:
+            if not _ready(self._stdin.fileno(), select.POLLOUT, deadline - time.monotonic()):
                 raise DeviceLost(f"the agent took no input for {timeout:.0f} s")
             try:
                 view = view[os.write(self._stdin.fileno(), view) :]
@@ -73,7 +73,7 @@ class LocalChannel:
         return status
 
     def _receive(self, timeout: float) -> bytes:
-        if not select.select([self._stdout], [], [], timeout)[0]:
+        if not _ready(self._stdout.fileno(), select.POLLIN, timeout):
             raise TimeoutError
         return os.read(self._stdout.fileno(), 1 << 16)
 
@@ -84,6 +84,12 @@ class LocalChannel:
             while chunk := os.read(stream.fileno(), 1 << 16):
                 self._tail += chunk
                 del self._tail[: -LIMITS.stderr_bytes]
+
+
+def _ready(descriptor: int, event: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
 class LocalLink:

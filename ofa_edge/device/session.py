@@ -1,0 +1,365 @@
+"""A conversation with the agent on a device: ship it, start it, ask, stream, stop.
+
+In: a Link. Out: wire values. Rules kept: the agent's bytes are checked on the device before they run; only
+what follows the nonce line counts; every reply has the id of its request; a stream is complete only with
+its end record and the right count; every read has a cap and every wait a deadline. Whatever else a device
+sends is a ProtocolError, and the session is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from device_agents import wire
+from ofa_edge import errors
+from ofa_edge.device import provision
+from ofa_edge.device.link import Channel, Link
+from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError
+from ofa_edge.limits import LIMITS, Limits
+
+T = TypeVar("T")
+
+_ERRORS: dict[str, type[OfaEdgeError]] = {
+    "usage": errors.UsageError,
+    "bad-file": errors.BadFile,
+    "refused": errors.DeploymentRefused,
+    "lock-held": errors.LockHeld,
+    "needs-hands": errors.NeedsHands,
+    "rolled-back": errors.RolledBack,
+}
+
+
+class Session:
+    """One running agent. Use as a context manager; not for several threads.
+
+    Attributes:
+        link: how the device is reached; closed with the session only if `owns_link`.
+        facts: what the device is, asked once at the start.
+        root: our folder there, absolute.
+    """
+
+    facts: wire.Facts
+
+    def __init__(self, link: Link, channel: Channel, root: str, *, limits: Limits, owns_link: bool = False):
+        self.link = link
+        self.root = root
+        self._channel = channel
+        self._limits = limits
+        self._owns_link = owns_link
+        self._id = 0
+        self._closed = False
+
+    def missing(self, sha256s: Sequence[str]) -> list[str]:
+        """Those of `sha256s` that are not on the device, in the order given."""
+        absent: set[str] = set()
+        for start in range(0, len(sha256s), wire.MAX_HASHES):
+            asked = list(sha256s[start : start + wire.MAX_HASHES])
+            reply = wire.Fields("missing", self.call("missing", {"sha256s": asked}))
+            found = self._parsed(lambda r: r.items("missing", wire.MAX_HASHES), reply)
+            if not set(map(str, found)) <= set(asked):
+                raise self._broken("it misses hashes nobody asked for")
+            absent.update(found)
+        return [sha256 for sha256 in sha256s if sha256 in absent]
+
+    def push(self, blobs: Mapping[str, bytes]) -> int:
+        """Bring blobs to the device, content-addressed, in few large transfers.
+
+        Args:
+            blobs: sha256 -> bytes; all are sent, ask `missing` before.
+
+        Returns:
+            Bytes sent.
+
+        Raises:
+            OfaEdgeError: not enough room there, or a blob arrived damaged.
+            DeviceLost: the link was cut; blobs unpacked before it stay.
+        """
+        sent = 0
+        group: dict[str, bytes] = {}
+        for sha256, data in blobs.items():
+            if group and sum(map(len, group.values())) + len(data) > self._limits.pack_bytes:
+                sent += self._push_pack(group)
+                group = {}
+            group[sha256] = data
+        return sent + self._push_pack(group) if group else sent
+
+    def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
+        """Time models; results come in the jobs' order, as they are ready.
+
+        Args:
+            jobs: their models (and anchors) were pushed before.
+            fresh: a new worker process for each job.
+
+        Closing the iterator early stops the agent's work on the rest.
+
+        Raises:
+            OfaEdgeError: the runtime is not on the device, or a job asks for cores it does not have.
+            DeviceLost: the link was cut; results yielded before it stand.
+        """
+        for start in range(0, len(jobs), self._limits.request_jobs):
+            part = jobs[start : start + self._limits.request_jobs]
+            yield from self._measure_part(part, fresh=fresh)
+
+    def check(self, args: Mapping[str, Any]) -> wire.Checked:
+        """The op `check`: golden outputs on the device, in a fresh worker.
+
+        Args:
+            args: model, inputs, outputs (sha256; tensors are raw little-endian float32), input_shape,
+                output_shape, runtime, threads.
+        """
+        return self._parsed(wire.Checked.parse, self.call("check", args, timeout=self._limits.load_seconds * 2))
+
+    def call(self, op: str, args: Mapping[str, Any], *, timeout: float | None = None) -> dict[str, Any]:
+        """One request, one reply.
+
+        Args:
+            timeout: seconds to wait for the reply; None is the ordinary limit.
+
+        Raises:
+            OfaEdgeError: what the agent refused, as the class of its kind.
+            DeviceLost, ProtocolError: no reply, or none that is one.
+        """
+        ident = self._send(op, args)
+        reply = self._receive(ident, timeout or self._limits.reply_seconds)
+        if not isinstance(reply, wire.Result):
+            raise self._broken(f"it answered {op!r} with a stream")
+        return dict(reply.result)
+
+    def close(self) -> None:
+        """Stop the agent (its stdin ends), and the link if it is ours; never raises."""
+        if not self._closed:
+            self._closed = True
+            self._channel.close(self._limits.close_seconds)
+            if self._owns_link:
+                self.link.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------- inside
+
+    def _push_pack(self, blobs: Mapping[str, bytes]) -> int:
+        pack = b"".join(b"%s %d\n%s" % (sha256.encode("ascii"), len(data), data) for sha256, data in blobs.items())
+        free = self._parsed(lambda r: r.whole("free_bytes"), wire.Fields("space", self.call("space", {})))
+        need = 2 * len(pack)  # the pack and what comes out of it, for a moment both
+        if free < need:
+            raise OfaEdgeError(
+                f"{self.link.name} has {free >> 20} MiB free in {self.root}, this transfer needs {need >> 20} MiB",
+                hint="make room there, or name another folder with --root",
+            )
+        sha256 = hashlib.sha256(pack).hexdigest()
+        self.link.put(pack, f"{self.root}/incoming/{sha256}.pack")
+        reply = wire.Fields("unpack", self.call("unpack", {"sha256": sha256}))
+        if self._parsed(lambda r: r.whole("count"), reply) != len(blobs):
+            raise self._broken("it unpacked another number of blobs than were sent")
+        return len(pack)
+
+    def _measure_part(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
+        ident = self._send("measure", {"jobs": [wire.to_wire(job) for job in jobs], "fresh": fresh})
+        done = 0
+        open_stream = True
+        try:
+            for job in jobs:
+                # Twice the job's own limit: the agent ends it long before, the host only when the agent is mute.
+                reply = self._receive(ident, 2 * job.max_seconds + 2 * self._limits.load_seconds)
+                if not isinstance(reply, wire.Row):
+                    open_stream = False
+                    raise self._broken(f"its stream ended after {done} of {len(jobs)} results")
+                result = self._parsed(wire.parse_measure_row, reply.row)
+                if result.key != job.key:
+                    raise self._broken("its results come in another order than the jobs")
+                done += 1
+                yield result
+            self._expect_end(ident, done)
+            open_stream = False
+        except OfaEdgeError:
+            open_stream = False
+            raise
+        finally:
+            if open_stream and not self._closed:
+                self._cancel(ident)
+
+    def _expect_end(self, ident: int, count: int) -> None:
+        reply = self._receive(ident, self._limits.reply_seconds)
+        if not isinstance(reply, wire.End) or reply.count != count:
+            raise self._broken("its end record does not match the stream")
+
+    def _cancel(self, ident: int) -> None:
+        """Stop a stream the caller has left, so that the next request finds a clean line."""
+        try:
+            cancel = self._send("cancel", {"id": ident})
+            deadline = time.monotonic() + self._limits.reply_seconds
+            while time.monotonic() < deadline:
+                line = self._read(max(0.0, deadline - time.monotonic()))
+                reply = self._parsed(wire.parse_reply, line)
+                if isinstance(reply, wire.Result) and reply.id == cancel:
+                    return
+        except OfaEdgeError:
+            pass
+        self.close()
+
+    def _send(self, op: str, args: Mapping[str, Any]) -> int:
+        if self._closed:
+            raise DeviceLost(f"the session with {self.link.name} is over")
+        self._id += 1
+        self._lost(lambda: self._channel.write(wire.request_line(self._id, op, args), self._limits.reply_seconds))
+        return self._id
+
+    def _receive(self, ident: int, timeout: float) -> wire.Reply:
+        """The next reply to request `ident`; a refusal is raised as the error it names."""
+        reply = self._parsed(wire.parse_reply, self._read(timeout))
+        if reply.id != ident:
+            raise self._broken("it answered a request nobody made")
+        if isinstance(reply, wire.Refusal):
+            raise refusal_error(reply, self.link)
+        return reply
+
+    def _read(self, timeout: float) -> bytes:
+        line = self._lost(lambda: self._channel.readline(self._limits.line_bytes, timeout))
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        return line
+
+    def _lost(self, action: Callable[[], T]) -> T:
+        """Do something with the channel; when it fails the session is over."""
+        try:
+            return action()
+        except DeviceLost as error:
+            self.close()
+            error.message = f"{self.link.name}: {error.message}"
+            error.hint = error.hint or "results so far are kept; run the same command again with --resume"
+            raise
+
+    def _parsed(self, parse: Callable[[Any], T], value: Any) -> T:
+        try:
+            return parse(value)
+        except wire.WireError as error:
+            raise self._broken(str(error)) from error
+
+    def _broken(self, what: str) -> ProtocolError:
+        self.close()
+        return ProtocolError(
+            f"{self.link.name} does not speak the agent's protocol: {what}",
+            hint="run it again; if it stays so, look for other programs that write to the agent's output",
+        )
+
+    def _ended(self) -> DeviceLost:
+        self._closed = True
+        status = self._channel.close(self._limits.close_seconds)
+        if self._owns_link:
+            self.link.close()
+        tail = self._channel.stderr_tail()
+        why = "the link was cut or the agent was killed" if status in (None, -1) else f"exit status {status}"
+        return DeviceLost(
+            f"{self.link.name}: the agent stopped ({why})" + (f": {tail[-400:]}" if tail else ""),
+            hint="results so far are kept; run the same command again with --resume",
+        )
+
+
+def refusal_error(refusal: wire.Refusal, link: Link) -> OfaEdgeError:
+    """The host's error for an agent's refusal."""
+    if refusal.kind == "no-runtime":
+        return errors.UsageError(
+            f"{link.name}: {refusal.message}",
+            hint=f"install it there (`{link.python} -m pip install onnxruntime`), or name a Python that has it "
+            "with --python, in devices.toml or in OFA_EDGE_DEVICE_PYTHON",
+        )
+    return _ERRORS.get(refusal.kind, OfaEdgeError)(f"{link.name}: {refusal.message}")
+
+
+def open_session(
+    link: Link,
+    *,
+    root: str | None = None,
+    python: str | None = None,
+    limits: Limits = LIMITS,
+    owns_link: bool = False,
+) -> Session:
+    """Ship the agent where it is absent, start it and ask for the facts.
+
+    Args:
+        link: an open link.
+        root: our folder on the device; None: the link's, else the device's OFA_EDGE_HOME, else ~/.ofa-edge.
+        python: the interpreter there; None: the link's.
+        owns_link: close the link with the session.
+
+    Raises:
+        DeviceLost: no agent came up.
+        OfaEdgeError: the device refused (no usable Python, a folder that cannot be written).
+    """
+    python = python or link.python
+    root = root or link.root
+    agent = provision.agent()
+    for attempt in (1, 2):
+        nonce = secrets.token_hex(16)
+        channel = link.start(provision.boot_argv(python, nonce, root, agent.sha256))
+        session: Session | None = None
+        try:
+            hello = _handshake(channel, link, python, nonce, limits)
+            if hello.has("absent"):
+                there = wire.Fields("absent", hello.take("absent")).text("root")
+                if attempt == 2:
+                    raise ProtocolError(f"{link.name} does not keep the agent that was put there")
+                link.put(agent.data, f"{there}/agent/{agent.sha256}.pyz")
+                channel.close(limits.close_seconds)
+                continue
+            ready = wire.Fields("ready", hello.take("ready"))
+            ready.whole("protocol", wire.PROTOCOL, wire.PROTOCOL)
+            session = Session(link, channel, ready.text("root"), limits=limits, owns_link=owns_link)
+            session.facts = wire.Facts.parse(session.call("facts", {}))
+            return session
+        except BaseException as error:
+            with contextlib.suppress(OfaEdgeError):
+                channel.close(limits.close_seconds)
+            if owns_link:
+                link.close()
+            if isinstance(error, wire.WireError):
+                raise ProtocolError(f"{link.name} does not speak the agent's protocol: {error}") from error
+            raise
+    raise AssertionError("unreachable")
+
+
+def _handshake(channel: Channel, link: Link, python: str, nonce: str, limits: Limits) -> wire.Fields:
+    """Skip what the login shell says; the line after the nonce is the first that counts."""
+    deadline = time.monotonic() + limits.handshake_seconds
+    mark = nonce.encode("ascii") + b" "
+    noise = 0
+    while noise <= limits.noise_bytes:
+        line = channel.readline(limits.noise_bytes + 1, max(0.0, deadline - time.monotonic()))
+        if not line:
+            status = channel.close(limits.close_seconds)
+            raise _no_agent(link, python, status, channel.stderr_tail())
+        if line.startswith(mark):
+            hello = wire.Fields("hello", wire.loads(line[len(mark) :]))
+            if hello.has("refused"):
+                message = wire.Fields("refused", hello.take("refused")).take("message")
+                raise OfaEdgeError(
+                    f"{link.name}: {wire.clean(str(message))}",
+                    hint="name another interpreter with --python, or another folder with --root",
+                )
+            return hello
+        noise += len(line)
+    raise ProtocolError(
+        f"{link.name} printed more than {limits.noise_bytes} bytes before the agent started",
+        hint="make its login shell quiet for commands (see ~/.bashrc there)",
+    )
+
+
+def _no_agent(link: Link, python: str, status: int | None, tail: str) -> OfaEdgeError:
+    said = f": {tail[-400:]}" if tail else ""
+    if status in (126, 127):
+        return errors.UsageError(
+            f"{link.name} has no {python}{said}",
+            hint="install Python 3.9 or newer there, or name the interpreter with --python or in devices.toml",
+        )
+    why = "the link was cut or the process was killed" if status in (None, -1) else f"exit status {status}"
+    return DeviceLost(f"{link.name}: no agent came up ({why}){said}", hint="try `ofa-edge doctor --host HOST`")
