@@ -100,6 +100,21 @@ def read(path: Path | str, format: Format) -> Contents:
     return parse(data, format, str(path))
 
 
+def read_header(path: Path | str, format: Format) -> dict[str, Any]:
+    """The header alone, as `Contents.header`; raises as `read`. The rest of the file is not looked at."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            line = file.readline(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    if not line.endswith(b"\n"):
+        raise BadFile(f"{path} has no complete header line", hint="start the interrupted run again")
+    header = _line(line, str(path), 1)
+    _check_header(header, format, str(path))
+    return _bare(header)
+
+
 def parse(data: bytes, format: Format, name: str) -> Contents:
     """As `read`, for bytes already in memory; `name` is what errors call them."""
     if len(data) > MAX_FILE_BYTES:
@@ -121,10 +136,8 @@ def parse(data: bytes, format: Format, name: str) -> Contents:
         if len(data) > size + len(lines[-1]) + 1:
             raise BadFile(f"{name} goes on after its end record", hint="restore the file or measure again")
     _check_records(rows, None if newer else format.records, name)
-    for key in ("record", "schema", "version"):
-        del header[key]
     torn = 0 if complete else len(data) - size
-    return Contents(header, version, rows, complete, hashlib.sha256(data).hexdigest(), size, torn)
+    return Contents(_bare(header), version, rows, complete, hashlib.sha256(data).hexdigest(), size, torn)
 
 
 def write(path: Path | str, format: Format, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -305,10 +318,8 @@ def _damaged(name: str, number: int, reason: str) -> BadFile:
 
 def _check_header(header: dict[str, Any], format: Format, name: str) -> tuple[int, int]:
     if header["record"] != "header" or header.get("schema") != format.schema:
-        raise BadFile(
-            f"{name} is not a {format.schema}: its first line says {str(header.get('schema', header['record']))[:60]!r}",
-            hint=f"give a {format.schema} file",
-        )
+        said = str(header.get("schema", header["record"]))[:60]
+        raise BadFile(f"{name} is not a {format.schema}: its first line says {said!r}")
     match = _VERSION.fullmatch(str(header.get("version")))
     version = (int(match[1]), int(match[2])) if match else (-1, 0)
     if version[0] != format.version[0]:
@@ -318,6 +329,10 @@ def _check_header(header: dict[str, Any], format: Format, name: str) -> tuple[in
             hint="use the ofa-edge that wrote it, or measure again",
         )
     return version
+
+
+def _bare(header: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in header.items() if key not in ("record", "schema", "version")}
 
 
 def _check_records(rows: list[dict[str, Any]], known: frozenset[str] | None, name: str) -> None:

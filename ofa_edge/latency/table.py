@@ -1,0 +1,284 @@
+"""The latency table: Block -> latency under conditions, as a file and as frames.
+
+In: a journal (journal.py) of schema `latency-table`. Out: a LatencyTable of pandas frames, checked, and what
+is wrong with it as a list of Problems. Rules kept: times are ms; a measurement is a value, so failures are
+rows too; of several measurements of one key the last counts, but never a disturbed one over an undisturbed
+one; unknown fields survive a read and a write; rows are checked by column, not one by one.
+
+Records (every row but `fit` and `predicted` says its `session`, by position in the file, and `at`, seconds
+since that session began):
+
+    session    start (UTC), facts of the device
+    block      key, figures (n min p10 median p90 low high mean std), batch, seconds, cpu_over_wall,
+               involuntary_switches, flags
+    sentinel   as block, of the one block that is measured again and again
+    network    role (calibration | holdout), arch (OFA's dict), figures, anchor and ratio as objects, and as block
+    failed     key (of a block, or the arch's of a network), reason
+    predicted  key, median, error: blocks a reduced campaign did not measure; error is relative
+    fit        terms, coefficients, leave-one-out error: what `ofa-edge profile` reported; not read back
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import ValidationError
+
+from ofa_edge import journal
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.latency.conditions import Conditions, Header, mismatches
+from ofa_edge.latency.stats import Sentinel
+from ofa_edge.space.block import Block
+from ofa_edge.space.spaces import get_space
+
+RECORDS = ("session", "block", "predicted", "failed", "network", "sentinel", "fit")
+FORMAT = journal.Format("latency-table", (1, 0), frozenset(RECORDS))
+
+# Flags that say other work was on the machine; the others say that a limit was short, and `low`, `high` show it.
+DISTURBING = frozenset({"cpu-starved", "preempted", "steal", "spread"})
+
+_FIGURES = ("min", "p10", "median", "p90", "low", "high", "mean", "std")
+_BLOCK_NUMBERS = ("session", "at", "n", *_FIGURES)
+_ROLES = ("calibration", "holdout")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something `table check` reports: a stable code and a sentence."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable:
+    """A table in memory.
+
+    Attributes:
+        path: where it was read from; what errors call it.
+        header: conditions, provenance, space, resolutions and plan.
+        blocks: one row a block key (the index), the measurement that counts; columns as the record, `disturbed`.
+        predicted: index key; median (ms) and error (relative).
+        failed: index key; reason. Only keys that no measurement has.
+        networks: one row an arch and role, the measurement that counts; `ratio`, `anchor`, `median` in
+            numbers (NaN where there was no anchor), `arch` and the objects as written.
+        sentinels: all of them, in file order.
+        complete: the campaign ended and the file is as it was written.
+        sha256: of the file, for lock files and reports.
+        contents: the journal itself, with what this version does not know.
+    """
+
+    path: str
+    header: Header
+    blocks: pd.DataFrame
+    predicted: pd.DataFrame
+    failed: pd.DataFrame
+    networks: pd.DataFrame
+    sentinels: pd.DataFrame
+    complete: bool
+    sha256: str
+    contents: journal.Contents
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.header.conditions
+
+    @classmethod
+    def read(cls, path: Path | str) -> LatencyTable:
+        """Read a table, finished or not.
+
+        Raises:
+            UsageError: the file cannot be opened.
+            BadFile: it is no latency table of a version this ofa-edge reads, or was changed or damaged.
+        """
+        return cls.from_contents(journal.read(path, FORMAT), str(path))
+
+    @classmethod
+    def from_contents(cls, contents: journal.Contents, name: str) -> LatencyTable:
+        """As `read`, for a journal already read; `name` is what errors call it."""
+        header = _header(contents.header, name)
+        lines: dict[str, list[int]] = {record: [] for record in RECORDS}
+        for number, row in enumerate(contents.rows, 2):
+            lines.setdefault(row["record"], []).append(number)
+        part = _Reader(contents.rows, lines, name)
+        blocks = part.measured("block", "key")
+        networks = part.networks()
+        failed = part.frame("failed", ("session", "at"), ("key", "reason")).drop_duplicates("key", keep="last")
+        known = set(blocks["key"]) | set(networks["key"])
+        return cls(
+            path=name,
+            header=header,
+            blocks=blocks.set_index("key"),
+            predicted=part.frame("predicted", ("median", "error"), ("key",))
+            .drop_duplicates("key", keep="last")
+            .set_index("key"),
+            failed=failed[~failed["key"].isin(known)].set_index("key"),
+            networks=networks,
+            sentinels=part.frame("sentinel", _BLOCK_NUMBERS, ("key",)),
+            complete=contents.complete,
+            sha256=contents.sha256,
+            contents=contents,
+        )
+
+    def write(self, path: Path | str) -> str:
+        """Write the table as a finished file, all rows kept; returns its hex sha256."""
+        return journal.write(path, FORMAT, self.contents.header, self.contents.rows)
+
+    def sentinel_samples(self) -> list[Sentinel]:
+        frame = self.sentinels
+        columns = (frame["session"].to_numpy(), frame["at"].to_numpy(), frame["median"].to_numpy())
+        return [Sentinel(int(s), float(t), float(m)) for s, t, m in zip(*columns, strict=True)]
+
+    def check(self) -> list[Problem]:
+        """What is wrong with a table that can be read; empty for a sound one."""
+        problems = []
+        if not self.complete:
+            problems.append(Problem("unfinished", "the campaign did not end; `ofa-edge profile --resume` goes on"))
+        for key in self.blocks.index:
+            try:
+                Block.from_key(key)
+            except OfaEdgeError as error:
+                problems.append(Problem("key", error.message))
+        problems += [
+            Problem("failed", f"{key}: {reason}")
+            for key, reason in zip(self.failed.index, self.failed["reason"], strict=True)
+        ]
+        problems += self._missing()
+        if disturbed := int(self.blocks["disturbed"].sum() + self.networks["disturbed"].sum()):
+            total = len(self.blocks) + len(self.networks)
+            problems.append(Problem("disturbed", f"{disturbed} of {total} measurements were disturbed by other work"))
+        return problems
+
+    def _missing(self) -> list[Problem]:
+        try:
+            space = get_space(self.header.space)
+            planned = {block.key for block in space.distinct_blocks(self.header.resolutions)}
+        except UsageError as error:
+            return [Problem("space", error.message)]
+        missing = planned - set(self.blocks.index) - set(self.predicted.index) - set(self.failed.index)
+        if not missing:
+            return []
+        return [Problem("missing", f"{len(missing)} of {len(planned)} blocks are missing, for instance {min(missing)}")]
+
+
+class _Reader:
+    """Turns the rows of one record into a checked frame; errors name the file and the line."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], lines: dict[str, list[int]], name: str):
+        self._rows = rows
+        self._lines = lines
+        self._name = name
+
+    def frame(self, record: str, numbers: Sequence[str], texts: Sequence[str]) -> pd.DataFrame:
+        """All rows of a record; `numbers` are checked to be finite and not negative, `texts` to be strings."""
+        lines = self._lines[record]
+        if not lines:
+            return pd.DataFrame(
+                {**{c: pd.Series(dtype=float) for c in numbers}, **{c: pd.Series(dtype=str) for c in texts}}
+            )
+        frame = pd.DataFrame.from_records([self._rows[line - 2] for line in lines])
+        for column in numbers:
+            self._check_number(frame, column, lines)
+        for column in texts:
+            values = frame[column] if column in frame else [None] * len(lines)
+            if bad := [i for i, value in enumerate(values) if not isinstance(value, str)]:
+                raise self._bad(lines[bad[0]], f"{column!r} is not text")
+        if "median" in numbers and "low" in numbers:
+            self._check_order(frame, lines)
+        return frame
+
+    def measured(self, record: str, key: str) -> pd.DataFrame:
+        """The measurement that counts of each key: the last undisturbed one, else the last."""
+        frame = self.frame(record, _BLOCK_NUMBERS, (key,))
+        return _counting(frame, [key])
+
+    def networks(self) -> pd.DataFrame:
+        lines = self._lines["network"]
+        frame = self.frame("network", ("session", "at"), ("key", "role"))
+        for column in ("arch", "figures", "anchor", "ratio"):
+            if column not in frame:
+                frame[column] = pd.Series([None] * len(frame), dtype=object)
+        for line, role, arch in zip(lines, frame["role"], frame["arch"], strict=True):
+            if role not in _ROLES or not isinstance(arch, dict):
+                raise self._bad(line, "a network needs an arch and a role, calibration or holdout")
+        for column, source in (("median", "figures"), ("anchor_median", "anchor"), ("ratio_median", "ratio")):
+            optional = source != "figures"
+            frame[column] = [
+                self._median(line, source, value, optional) for line, value in zip(lines, frame[source], strict=True)
+            ]
+        return _counting(frame, ["key", "role"])
+
+    def _median(self, line: int, what: str, figures: Any, optional: bool) -> float:
+        if optional and (figures is None or (isinstance(figures, float) and np.isnan(figures))):
+            return float("nan")
+        value = figures.get("median") if isinstance(figures, dict) else None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise self._bad(line, f"{what!r} has no positive median")
+        return float(value)
+
+    def _check_number(self, frame: pd.DataFrame, column: str, lines: Sequence[int]) -> None:
+        if column not in frame:
+            raise self._bad(lines[0], f"there is no {column!r}")
+        if frame[column].dtype.kind not in "iuf":  # text, booleans, objects, integers beyond 64 bits
+            offends = [i for i, v in enumerate(frame[column]) if isinstance(v, bool) or not isinstance(v, (int, float))]
+            raise self._bad(lines[offends[0] if offends else 0], f"{column!r} is not a number")
+        values = frame[column].to_numpy(float)
+        bad = np.flatnonzero(~(values >= 0))  # NaN stands for null or a missing field
+        if len(bad):
+            raise self._bad(lines[int(bad[0])], f"{column!r} is missing or negative")
+
+    def _check_order(self, frame: pd.DataFrame, lines: Sequence[int]) -> None:
+        ordered = (
+            (frame["min"] > 0)
+            & (frame["min"] <= frame["p10"])
+            & (frame["p10"] <= frame["median"])
+            & (frame["median"] <= frame["p90"])
+            & (frame["low"] <= frame["median"])
+            & (frame["median"] <= frame["high"])
+        ).to_numpy()
+        if not ordered.all():
+            raise self._bad(lines[int(np.argmin(ordered))], "its figures contradict each other")
+
+    def _bad(self, line: int, reason: str) -> BadFile:
+        return BadFile(f"{self._name} line {line} is damaged: {reason}", hint="restore the file or measure again")
+
+
+def _counting(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    flags = frame["flags"] if "flags" in frame else pd.Series([[]] * len(frame), index=frame.index, dtype=object)
+    disturbed = [isinstance(f, list) and not DISTURBING.isdisjoint(map(str, f)) for f in flags]
+    frame = frame.assign(disturbed=np.array(disturbed, bool))
+    # A stable sort brings disturbed rows of a key before undisturbed ones and else keeps the order of the file.
+    best_last = frame.sort_values("disturbed", ascending=False, kind="stable")
+    return best_last.drop_duplicates(keys, keep="last").sort_index().reset_index(drop=True)
+
+
+def _header(value: dict[str, Any], name: str) -> Header:
+    try:
+        return Header.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadFile(
+            f"{name} line 1 is damaged: {where}: {first['msg']}", hint="restore the file or measure again"
+        ) from error
+
+
+def newest_match(folder: Path, conditions: Conditions, space: str) -> Path | None:
+    """The most recently changed table in `folder` that was measured under these conditions for this space.
+
+    Files that are no tables are passed over. Only headers are read.
+    """
+    found = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found:
+        try:
+            header = _header(journal.read_header(path, FORMAT), str(path))
+        except OfaEdgeError:
+            continue
+        if header.space == space and not mismatches(header.conditions, conditions):
+            return path
+    return None
