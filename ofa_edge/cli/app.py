@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 # The order is that of the pipeline, and of --help.
 COMMANDS: dict[str, Entry] = {
-    # "doctor": Entry("doctor", "doctor", "Check this machine, and a device, and say what is missing."),
+    "doctor": Entry("doctor", "doctor", "Check this machine, and a device, and say what is missing."),
     "spaces": Entry("spaces", "spaces", "List the named spaces, or describe one."),
 }
 

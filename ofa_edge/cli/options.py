@@ -12,10 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
+from ofa_edge import settings
 from ofa_edge.errors import UsageError
 
 # A range longer than this is a typing error, not a plan: OFA's own has 25 resolutions.
 _MOST_RESOLUTIONS = 1000
+
+
+def _use_home(path: Path | None) -> Path | None:
+    """--root counts for this process and every agent it starts on this machine."""
+    if path is not None:
+        settings.use_home(path)
+    return path
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON value on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and change nothing.")]
@@ -31,7 +40,13 @@ MaybeHost = Annotated[
 ]
 Root = Annotated[
     Path | None,
-    typer.Option("--root", metavar="DIR", envvar="OFA_EDGE_HOME", help="Where ofa-edge keeps its files."),
+    typer.Option(
+        "--root",
+        metavar="DIR",
+        envvar=settings.HOME_VARIABLE,
+        callback=_use_home,
+        help="Where ofa-edge keeps its files, here and on devices.",
+    ),
 ]
 RemotePython = Annotated[
     str | None, typer.Option("--python", metavar="PATH", help="Python interpreter on the device, 3.9 or later.")

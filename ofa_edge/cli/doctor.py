@@ -1,0 +1,201 @@
+"""`ofa-edge doctor`: what works on this machine and on a device, and what to type where it does not.
+
+In: nothing, or hosts. Out: one Check per fact; none of them raises, so that a broken part never hides the
+rest. Rule kept: a check does the thing (imports, writes, runs a block, starts an agent), it does not look
+up whether the thing should work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+
+from ofa_edge import settings
+from ofa_edge.cli import options
+from ofa_edge.cli.output import Output, size
+from ofa_edge.errors import OfaEdgeError
+
+_BASE = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "pandas",
+    "paramiko",
+    "platformdirs",
+    "pydantic",
+    "rich",
+    "safetensors",
+    "scipy",
+)
+_TRAINING = ("torch", "accelerate", "PIL", "pyarrow")
+
+# A demo writes a table, a model and one release.
+_ROOM_BYTES = 200_000_000
+
+
+@dataclass(frozen=True)
+class Check:
+    """One fact: `detail` says what was found, `hint` what to type where it is not good."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+def doctor(
+    host: Annotated[
+        list[str] | None, typer.Option("--host", metavar="HOST", help="Also check this device; repeatable.")
+    ] = None,
+    python: options.RemotePython = None,
+    root: options.Root = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check this machine, and devices where --host names some, and say what is missing."""
+    out = Output(as_json)
+    checks = [probe() for probe in _probes(host or [], python)]
+    ok = all(check.ok for check in checks)
+    out.result(
+        {"checks": [asdict(check) for check in checks], "ok": ok},
+        lambda: "\n".join([*map(_line, checks), "everything works" if ok else "something is missing, see the hints"]),
+    )
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _probes(hosts: list[str], python: str | None) -> Iterator[Callable[[], Check]]:
+    yield check_python
+    yield check_packages
+    yield check_runtime
+    yield check_supernet
+    yield check_home
+    yield check_ssh
+    yield check_training
+    for host in hosts:
+        yield lambda host=host: check_device(host, python)  # type: ignore[misc]
+
+
+def check_python() -> Check:
+    return Check("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or later")
+
+
+def check_packages() -> Check:
+    """Import what the base install needs."""
+    found, broken = _import_all(_BASE)
+    if broken:
+        return Check("packages", False, "; ".join(broken), "pip install --force-reinstall ofa-edge")
+    return Check("packages", True, ", ".join(found))
+
+
+def check_runtime() -> Check:
+    """Build a block, write it as ONNX and run it, which is what profiling does all day."""
+    hint = "pip install --force-reinstall onnxruntime"
+    try:
+        import numpy as np
+        import onnxruntime
+
+        from ofa_edge.graph import build, onnx
+        from ofa_edge.space.arch import Layer
+        from ofa_edge.space.spaces import OFA_LITE0
+        from ofa_edge.weights.random import random_arrays
+
+        first = OFA_LITE0.blocks(OFA_LITE0.smallest())[0]
+        layers = [Layer("", first)]
+        model = onnx.to_bytes(build.network(layers, random_arrays(layers, seed=0)))
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        (result,) = session.run(None, {"input": np.zeros((1, 3, first.in_size, first.in_size), np.float32)})
+        return Check(
+            "runtime", bool(np.isfinite(result).all()), f"onnxruntime {onnxruntime.__version__} ran a block", hint
+        )
+    except Exception as error:
+        return Check("runtime", False, f"onnxruntime cannot run a block: {error}", hint)
+
+
+def check_supernet() -> Check:
+    """The shipped weights can be read."""
+    try:
+        from ofa_edge.weights import checkpoint
+
+        found = checkpoint.load("embedded")
+    except (OfaEdgeError, OSError, ImportError) as error:
+        return Check("supernet", False, f"the embedded supernet cannot be read: {error}", "reinstall ofa-edge")
+    return Check("supernet", True, f"{found.space.name}, sha256 {found.sha256[:12]}")
+
+
+def check_home() -> Check:
+    """Our folder can be made and written, and the disk has room."""
+    home = settings.home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(b"doctor")
+        free = shutil.disk_usage(home).free
+    except OSError as error:
+        return Check("home", False, f"{home}: {error.strerror}", "choose another folder with --root or OFA_EDGE_HOME")
+    hint = f"make room for {size(_ROOM_BYTES)}, or choose another folder with --root or OFA_EDGE_HOME"
+    return Check("home", free >= _ROOM_BYTES, f"{home}, {size(free)} free", "" if free >= _ROOM_BYTES else hint)
+
+
+def check_ssh() -> Check:
+    """Never wrong: without OpenSSH's client, paramiko alone reads a smaller part of ~/.ssh/config."""
+    if path := shutil.which("ssh"):
+        return Check("ssh", True, path)
+    return Check(
+        "ssh", True, "no ssh client; Include and Match in ~/.ssh/config are not read", "apt install openssh-client"
+    )
+
+
+def check_training() -> Check:
+    """Never wrong: only train, evaluate and finetune need it. Looks without importing, torch takes seconds."""
+    if missing := [name for name in _TRAINING if importlib.util.find_spec(name) is None]:
+        return Check("training", True, f"not installed: {', '.join(missing)}", "pip install 'ofa-edge[train]' to train")
+    return Check("training", True, f"torch {importlib.metadata.version('torch')}")
+
+
+def check_device(host: str, python: str | None) -> Check:
+    """Connect, start an agent, ask what the device is."""
+    name = f"device {host}"
+    try:
+        from ofa_edge.device import connect
+        from ofa_edge.device.session import open_session
+
+        with open_session(connect(host), python=python, owns_link=True) as session:
+            facts = session.facts
+    except OfaEdgeError as error:
+        return Check(name, False, error.message, error.hint)
+    runtimes = ", ".join(f"{runtime} {version}" for runtime, version in facts.runtimes.items())
+    detail = (
+        f"{facts.device_model}, {facts.machine}, {facts.cores} cores, Python {facts.python}, {runtimes or 'no runtime'}"
+    )
+    if facts.emulated:
+        detail += ", emulated: its timings say nothing about the real device"
+    return Check(
+        name, bool(runtimes), detail, "" if runtimes else "install onnxruntime there for the Python named above"
+    )
+
+
+def _import_all(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """'name version' of what can be imported, and 'name: why' of what cannot."""
+    found, broken = [], []
+    for name in names:
+        try:
+            importlib.import_module(name)
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except Exception as error:
+            broken.append(f"{name}: {error}")
+    return found, broken
+
+
+def _line(check: Check) -> str:
+    hint = f"\n        {check.hint}" if check.hint and not check.ok else ""
+    return f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}{hint}"
