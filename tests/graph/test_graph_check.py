@@ -97,6 +97,13 @@ def test_a_model_with_a_hole_is_refused(model):
         check.load(b"")
 
 
+def test_a_model_that_declares_another_shape_than_it_computes_is_refused(model):
+    proto = onnx.load_model_from_string(model)
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+    with pytest.raises(BadFile, match="not valid ONNX"):
+        check.load(proto.SerializeToString())
+
+
 def test_a_valid_model_that_the_runtime_cannot_run_is_refused():
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1, 1]) for name in ("input", "output")]
     node = helper.make_node("Unheard", ["input"], ["output"], domain="com.example")
