@@ -1,0 +1,87 @@
+"""Batch-norm statistics of single subnets: recalibration on images, and imposing statistics from elsewhere.
+
+A subnet of a supernet has no statistics of its own until it is given some (DESIGN 8): either the ones
+measured here on training images, or predicted ones from the checkpoint's bank (weights/bank.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ofa_edge.space.arch import Arch
+from ofa_edge.supernet.elastic import BatchStatistics
+from ofa_edge.supernet.network import Supernet
+from ofa_edge.weights.bank import Bank, Statistics, features, norms
+
+# Ridge strength of the bank's fit, relative to the number of subnets: features that a few dozen subnets
+# cannot tell apart share their effect instead of cancelling.
+_RIDGE = 1e-3
+
+
+@torch.no_grad()
+def recalibrate(network: Supernet, arch: Arch, batches: Iterable[Tensor]) -> Statistics:
+    """Measure a subnet's statistics: pooled over the batches, each layer normalised by its batch as in training.
+
+    The batches must be shuffled images: class-sorted ones cost 15 points of top-1.
+    """
+    norms = dict(network.batch_norms(arch))
+    for norm in norms.values():
+        norm.collected = BatchStatistics(torch.zeros(()), torch.zeros(()))
+    try:
+        for batch in batches:
+            network(batch, arch)
+        return {name: (n.collected.mean.numpy(), n.collected.var.numpy()) for name, n in norms.items() if n.collected}
+    finally:
+        for norm in norms.values():
+            norm.collected = None
+
+
+@contextmanager
+def given_statistics(network: Supernet, statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[None]:
+    """Within the context, the named batch norms use these statistics instead of the batch's."""
+    norms = {name: norm for name, norm in network.batch_norms() if name in statistics}
+    for name, norm in norms.items():
+        mean, var = statistics[name]
+        norm.given = BatchStatistics(torch.from_numpy(mean), torch.from_numpy(var))
+    try:
+        yield
+    finally:
+        for norm in norms.values():
+            norm.given = None
+
+
+def fit_bank(network: Supernet, draws: Iterable[tuple[Arch, Iterable[Tensor]]]) -> Bank:
+    """Fit the bank to recalibrated statistics of many random subnets, each with its batches of images.
+
+    Channels that only wide subnets have are fitted on those subnets alone.
+    """
+    space = network.space
+    rows: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for arch, batches in draws:
+        for name, (mean, var) in recalibrate(network, arch, batches).items():
+            rows.setdefault(name, []).append((features(space, arch, name), mean, var))
+    widths = dict(norms(space, space.largest()))
+    return Bank({name: _fit_norm(rows[name], width) for name, width in widths.items()})
+
+
+def _fit_norm(rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression per channel of mean and log deviation on the features; arrays (features, width)."""
+    count = len(rows[0][0])
+    fitted = (np.zeros((count, width), np.float32), np.zeros((count, width), np.float32))
+    edges = sorted({len(mean) for _, mean, _ in rows})
+    for start, stop in zip([0, *edges], edges, strict=False):
+        wide = [row for row in rows if len(row[1]) >= stop]
+        x = np.stack([row[0] for row in wide])
+        penalty = _RIDGE * len(wide) * np.eye(count)
+        penalty[0, 0] = 0.0  # the intercept is free
+        inverse = np.linalg.solve(x.T @ x + penalty, x.T)
+        means = np.stack([row[1][start:stop] for row in wide])
+        log_stds = 0.5 * np.log(np.stack([row[2][start:stop] for row in wide]) + 1e-12)
+        fitted[0][:, start:stop] = inverse @ means
+        fitted[1][:, start:stop] = inverse @ log_stds
+    return fitted

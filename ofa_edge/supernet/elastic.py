@@ -1,0 +1,104 @@
+"""Elastic layers: one set of weights, of which a subnet uses the first channels and the inner kernel.
+
+Channel slicing and the kernel transform 7 -> 5 -> 3 are those of Once-for-All (Cai et al., ICLR 2020, sec. 3.3):
+a smaller kernel is the centre of the next larger one, times a matrix shared by all channels of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    """Per-channel mean and variance, each of shape (channels,), over `count` values a channel."""
+
+    mean: Tensor
+    var: Tensor
+    count: int = 0
+
+    def add(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Pool another batch in (parallel variance of Chan, Golub & LeVeque 1979)."""
+        total = self.count + count
+        delta = mean - self.mean
+        self.var = (self.var * self.count + var * count) / total + delta**2 * (self.count * count / total**2)
+        self.mean = self.mean + delta * (count / total)
+        self.count = total
+
+
+class ElasticBatchNorm2d(nn.Module):
+    """Batch norm over the first channels of an input of shape (N, C, H, W).
+
+    It keeps no running statistics of its own, since those of one subnet are wrong for the next. It
+    normalises by `given` where that is set and by the batch otherwise; `collected`, where set, pools what
+    the batches had.
+    """
+
+    def __init__(self, channels: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+        self.given: BatchStatistics | None = None
+        self.collected: BatchStatistics | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        weight, bias = self.weight[:channels], self.bias[:channels]
+        if self.given is not None:
+            return F.batch_norm(x, self.given.mean, self.given.var, weight, bias, False, 0.0, self.eps)
+        if self.collected is not None:
+            with torch.no_grad():
+                var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+                self.collected.add(mean, var, x.numel() // channels)
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+
+
+class ElasticConv2d(nn.Module):
+    """Dense convolution of which a subnet uses the first input and output channels; 'same' padding."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out")
+        self.stride = stride
+        self.padding = kernel // 2
+
+    def forward(self, x: Tensor, out_channels: int) -> Tensor:
+        weight = self.weight[:out_channels, : x.shape[1]]
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+
+class ElasticDepthwiseConv2d(nn.Module):
+    """Depthwise convolution, elastic in channels and kernel; transforms start as the identity."""
+
+    def __init__(self, channels: int, kernels: Sequence[int], stride: int):
+        super().__init__()
+        self.kernels = tuple(sorted(kernels, reverse=True))
+        self.weight = nn.Parameter(torch.empty(channels, 1, self.kernels[0], self.kernels[0]))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out")
+        self.stride = stride
+        for larger, smaller in zip(self.kernels, self.kernels[1:], strict=False):
+            self.register_parameter(f"transform_{larger}to{smaller}", nn.Parameter(torch.eye(smaller**2)))
+
+    def kernel_weight(self, channels: int, kernel: int) -> Tensor:
+        """The weight a subnet uses, of shape (channels, 1, kernel, kernel)."""
+        weight = self.weight[:channels]
+        for larger, smaller in zip(self.kernels, self.kernels[1:], strict=False):
+            if larger == kernel:
+                break
+            edge = (larger - smaller) // 2
+            centre = weight[:, :, edge:-edge, edge:-edge].reshape(channels, smaller**2)
+            weight = (centre @ self.get_parameter(f"transform_{larger}to{smaller}").T).view(
+                channels, 1, smaller, smaller
+            )
+        return weight
+
+    def forward(self, x: Tensor, kernel: int) -> Tensor:
+        channels = x.shape[1]
+        return F.conv2d(x, self.kernel_weight(channels, kernel), None, self.stride, kernel // 2, 1, channels)

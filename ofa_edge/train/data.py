@@ -1,0 +1,221 @@
+"""Images for training, recalibration and evaluation.
+
+In: a Parquet file with the columns image{bytes,path} and label, or a folder of one folder per class. Out:
+batches of float32 tensors of shape (N, 3, H, W), preprocessed as the space says. Rules kept: a batch is a
+function of (seed, epoch, step) alone, so a resumed run sees the same data; held-out images are chosen by a
+hash of their name, so every command that reads the same data holds out the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ofa_edge.errors import UsageError
+from ofa_edge.space.arch import Preprocess
+
+_T = TypeVar("_T")
+
+# A decoded image is kept with its short side at most this long; larger ones cost memory and add nothing at
+# the resolutions trained here (160 / 0.875 = 183).
+STORED_SIDE = 224
+
+# ImageNet's validation images, the only ones that published ImageNet weights have not been trained on.
+UNSEEN_MARK = "ILSVRC2012_val"
+
+_FORMATS = "a .parquet file with columns image{bytes,path} and label, a folder of them, or a folder of class folders"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Decoded RGB images (uint8 arrays of shape (H, W, 3)), their labels and names, and the corrupt ones' names."""
+
+    images: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    names: tuple[str, ...]
+    corrupt: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, keep: Sequence[int] | np.ndarray) -> ImageSet:
+        return ImageSet(tuple(self.images[i] for i in keep), self.labels[keep], tuple(self.names[i] for i in keep))
+
+    def sha256(self) -> str:
+        """Digest of names and labels in order: identifies the set without holding the pixels."""
+        digest = hashlib.sha256()
+        for name, label in zip(self.names, self.labels, strict=True):
+            digest.update(f"{name}\0{label}\n".encode())
+        return digest.hexdigest()
+
+
+def load_images(path: Path, split: str | None = None) -> ImageSet:
+    """Read every image of a file or folder; `split` picks `<split>.parquet` or `<split>/` where `path` holds it.
+
+    Corrupt images are left out and named in `corrupt`.
+
+    Raises:
+        UsageError: there is no such path, or nothing in it that can be read.
+    """
+    if split and path.is_dir():
+        for candidate in (path / f"{split}.parquet", path / split):
+            if candidate.exists():
+                path = candidate
+                break
+        else:
+            raise UsageError(f"{path} holds no {split}.parquet and no folder {split}", hint=f"--data takes {_FORMATS}")
+    if path.suffix == ".parquet" and path.is_file():
+        encoded = _read_parquet(path)
+    elif path.is_dir():
+        encoded = _read_folder(path)
+    else:
+        raise UsageError(f"there are no images at {path}", hint=f"--data takes {_FORMATS}")
+    with ThreadPoolExecutor() as pool:
+        decoded = list(pool.map(lambda item: _decode(item[1]), encoded))
+    good = [i for i, image in enumerate(decoded) if image is not None]
+    if not good:
+        raise UsageError(f"none of the {len(encoded)} files at {path} is an image", hint=f"--data takes {_FORMATS}")
+    return ImageSet(
+        tuple(image for image in decoded if image is not None),
+        np.array([encoded[i][2] for i in good]),
+        tuple(encoded[i][0] for i in good),
+        tuple(encoded[i][0] for i, image in enumerate(decoded) if image is None),
+    )
+
+
+def _read_parquet(path: Path) -> list[tuple[str, bytes, int]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=["image", "label"])
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UsageError(f"cannot read {path}: {error}", hint=f"--data takes {_FORMATS}") from error
+    images, labels = table["image"].to_pylist(), table["label"].to_pylist()
+    return [(item["path"], item["bytes"], label) for item, label in zip(images, labels, strict=True)]
+
+
+def _read_folder(path: Path) -> list[tuple[str, bytes, int]]:
+    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    return [
+        (f"{name}/{file.name}", file.read_bytes(), label)
+        for label, name in enumerate(classes)
+        for file in sorted((path / name).iterdir())
+        if file.is_file()
+    ]
+
+
+def _decode(data: bytes) -> np.ndarray | None:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (STORED_SIDE, STORED_SIDE))
+            rgb = image.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        return None
+    if min(rgb.size) > STORED_SIDE:
+        scale = STORED_SIDE / min(rgb.size)
+        rgb = rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), Image.Resampling.BICUBIC)
+    return np.asarray(rgb)
+
+
+# -- splits -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The training split in parts that share no image: `train`, `heldout` (accuracy tables), `unseen` (test)."""
+
+    train: ImageSet
+    heldout: ImageSet
+    unseen: ImageSet
+
+
+def split_training(images: ImageSet, heldout: int, seed: int = 0) -> Splits:
+    """Set apart the images unseen by published weights, then `heldout` others, chosen by a hash of their names."""
+    unseen = [i for i, name in enumerate(images.names) if UNSEEN_MARK in name]
+    rest = [i for i, name in enumerate(images.names) if UNSEEN_MARK not in name]
+    if heldout >= len(rest):
+        raise UsageError(f"cannot hold out {heldout} of {len(rest)} images", hint="give a smaller --heldout")
+    rest.sort(key=lambda i: hashlib.sha256(f"{seed}:{images.names[i]}".encode()).digest())
+    return Splits(
+        train=images.subset(sorted(rest[heldout:])),
+        heldout=images.subset(sorted(rest[:heldout])),
+        unseen=images.subset(unseen),
+    )
+
+
+# -- batches ----------------------------------------------------------------------------------------
+def normalise(pixels: np.ndarray, preprocess: Preprocess) -> Tensor:
+    """uint8 images of shape (N, H, W, 3) to a float32 tensor (N, 3, H, W), channels last in memory."""
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
+    return x.sub_(preprocess.mean).div_(preprocess.std)
+
+
+def centre_crops(images: ImageSet, resolution: int, preprocess: Preprocess) -> np.ndarray:
+    """Evaluation view of every image: short side to resolution / crop, centre crop; uint8 (N, R, R, 3)."""
+
+    def view(image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        side = min(height, width) * preprocess.crop
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        return np.asarray(
+            Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
+        )
+
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(view, images.images)))
+
+
+def _augmented(image: np.ndarray, resolution: int, rng: np.random.Generator) -> np.ndarray:
+    """Random resized crop (area .35-1, aspect 3/4-4/3), flip, and brightness, contrast, saturation within 25 %."""
+    height, width = image.shape[:2]
+    area = height * width * rng.uniform(0.35, 1.0)
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    crop_w, crop_h = min(width, (area * aspect) ** 0.5), min(height, (area / aspect) ** 0.5)
+    left, top = rng.uniform(0, width - crop_w), rng.uniform(0, height - crop_h)
+    box = (left, top, left + crop_w, top + crop_h)
+    view = Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+    pixels = np.asarray(view, dtype=np.float32)
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    brightness, contrast, saturation = rng.uniform(0.75, 1.25, 3).astype(np.float32)
+    grey = pixels.mean(axis=2, keepdims=True)
+    pixels = grey + (pixels - grey) * saturation
+    pixels = pixels.mean() + (pixels - pixels.mean()) * contrast
+    return np.clip(pixels * brightness, 0, 255)
+
+
+def training_batch(
+    images: ImageSet, indices: np.ndarray, resolution: int, preprocess: Preprocess, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augmented images (N, 3, R, R) and labels (N,)."""
+    pixels = np.stack([_augmented(images.images[i], resolution, rng) for i in indices])
+    return normalise(pixels, preprocess), torch.from_numpy(images.labels[indices])
+
+
+def calibration_batches(
+    images: ImageSet, count: int, resolution: int, preprocess: Preprocess, seed: int, batch_size: int = 100
+) -> list[Tensor]:
+    """Shuffled, unaugmented batches for batch-norm statistics, `count` images in all."""
+    order = np.random.default_rng(seed).permutation(len(images))[:count]
+    pixels = centre_crops(images.subset(order), resolution, preprocess)
+    return [normalise(pixels[i : i + batch_size], preprocess) for i in range(0, len(pixels), batch_size)]
+
+
+def prefetched(make: Callable[[int], _T], steps: range) -> Iterator[_T]:
+    """`make(step)` for each step, computed one ahead in a thread."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = None
+        for step in steps:
+            current = ahead or pool.submit(make, step)
+            ahead = pool.submit(make, step + 1) if step + 1 < steps.stop else None
+            yield current.result()

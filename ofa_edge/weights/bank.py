@@ -1,0 +1,138 @@
+"""The BN bank: batch-norm statistics of any subnet, predicted from its arch.
+
+In: a linear model per batch norm. Out: mean and variance per channel, without an image. A subnet's
+statistics depend on its own choices and on what runs before it; 2e10 subnets cannot each have theirs
+stored, but they are nearly linear in a dozen features of the arch (means as they are, deviations in the
+logarithm), and that fits in a megabyte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofa_edge.errors import BadFile
+from ofa_edge.space.arch import Arch, BlockChoice, Space
+
+# Statistics: name of a batch norm -> (mean, variance), each of shape (channels,)
+Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
+
+PREFIX = "bank."
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """Coefficients by name of the batch norm: mean and log standard deviation, each of shape (features, channels)."""
+
+    coefficients: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def statistics(self, space: Space, arch: Arch) -> Statistics:
+        """Predicted statistics of every batch norm the arch runs, cut to its channels.
+
+        Raises:
+            BadFile: the bank has no entry for one of them, or one of another shape.
+        """
+        result: Statistics = {}
+        for name, channels in norms(space, arch):
+            if name not in self.coefficients:
+                raise BadFile(f"the BN bank has no statistics for {name}", hint="recalibrate with --data")
+            mean, log_std = self.coefficients[name]
+            x = features(space, arch, name)
+            if mean.shape[0] != len(x) or mean.shape[1] < channels:
+                raise BadFile(f"the BN bank's entry for {name} has shape {mean.shape}, not ({len(x)}, {channels})")
+            result[name] = (
+                (x @ mean[:, :channels]).astype(np.float32),
+                np.exp(2 * (x @ log_std[:, :channels])).astype(np.float32),
+            )
+        return result
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The bank as named arrays, to be stored beside the weights."""
+        return {
+            f"{PREFIX}{name}.{kind}": values
+            for name, pair in self.coefficients.items()
+            for kind, values in zip(("mean", "log_std"), pair, strict=True)
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Bank | None:
+        """The bank among a checkpoint's arrays, or None where it has none."""
+        names = [key[len(PREFIX) : -len(".mean")] for key in arrays if key.startswith(PREFIX) and key.endswith(".mean")]
+        if not names:
+            return None
+        try:
+            return cls({n: (arrays[f"{PREFIX}{n}.mean"], arrays[f"{PREFIX}{n}.log_std"]) for n in names})
+        except KeyError as error:
+            raise BadFile(f"the BN bank is torn: {error} is missing") from error
+
+
+def norms(space: Space, arch: Arch) -> list[tuple[str, int]]:
+    """Name and width in channels of every batch norm an arch runs, in order."""
+    found = []
+    for layer in space.layers(arch):
+        block = layer.block
+        if block.type == "expanded_conv":
+            if block.mid_channels != block.in_channels:
+                found.append((f"{layer.path}.expand_bn", block.mid_channels))
+            found.append((f"{layer.path}.depthwise_bn", block.mid_channels))
+            found.append((f"{layer.path}.project_bn", block.out_channels))
+        elif block.type in ("Conv", "Conv_1"):
+            found.append((f"{layer.path}.conv_bn", block.out_channels))
+    return found
+
+
+def features(space: Space, arch: Arch, name: str) -> np.ndarray:
+    """What a batch norm's statistics are linear in, of shape (features,).
+
+    Always: 1, the resolution and its square. Then the own choices where they matter (the kernel after
+    the depthwise convolution; kernel, expand ratio and their product after the projection), and the
+    blocks before: the last one's choices, the depths of its stage, and the averages of the stage.
+    """
+    path, _, norm = name.rpartition(".")
+    low, high = min(space.resolutions), max(space.resolutions)
+    resolution = (2 * arch.resolution - low - high) / max(high - low, 1)
+    values = [1.0, resolution, resolution**2]
+    if path in ("stem", "first"):
+        return np.array(values)
+    s, i = (len(space.stages), 0) if path == "head" else map(int, path.split(".")[1:])
+    if path != "head" and norm in ("depthwise_bn", "project_bn"):
+        values += _own(space, arch, s, i, norm)
+    return np.array(values + _before(space, arch, s, i))
+
+
+def _own(space: Space, arch: Arch, s: int, i: int, norm: str) -> list[float]:
+    stage, choice = space.stages[s], arch.stages[s][i]
+    kernels = [float(choice.kernel == k) for k in stage.kernels[1:]]
+    if norm == "depthwise_bn":
+        return kernels
+    expands = [float(choice.expand == e) for e in stage.expands[1:]]
+    return kernels + expands + [k * e for k in kernels for e in expands]
+
+
+def _before(space: Space, arch: Arch, s: int, i: int) -> list[float]:
+    """The block before, how deep the stage before went, and the averages of the blocks since its start."""
+    values: list[float] = []
+    if s == 0 and i == 0:
+        return values  # the fixed first block comes before
+    last_stage = s if i else s - 1
+    choices: Sequence[BlockChoice] = arch.stages[s][:i] if i else arch.stages[s - 1]
+    values += _relative(space, last_stage, choices[-1:])
+    if len(choices) > 1 or not i:
+        values += _relative(space, last_stage, choices)
+    if s:
+        depths, depth = space.stages[s - 1].depths, len(arch.stages[s - 1])
+        values += [float(depth == d) for d in depths[1:]]
+    return values
+
+
+def _relative(space: Space, s: int, choices: Sequence[BlockChoice]) -> list[float]:
+    """Mean kernel (where elastic) and mean expand ratio of some blocks, each scaled to 0..1."""
+    stage = space.stages[s]
+    values = []
+    for axis, options in (("kernel", stage.kernels), ("expand", stage.expands)):
+        if len(options) > 1:
+            mean = sum(getattr(c, axis) for c in choices) / len(choices)
+            values.append((mean - min(options)) / (max(options) - min(options)))
+    return values

@@ -1,0 +1,149 @@
+"""Checkpoints: a supernet's weights, BN bank and metadata in one safetensors file, read without torch.
+
+Weights are stored in half precision and used in single. The metadata says what trained them, on what, from
+what and under which licence; nothing in the file is ever executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.spaces import get_space
+from ofa_edge.weights.bank import PREFIX, Bank, Statistics
+from ofa_edge.weights.cut import Arrays, fold
+
+FORMAT = "ofa-edge-supernet/1"
+
+EMBEDDED = "embedded"
+_EMBEDDED_FILE = "ofa-lite0.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Where a checkpoint comes from. `recipe`, `data` and `bank` are free JSON objects, kept as they are."""
+
+    space: str
+    labels: tuple[str, ...]
+    source: str
+    licence: str
+    recipe: Mapping[str, Any]
+    data: Mapping[str, Any]
+    bank: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A supernet's arrays (float32, named as its parameters), bank and metadata; `sha256` of the file's bytes."""
+
+    space: Space
+    arrays: Arrays
+    bank: Bank | None
+    metadata: Metadata
+    sha256: str
+
+    def folded(self, arch: Arch, statistics: Statistics | None = None) -> Arrays:
+        """Folded arrays of a subnet, by these batch-norm statistics or else the bank's.
+
+        Raises:
+            BadFile: there are neither.
+            UsageError: the arch is not in the space.
+        """
+        if statistics is None:
+            if self.bank is None:
+                raise BadFile(
+                    "the checkpoint has no BN bank, so a subnet of it has no batch-norm statistics",
+                    hint="recalibrate with --data PATH",
+                )
+            statistics = self.bank.statistics(self.space, arch)
+        return fold(self.space, self.arrays, arch, statistics)
+
+
+def embedded_path() -> Path:
+    """The file of the supernet that ships with the package."""
+    return Path(str(importlib.resources.files("ofa_edge.weights") / "embedded" / _EMBEDDED_FILE))
+
+
+def load(path: str | Path = EMBEDDED) -> Checkpoint:
+    """Read a checkpoint, `embedded` naming the one that ships.
+
+    Raises:
+        UsageError: no such file.
+        BadFile: it is not a checkpoint of this format, or misses something.
+    """
+    file = embedded_path() if str(path) == EMBEDDED else Path(path)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read checkpoint {file}: {error.strerror}", hint="see `ofa-edge train`") from error
+    try:
+        arrays = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = _read_metadata(header.get("__metadata__", {}), file)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise BadFile(f"{file} is not a safetensors file: {error}", hint="make one with `ofa-edge train`") from error
+    single = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+    weights = {name: value for name, value in single.items() if not name.startswith(PREFIX)}
+    space = get_space(metadata.space)
+    return Checkpoint(space, weights, Bank.from_arrays(single), metadata, hashlib.sha256(content).hexdigest())
+
+
+def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metadata: Metadata) -> str:
+    """Write a checkpoint in half precision (temporary name, fsync, rename); returns its sha256."""
+    tensors = {**arrays, **(bank.arrays() if bank else {})}
+    half = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(tensors.items())}
+    if unfit := [name for name, value in half.items() if not np.isfinite(value).all()]:
+        raise BadFile(f"{unfit[0]} does not fit half precision")
+    content = safetensors.numpy.save(
+        half,
+        metadata={
+            "format": FORMAT,
+            "space": metadata.space,
+            "labels": json.dumps(metadata.labels),
+            "source": metadata.source,
+            "licence": metadata.licence,
+            "recipe": json.dumps(metadata.recipe, sort_keys=True),
+            "data": json.dumps(metadata.data, sort_keys=True),
+            "bank": json.dumps(metadata.bank, sort_keys=True),
+        },
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_metadata(raw: Mapping[str, str], file: Path) -> Metadata:
+    if raw.get("format") != FORMAT:
+        raise BadFile(
+            f"{file} is not an ofa-edge checkpoint (format {raw.get('format')!r}, not {FORMAT!r})",
+            hint="make one with `ofa-edge train`",
+        )
+    try:
+        return Metadata(
+            space=raw["space"],
+            labels=tuple(json.loads(raw["labels"])),
+            source=raw["source"],
+            licence=raw["licence"],
+            recipe=json.loads(raw["recipe"]),
+            data=json.loads(raw["data"]),
+            bank=json.loads(raw["bank"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise BadFile(f"{file} has no valid metadata: {error}", hint="make one with `ofa-edge train`") from error

