@@ -151,7 +151,9 @@ def exactly_one(**options: Any) -> str:
         UsageError: none or several were.
     """
     names = ["--" + name.replace("_", "-") for name in options]
-    given = [name for name, value in zip(names, options.values(), strict=True) if value not in (None, False, [], ())]
+    # By identity: a seed of 0 was given, although 0 == False.
+    absent = [value is None or value is False or value == [] for value in options.values()]
+    given = [name for name, missing in zip(names, absent, strict=True) if not missing]
     if len(given) != 1:
         said = " and ".join(given) + " cannot be used together" if given else "one option is missing"
         raise UsageError(said, hint=f"give exactly one of {', '.join(names)}")
