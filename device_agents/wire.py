@@ -36,7 +36,7 @@ FLAGS = (
     "warmup-unsettled",  # two windows never agreed
     "interval-wide",  # the limit came before the interval was as narrow as asked
     "few-batches",  # fewer timed batches than the method wants
-    "cpu-starved",  # cpu/wall below .95 of the threads
+    "cpu-starved",  # cpu/wall below .95
     "preempted",  # more than 5 involuntary switches a second
     "steal",  # the hypervisor took time
     "pressure",  # tasks waited for a CPU more than 10 % of the time
@@ -74,9 +74,7 @@ def loads(data: str | bytes) -> Any:
     """
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return json.loads(
-            text, parse_constant=_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_object
-        )
+        return json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_object)
     except WireError:
         raise
     except (ValueError, RecursionError) as error:
@@ -304,7 +302,7 @@ class Measured:
     Args:
         batch: runs per timed batch of the target.
         seconds: spent timing, warm-up included, loading not.
-        cpu_over_wall: CPU time of all threads over wall time x threads.
+        cpu_over_wall: CPU time of all threads over wall time (about `threads` where nothing disturbs).
         involuntary_switches: of the worker while timing.
         flags: out of FLAGS, what makes the figures doubtful.
     """

@@ -1,0 +1,205 @@
+"""The worker: one process, one runtime, no decisions.
+
+In: requests of the supervisor, one JSON line each, on stdin. Out: one reply line each. Rules kept: models are
+read by hash and verified; what a library prints goes to stderr, never between replies; after a job its
+session is gone, except an anchor's and a sentinel's; the worker dies with its supervisor and before it when
+memory runs out, so that a crash or a greedy model costs one job and nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import math
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from device_agents import timing, trust, wire
+from device_agents.root import Root
+
+RUNTIMES = {"onnxruntime": "onnxruntime_cpu"}
+"""Runtime name on the wire -> module in runtimes/."""
+
+_KEPT = 2
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Serves jobs on one root. `runtimes` maps a name to a module with Model and version()."""
+
+    def __init__(self, root: Root, clock: timing.Clock, runtimes: Mapping[str, Any] | None = None):
+        self._root = root
+        self._clock = clock
+        self._runtimes: dict[str, Any] = dict(runtimes or {})
+        self._kept: dict[tuple[Any, ...], Any] = {}
+        self._seen: set[tuple[Any, ...]] = set()
+        self._cores = os.sched_getaffinity(0)
+
+    def handle(self, request: wire.Request) -> wire.Reply:
+        """One reply; an op's own failure is a Refusal."""
+        ops = {"probe": self._probe, "measure": self._measure, "check": self._check}
+        try:
+            if request.op not in ops:
+                raise wire.AgentError("usage", f"the worker has no op {request.op!r}")
+            return wire.Result(request.id, ops[request.op](request.args))
+        except wire.AgentError as error:
+            return wire.Refusal(request.id, error.kind, error.message)
+        except Exception as error:
+            # A runtime raises its own classes, which this module cannot name.
+            return wire.Refusal(request.id, "failed", f"{type(error).__name__}: {error}")
+
+    # ---------------------------------------------------------------------------------------- ops
+
+    def _probe(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Which runtimes really load here."""
+        found = {}
+        for name in RUNTIMES:
+            try:
+                found[name] = self._runtime(name).version()
+            except wire.AgentError:
+                continue
+        return {"runtimes": found}
+
+    def _measure(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        job = wire.MeasureJob.parse(args.get("job"))
+        runtime = self._runtime(job.runtime)
+        os.sched_setaffinity(0, self._cores if job.cores is None else job.cores)
+        anchor = None if job.anchor is None else self._model(runtime, job, job.anchor, job.anchor_shape, keep=True)
+        model = self._model(runtime, job, job.model, job.shape)
+        machine = trust.Machine.read()
+        gc.disable()
+        try:
+            if anchor is None:
+                timed = timing.time_alone(
+                    model.run, target_rel=job.target_rel, max_seconds=job.max_seconds, clock=self._clock
+                )
+            else:
+                timed = timing.time_beside(
+                    model.run, anchor.run, target_rel=job.target_rel, max_seconds=job.max_seconds, clock=self._clock
+                )
+        finally:
+            gc.enable()
+            del model
+            gc.collect()
+        flags = timed.flags + trust.flags(machine, trust.Machine.read())
+        measured = wire.Measured(
+            job.key, timed.figures, timed.anchor, timed.ratio, timed.batch, timed.seconds,
+            timed.cpu_over_wall, timed.involuntary_switches, flags,
+        )  # fmt: skip
+        return wire.measure_row(measured)
+
+    def _check(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        f = wire.Fields("check", args)
+        model, inputs, outputs = f.sha256("model"), f.sha256("inputs"), f.sha256("outputs")
+        input_shape, output_shape = f.wholes("input_shape", 8, 1), f.wholes("output_shape", 8, 1)
+        runtime = self._runtime(f.text("runtime"))
+        threads = f.whole("threads", 1, 256)
+        f.done()
+        given = self._tensor(inputs, input_shape)
+        golden = self._tensor(outputs, output_shape)
+        session = runtime.Model(self._root.read_blob(model), {}, threads)
+        return wire.to_wire(_compare(session, given, golden))
+
+    # ------------------------------------------------------------------------------------- inside
+
+    def _runtime(self, name: str) -> Any:
+        """A runtime's module, imported at the first use.
+
+        Raises:
+            AgentError: 'no-runtime' when it is not installed or does not load.
+        """
+        if name not in self._runtimes:
+            if name not in RUNTIMES:
+                raise wire.AgentError("usage", f"no runtime is called {name!r}")
+            try:
+                self._runtimes[name] = importlib.import_module(f"device_agents.runtimes.{RUNTIMES[name]}")
+            except Exception as error:  # a library that is there may fail to load in any way
+                said = f"{name} does not load in {sys.executable}: {error}"
+                raise wire.AgentError("no-runtime", wire.clean(said, 500)) from None
+        return self._runtimes[name]
+
+    def _model(
+        self, runtime: Any, job: wire.MeasureJob, sha256: str, shape: Mapping[str, int], *, keep: bool = False
+    ) -> Any:
+        """A prepared model. Anchors are kept for the next job, and so is what is asked for a second time
+        (the sentinel); at most _KEPT of them."""
+        cores = None if job.cores is None else tuple(job.cores)
+        key = (job.runtime, sha256, tuple(sorted(shape.items())), job.threads, cores)
+        if key in self._kept:
+            return self._kept[key]
+        model = runtime.Model(self._root.read_blob(sha256), shape, job.threads)
+        model.prepare()
+        if keep or key in self._seen:
+            while len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = model
+        self._seen.add(key)
+        return model
+
+    def _tensor(self, sha256: str, shape: tuple[int, ...]) -> Any:
+        import numpy as np
+
+        data = self._root.read_blob(sha256)
+        if len(data) != 4 * math.prod(shape):
+            raise wire.AgentError("bad-file", f"a tensor of {len(data)} bytes does not have the shape {list(shape)}")
+        return np.frombuffer(data, "<f4").reshape(shape)
+
+
+def _compare(model: Any, given: Any, golden: Any) -> wire.Checked:
+    """Golden outputs against a model's, in pieces of the model's own batch size."""
+    import numpy as np
+
+    step = model.batch or len(given)
+    found = np.concatenate([model.infer(given[i : i + step]) for i in range(0, len(given), step)]).astype("f4")
+    if found.shape != golden.shape:
+        raise wire.AgentError("bad-file", f"outputs have the shape {list(found.shape)}, not {list(golden.shape)}")
+    if not np.isfinite(found).all():
+        return wire.Checked(None, None, False, False)
+    max_abs = float(np.max(np.abs(found.astype("f8") - golden)))
+    rel = max_abs / max(float(np.max(np.abs(golden))), 1e-30)
+    same = bool(np.array_equal(found.argmax(axis=-1), golden.argmax(axis=-1)))
+    return wire.Checked(max_abs, rel, True, same)
+
+
+def serve(worker: Worker, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer until the requests end."""
+    while True:
+        line = requests.readline(wire.MAX_LINE + 1)
+        if not line.endswith(b"\n"):
+            return
+        replies.write(wire.reply_line(worker.handle(wire.parse_request(line))))
+        replies.flush()
+
+
+def main(root_path: str) -> None:
+    """The worker process: stdin and stdout are the supervisor's pipes."""
+    _die_with_parent()
+    _die_first_of_memory()
+    root = Root(root_path)
+    os.chdir(root.work)  # a model's relative paths lead into an empty folder
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(Worker(root, timing.Clock()), sys.stdin.buffer, replies)
+
+
+def _die_with_parent() -> None:
+    """Linux: SIGKILL when the supervisor goes, however it goes."""
+    parent = os.getppid()
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _die_first_of_memory() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w") as stream:
+            stream.write("1000")
+    except OSError:
+        return
