@@ -1,0 +1,350 @@
+"""The latency model: blocks -> Estimate of a whole network's median latency in a fresh process.
+
+In: a LatencyTable. Out: a LatencyModel, additive in blocks. Rules kept (DESIGN 7, FINDINGS 9):
+
+    T = offset + scale x sum of the blocks' isolated medians + rate x weight bytes
+
+fitted on the table's own calibration networks by relative least squares. A network's latency is its ratio to the
+anchor, measured in the same process, times the anchor's reference: the median of all its medians in the table. Of
+the terms {scale}, {offset, scale}, {scale, bytes}, {offset, scale, bytes} those with the least leave-one-out error
+are kept; more terms must gain clearly. Scale must be positive and the byte rate not negative. The interval is
+Student's t with leverage. Without network records the model is the plain sum and its intervals are unknown (None),
+not zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ofa_edge.errors import BadFile
+from ofa_edge.latency import block_times, plan, stats
+from ofa_edge.latency.block_times import BlockTimes
+from ofa_edge.latency.table import LatencyTable
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.block import Block
+from ofa_edge.space.codecs import decode
+from ofa_edge.space.cost import block_weight_bytes
+from ofa_edge.space.spaces import get_space
+
+_TERM_SETS = (("scale",), ("offset", "scale"), ("scale", "bytes"), ("offset", "scale", "bytes"))
+_ALL_TERMS = ("offset", "scale", "bytes")
+# A further term must lower the leave-one-out error by this factor: it is chosen on few networks.
+_GAIN = 0.95
+_MARGIN_SAMPLE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its two-sided interval; low and high are None where nothing is known about the error."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def as_json(self) -> dict[str, float | None]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One arch's latency in ms; `missing` names the blocks that were not measured. `latency` is None where a block of
+    the arch failed on the device."""
+
+    arch: Arch
+    latency: Estimate | None
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients of the terms, and what is needed for an interval.
+
+    Attributes:
+        terms: those kept, out of offset (ms), scale (a factor) and bytes (ms per million weight bytes).
+        coefficients: one a term.
+        covariance: inverse of the relative normal matrix, in the order of `terms`.
+        residual: relative standard deviation of the residuals; None where no degree of freedom is left.
+        loo_error: root mean square of the relative leave-one-out errors; None likewise.
+        networks: how many were fitted; 0 is the plain sum.
+        degrees: of freedom of `residual`. Terms that were tried count as fitted, chosen or not: counting only the
+            chosen ones made 95 % intervals cover 91-94 % (tests/latency/test_latency_model.py).
+    """
+
+    terms: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    covariance: np.ndarray = field(repr=False)
+    residual: float | None
+    loo_error: float | None
+    networks: int
+    degrees: int
+
+    def coefficient(self, term: str, default: float = 0.0) -> float:
+        return dict(zip(self.terms, self.coefficients, strict=True)).get(term, default)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "terms": list(self.terms),
+            "coefficients": dict(zip(self.terms, self.coefficients, strict=True)),
+            "loo_error_pct": None if self.loo_error is None else 100 * self.loo_error,
+            "networks": self.networks,
+        }
+
+
+PLAIN_SUM = Fit(("scale",), (1.0,), np.zeros((1, 1)), None, None, 0, 0)
+
+
+def fit_terms(features: np.ndarray, latencies: np.ndarray) -> Fit:
+    """Choose the terms and fit them.
+
+    Args:
+        features: (networks, 3): ones, sum of block medians in ms, weight bytes in millions.
+        latencies: (networks,) in ms.
+
+    Returns:
+        PLAIN_SUM where there are no networks.
+    """
+    count = len(latencies)
+    best = PLAIN_SUM
+    # Two networks a term, or the leave-one-out error is as random as the fit.
+    tried = [terms for terms in _TERM_SETS if count >= max(1, 2 * len(terms) * (len(terms) > 1))]
+    degrees = count - max(map(len, tried), default=0)
+    for terms in tried:
+        fitted = _fit(terms, features[:, [_ALL_TERMS.index(term) for term in terms]], latencies, degrees)
+        if fitted is None:
+            continue
+        if best.networks == 0 or (
+            fitted.loo_error is not None and best.loo_error is not None and fitted.loo_error < _GAIN * best.loo_error
+        ):
+            best = fitted
+    return best
+
+
+def _fit(terms: tuple[str, ...], columns: np.ndarray, latencies: np.ndarray, degrees: int) -> Fit | None:
+    """Relative least squares; None where the columns are not independent or a coefficient has no sense."""
+    rows = columns / latencies[:, None]
+    normal = rows.T @ rows
+    if np.linalg.matrix_rank(rows) < len(terms):
+        return None
+    covariance = np.linalg.inv(normal)
+    solution = covariance @ rows.T @ np.ones(len(latencies))
+    fit = dict(zip(terms, solution.tolist(), strict=True))
+    if fit["scale"] <= 0 or fit.get("bytes", 0.0) < 0 or (columns @ solution <= 0).any():
+        return None
+    residuals = rows @ solution - 1
+    leverage = np.einsum("ij,jk,ik->i", rows, covariance, rows)
+    if degrees < 1 or (leverage >= 1 - 1e-9).any():
+        return Fit(terms, tuple(solution.tolist()), covariance, None, None, len(latencies), 0)
+    return Fit(
+        terms=terms,
+        coefficients=tuple(solution.tolist()),
+        covariance=covariance,
+        residual=float(np.sqrt(np.sum(residuals**2) / degrees)),
+        loo_error=float(np.sqrt(np.mean((residuals / (1 - leverage)) ** 2))),
+        networks=len(latencies),
+        degrees=degrees,
+    )
+
+
+class LatencyModel:
+    """Predicts from blocks: value = offset_ms + sum of block_ms.
+
+    Args:
+        times: isolated times of blocks.
+        fit: coefficients.
+        space, resolutions: whose archs are predicted; `margin` looks at them.
+        reference_ms: the anchor's, None where no network was measured.
+        drift: what was removed from the blocks' times.
+    """
+
+    def __init__(
+        self,
+        times: BlockTimes,
+        fit: Fit,
+        space: Space,
+        resolutions: Sequence[int],
+        *,
+        reference_ms: float | None = None,
+        anchor_spread: float = 0.0,
+        drift: stats.Drift | None = None,
+    ):
+        self.times = times
+        self.fit = fit
+        self.space = space
+        self.resolutions = tuple(sorted(resolutions))
+        self.reference_ms = reference_ms
+        self.anchor_spread = anchor_spread
+        self.drift = drift or stats.Drift(1.0)
+        self._margins: dict[float, float] = {}
+
+    @classmethod
+    def from_table(cls, table: LatencyTable) -> LatencyModel:
+        """Fit the model of a table, finished or not.
+
+        Raises:
+            BadFile: the table holds no blocks, or networks that are not in its space.
+            UsageError: its space is not known here.
+        """
+        space = get_space(table.header.space)
+        if table.blocks.empty:
+            raise BadFile(f"{table.path} holds no measured blocks", hint="go on with `ofa-edge profile --resume`")
+        drift = stats.drift(table.sentinel_samples())
+        times = _block_times(table, drift)
+        reference, spread = _anchor(table)
+        features, latencies = [], []
+        for arch, latency in calibration(table, space, reference):
+            row = _network_features(times, space.blocks(arch))
+            if math.isfinite(row[1]):
+                features.append(row)
+                latencies.append(latency)
+        fit = fit_terms(np.array(features).reshape(-1, 3), np.array(latencies))
+        return cls(
+            times, fit, space, table.header.resolutions, reference_ms=reference, anchor_spread=spread, drift=drift
+        )
+
+    # -- the additive form ------------------------------------------------------------------------
+    @property
+    def calibrated(self) -> bool:
+        """Whether intervals are known."""
+        return self.fit.residual is not None
+
+    @property
+    def offset_ms(self) -> float:
+        return self.fit.coefficient("offset")
+
+    def block_ms(self, block: Block) -> float:
+        """What the block adds to a network's latency; infinite where it failed on the device.
+
+        Raises:
+            BadFile: the block was not measured, and too few were to estimate it.
+        """
+        own = self.fit.coefficient("scale") * self.times.get(block).ms
+        return own + self.fit.coefficient("bytes") * block_weight_bytes(block) / 1e6
+
+    def missing(self, blocks: Sequence[Block]) -> tuple[str, ...]:
+        """Keys of the blocks that the campaign neither measured nor predicted: filled in here, or failed there."""
+        return block_times.missing(self.times, blocks)
+
+    # -- estimates --------------------------------------------------------------------------------
+    def estimate(self, blocks: Sequence[Block], confidence: float = 0.95) -> Estimate:
+        """A network's median latency in ms.
+
+        Raises:
+            BadFile: a block failed on the device, or cannot be estimated.
+        """
+        if failed := [block.key for block in blocks if block.key in self.times.failed]:
+            raise BadFile(
+                f"block {failed[0]} failed on the device: {self.times.failed[failed[0]]}",
+                hint="choose a subnet without it, or measure again with `ofa-edge profile --resume`",
+                details={"blocks": failed},
+            )
+        value = self.offset_ms + sum(self.block_ms(block) for block in blocks)
+        half = self._half_width(blocks, value, confidence)
+        if half is None:
+            return Estimate(value)
+        return Estimate(value, max(0.0, value * (1 - half)), value * (1 + half))
+
+    def margin(self, confidence: float = 0.95) -> float:
+        """A bound m with high <= value x (1 + m) for the subnets of the space, so that a search that adds up values
+        can plan on `high`.
+
+        It is the greatest relative half-width over each resolution's smallest and largest subnet and a fixed random
+        sample of 400 of all sizes. 0 where intervals are unknown (see `calibrated`).
+        """
+        if confidence not in self._margins:
+            rng = np.random.default_rng(0)
+            archs: list[Arch] = [f(r) for r in self.resolutions for f in (self.space.smallest, self.space.largest)]
+            archs += plan.spread_sample(self.space, self.resolutions, _MARGIN_SAMPLE, rng)
+            self._margins[confidence] = max(map(self._widths(confidence), archs), default=0.0)
+        return self._margins[confidence]
+
+    def predict(self, archs: Iterable[Arch], confidence: float = 0.95) -> list[Prediction]:
+        """One Prediction an arch, in order.
+
+        Raises:
+            UsageError: an arch is not in the space.
+            BadFile: a block cannot be estimated.
+        """
+        found = []
+        for arch in archs:
+            blocks = self.space.blocks(arch)
+            failed = any(block.key in self.times.failed for block in blocks)
+            latency = None if failed else self.estimate(blocks, confidence)
+            found.append(Prediction(arch, latency, self.missing(blocks)))
+        return found
+
+    def _widths(self, confidence: float) -> Callable[[Arch], float]:
+        def width(arch: Arch) -> float:
+            blocks = self.space.blocks(arch)
+            value = self.offset_ms + sum(self.block_ms(block) for block in blocks)
+            return (self._half_width(blocks, value, confidence) or 0.0) if math.isfinite(value) else 0.0
+
+        return width
+
+    def _half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+        """Relative half-width: Student's t x residual x sqrt(1 + leverage), and twice the standard error of filled-in
+        blocks, whose errors may all point one way."""
+        if self.fit.residual is None:
+            return None
+        row = _network_features(self.times, blocks)[[_ALL_TERMS.index(t) for t in self.fit.terms]] / value
+        leverage = float(row @ self.fit.covariance @ row)
+        half = stats.student_t(confidence, self.fit.degrees) * self.fit.residual * math.sqrt(1 + leverage)
+        filled = sum(time.error * time.ms for time in map(self.times.get, blocks))
+        return half + 2 * self.fit.coefficient("scale") * filled / value
+
+
+def calibration(
+    table: LatencyTable, space: Space, reference: float | None, role: str = "calibration"
+) -> list[tuple[Arch, float]]:
+    """The table's networks of a role with their latency in ms: ratio x reference, or raw where there was no anchor.
+
+    Raises:
+        BadFile: an arch is not in the space.
+    """
+    found = []
+    rows = table.networks[table.networks["role"] == role]
+    for value, raw, ratio in zip(rows["arch"], rows["median"], rows["ratio_median"], strict=True):
+        arch = _decode(table, space, value)
+        anchored = reference is not None and math.isfinite(ratio)
+        found.append((arch, float(ratio) * reference if anchored and reference else float(raw)))
+    return found
+
+
+def _decode(table: LatencyTable, space: Space, value: Mapping[str, Any]) -> Arch:
+    from ofa_edge.errors import UsageError
+
+    try:
+        return decode(space, value)
+    except UsageError as error:
+        raise BadFile(f"{table.path} holds a network that is not in {space.name}: {error.message}") from error
+
+
+def _anchor(table: LatencyTable) -> tuple[float | None, float]:
+    """The anchor's reference in ms (median of all its medians, hold-outs included) and its relative spread."""
+    medians = table.networks["anchor_median"].dropna().tolist()
+    return (float(np.median(medians)) if medians else None), stats.spread(medians)
+
+
+def _block_times(table: LatencyTable, drift: stats.Drift) -> BlockTimes:
+    blocks = table.blocks
+    factors = [drift.factor(int(s), float(t)) for s, t in zip(blocks["session"], blocks["at"], strict=True)]
+    medians = blocks["median"].to_numpy(float) / np.array(factors)
+    predicted = table.predicted
+    return BlockTimes(
+        dict(zip(blocks.index, medians.tolist(), strict=True)),
+        {
+            key: (float(ms), float(error))
+            for key, ms, error in zip(predicted.index, predicted["median"], predicted["error"], strict=True)
+        },
+        dict(zip(table.failed.index, table.failed["reason"], strict=True)),
+    )
+
+
+def _network_features(times: BlockTimes, blocks: Sequence[Block]) -> np.ndarray:
+    """(3,): one, sum of block times in ms, weight bytes in millions."""
+    total = math.fsum(times.get(block).ms for block in blocks)
+    return np.array([1.0, total, sum(map(block_weight_bytes, blocks)) / 1e6])

@@ -1,0 +1,176 @@
+"""What a campaign measures and in which order: pure, drawn from a seed.
+
+In: a space, resolutions and PlanSettings (which a table's header keeps). Out: a Plan. Rules kept: the same
+settings draw the same plan, so a resumed campaign goes on with the one it began; every different block is
+planned once, in random order, so that no drift of the machine looks like an effect of size; the calibration
+networks spread over the whole range of MACs and over the resolutions; hold-out networks are drawn as OFA
+draws archs and are none of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofa_edge import strict_json
+from ofa_edge.errors import UsageError
+from ofa_edge.latency.conditions import PlanSettings
+from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage, StageChoice
+from ofa_edge.space.block import Block
+from ofa_edge.space.codecs import encode
+from ofa_edge.space.cost import block_macs, cost
+
+# Blocks between two measurements of the sentinel: with .2-.5 s a block, one every 5-10 s.
+SENTINEL_EVERY = 20
+# Archs that the calibration networks are chosen from, over all resolutions.
+_POOL = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """When a measurement stops: interval of the median within +- `rel`, or after `seconds`."""
+
+    block_rel: float
+    block_seconds: float
+    network_rel: float
+    network_seconds: float
+
+
+# A block's first figures settle within .1-.2 s; the full effort narrows those that noise keeps wide. A network
+# needs at least 10 interleaved batches of 130 ms (FINDINGS 9).
+FULL = Effort(block_rel=0.02, block_seconds=1.0, network_rel=0.02, network_seconds=4.0)
+QUICK = Effort(block_rel=0.03, block_seconds=0.2, network_rel=0.03, network_seconds=2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNetwork:
+    """A whole network to measure; role is calibration or holdout."""
+
+    role: str
+    arch: Arch
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        blocks: in the order of measuring.
+        sentinel: the block that is measured before the first and after every SENTINEL_EVERY of them.
+        anchor: the network interleaved with every whole-network measurement.
+        networks: in the order of measuring.
+    """
+
+    blocks: tuple[Block, ...]
+    sentinel: Block
+    anchor: Arch
+    networks: tuple[PlannedNetwork, ...]
+    effort: Effort
+
+
+def make_plan(space: Space, resolutions: Sequence[int], settings: PlanSettings) -> Plan:
+    """Draw the plan.
+
+    Raises:
+        UsageError: no resolutions, or one that is not in the space.
+    """
+    if not resolutions:
+        raise UsageError("there is nothing to profile without resolutions", hint="for instance --resolutions 96:160:16")
+    if absent := [r for r in resolutions if r not in space.resolutions]:
+        raise UsageError(
+            f"resolution {absent[0]} is not in space {space.name}",
+            hint=f"use some of {', '.join(map(str, space.resolutions))}",
+        )
+    resolutions = sorted(set(resolutions))
+    distinct = space.distinct_blocks(resolutions)
+    order, draw, shuffle = np.random.default_rng(settings.seed).spawn(3)
+    blocks = tuple(distinct[int(i)] for i in order.permutation(len(distinct)))
+    networks = _calibration(space, resolutions, settings.networks, draw)
+    networks += _holdout(space, resolutions, settings.holdout, networks, draw)
+    return Plan(
+        blocks=blocks,
+        sentinel=sorted(distinct, key=lambda block: (block_macs(block), block.key))[len(distinct) // 2],
+        anchor=middle(space, resolutions),
+        networks=tuple(networks[int(i)] for i in shuffle.permutation(len(networks))),
+        effort=QUICK if settings.quick else FULL,
+    )
+
+
+def network_key(space: Space, arch: Arch) -> str:
+    """The name of a whole network in a table."""
+    return f"network:{strict_json.sha256(encode(space, arch))[:16]}"
+
+
+def middle(space: Space, resolutions: Sequence[int]) -> Arch:
+    """The arch with the middle value of every axis: the anchor. It depends on no seed, so tables can share it."""
+    stages = tuple(
+        (BlockChoice(_middle(stage.kernels), _middle(stage.expands)),) * _middle(stage.depths) for stage in space.stages
+    )
+    return Arch(_middle(resolutions), stages)
+
+
+def spread_sample(space: Space, resolutions: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[Arch]:
+    """Archs of all sizes, evenly over the resolutions.
+
+    Drawing every axis by itself gives archs of nearly one size. Here a bias between 0 and 1 is drawn for the arch,
+    and each axis takes its value as that many successes in len(axis) - 1 trials.
+    """
+    for i in range(count):
+        bias = rng.uniform()
+        stages = tuple(_biased(stage, bias, rng) for stage in space.stages)
+        yield Arch(resolutions[i % len(resolutions)], stages)
+
+
+def _biased(stage: Stage, bias: float, rng: np.random.Generator) -> StageChoice:
+    def pick(values: Sequence[int]) -> int:
+        return sorted(values)[int(rng.binomial(len(values) - 1, bias))]
+
+    return tuple(BlockChoice(pick(stage.kernels), pick(stage.expands)) for _ in range(pick(stage.depths)))
+
+
+def _calibration(
+    space: Space, resolutions: Sequence[int], count: int, rng: np.random.Generator
+) -> list[PlannedNetwork]:
+    """The smallest, the largest, and between them a Latin square of resolutions (in turn) and sizes: evenly spaced
+    shares of the range of log MACs that a resolution has, so that size and resolution stay uncorrelated."""
+    if count <= 2:
+        archs = [middle(space, resolutions), space.smallest(resolutions[0]), space.largest(resolutions[-1])]
+        return [PlannedNetwork("calibration", arch) for arch in (archs[1:] if count == 2 else archs[:count])]
+    pool: dict[int, list[tuple[float, Arch]]] = {r: [] for r in resolutions}
+    for arch in spread_sample(space, resolutions, max(_POOL, 4 * count), rng):
+        pool[arch.resolution].append((_log_macs(space, arch), arch))
+    chosen = [space.smallest(resolutions[0]), space.largest(resolutions[-1])]
+    turns = -(-count // len(resolutions))
+    order = [r for _ in range(turns) for r in rng.permutation(resolutions).tolist()]
+    shares = rng.permutation((np.arange(count - 2) + 0.5) / (count - 2))
+    for share, resolution in zip(shares, order, strict=False):
+        low, high = (_log_macs(space, arch) for arch in (space.smallest(resolution), space.largest(resolution)))
+        target = low + share * (high - low)
+        near = sorted(pool[resolution], key=lambda item: abs(item[0] - target))
+        chosen.append(next((arch for _, arch in near if arch not in chosen), near[0][1]))
+    return [PlannedNetwork("calibration", arch) for arch in dict.fromkeys(chosen)]
+
+
+def _holdout(
+    space: Space, resolutions: Sequence[int], count: int, taken: Sequence[PlannedNetwork], rng: np.random.Generator
+) -> list[PlannedNetwork]:
+    used = {network.arch for network in taken}
+    drawn: dict[Arch, None] = {}
+    for _ in range(20 * count):
+        if len(drawn) == count:
+            break
+        arch = space.sample(rng, int(rng.choice(resolutions)))
+        if arch not in used:
+            drawn[arch] = None
+    return [PlannedNetwork("holdout", arch) for arch in drawn]
+
+
+def _log_macs(space: Space, arch: Arch) -> float:
+    return math.log(cost(space.blocks(arch)).macs)
+
+
+def _middle(values: Sequence[int]) -> int:
+    return sorted(values)[len(values) // 2]
