@@ -16,10 +16,12 @@ KEY_VERSION = "b1"
 TYPES = ("Conv", "expanded_conv", "Conv_1", "AvgPool2D", "Conv_2", "Logits", "bottleneck")
 ACTIVATIONS = ("none", "relu", "relu6", "h_swish")
 
+# One spelling a number: ASCII digits, no leading zeros, at most seven.
+_N = "0|[1-9][0-9]{0,6}"
 _KEY = re.compile(
-    r"b1:(?P<type>\w+):in(?P<in_channels>\d+)x(?P<in_size>\d+):mid(?P<mid_channels>\d+)"
-    r":out(?P<out_channels>\d+):k(?P<kernel>\d+):s(?P<stride>\d+):skip(?P<skip>[01]):se(?P<se>[01])"
-    r":(?P<activation>\w+):(?P<bits>\d+)bit"
+    rf"b1:(?P<type>\w+):in(?P<in_channels>{_N})x(?P<in_size>{_N}):mid(?P<mid_channels>{_N})"
+    rf":out(?P<out_channels>{_N}):k(?P<kernel>{_N}):s(?P<stride>{_N}):skip(?P<skip>[01]):se(?P<se>[01])"
+    rf":(?P<activation>\w+):(?P<bits>{_N})bit"
 )
 
 

@@ -7,11 +7,12 @@ the axis' smallest value, so dict -> Arch -> dict is canonical. `r` may be [int]
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Arch, BlockChoice, Space
 
@@ -66,19 +67,19 @@ def read_archs(space: Space, path: str) -> list[Arch]:
     """Archs of a JSON file holding one dict or a list; '-' reads standard input.
 
     Raises:
-        UsageError: no such file, or an arch that is not in the space.
-        BadFile: the file is not JSON.
+        UsageError: no such file, an empty list, or an arch that is not in the space.
+        BadFile: the file is not (strict) JSON.
     """
-    import sys
-
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint=_EXAMPLE) from error
     try:
-        value = json.loads(text)
+        value = strict_json.loads(data)
     except ValueError as error:
         raise BadFile(f"{path} is not JSON: {error}", hint=_EXAMPLE) from error
+    if value == []:
+        raise UsageError(f"{path} holds no arch", hint=_EXAMPLE)
     return [decode(space, item) for item in (value if isinstance(value, list) else [value])]
 
 

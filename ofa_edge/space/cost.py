@@ -76,6 +76,8 @@ def block_peak_activation_bytes(block: Block) -> int:
     steps = [held + wide_in + wide_out, held + wide_out + exit_]
     if _expands(block):
         steps.append(entry + wide_in)
+    if block.se:
+        steps.append(held + 2 * wide_out + block.mid_channels)  # maps times gates
     if block.skip:
         steps.append(held + 2 * exit_)
     return max(steps) * item
