@@ -1,0 +1,158 @@
+"""A budget: what a subnet may cost.
+
+In: text such as `20ms` or `latency=20ms,memory=8MB,size=5MB,macs=300M`. Out: a Budget. Rules kept: every limit
+has a unit and is greater than 0; each kind of mistake has its own message. Times are kept in ms, sizes in bytes.
+
+Units: latency `us`, `ms`, `s`; memory and size `B`, `KB` `MB` `GB` (powers of 1,000; `kB` is `KB`) and `KiB` `MiB`
+`GiB` (powers of 1,024); macs a plain number or `K`, `M`, `G` (powers of 1,000). Upper and lower case differ, since
+`Mb` is a megabit and `m` a thousandth. Fractions of a byte or of a MAC are cut off.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from ofa_edge.errors import UsageError
+
+EXAMPLE = "a budget looks like 20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M"
+
+
+class _Kind(NamedTuple):
+    """A limit: the field it sets, its units by name, the unit of the field, and how messages list the units."""
+
+    field: str
+    units: dict[str, Decimal]
+    own: str
+    listed: str
+
+
+_TIMES = {"us": Decimal("0.001"), "µs": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
+_SIZES = {
+    "B": Decimal(1),
+    "kB": Decimal(10**3),
+    "KB": Decimal(10**3),
+    "MB": Decimal(10**6),
+    "GB": Decimal(10**9),
+    "KiB": Decimal(2**10),
+    "MiB": Decimal(2**20),
+    "GiB": Decimal(2**30),
+}
+_COUNTS = {"": Decimal(1), "K": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9)}
+_LISTED_SIZES = "B, KB, MB, GB, KiB, MiB or GiB"
+
+_LIMITS = {
+    "latency": _Kind("latency_ms", _TIMES, "ms", "us, ms or s"),
+    "memory": _Kind("memory_bytes", _SIZES, "B", _LISTED_SIZES),
+    "size": _Kind("size_bytes", _SIZES, "B", _LISTED_SIZES),
+    "macs": _Kind("macs", _COUNTS, "", "K, M, G or none"),
+}
+_NUMBER = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>[^\s0-9.]*)")
+_MAX_TEXT = 200
+
+# Beyond this, in ms, bytes or MACs, a limit limits nothing.
+_GREATEST = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Limits that all have to hold; None where there is none.
+
+    Attributes:
+        latency_ms: on the upper bound of the predicted latency.
+        memory_bytes: on weights and peak activation together.
+        size_bytes: on weights.
+        macs: on multiply-accumulates.
+
+    Raises:
+        UsageError: no limit at all, or one that is not greater than 0 and finite.
+    """
+
+    latency_ms: float | None = None
+    memory_bytes: int | None = None
+    size_bytes: int | None = None
+    macs: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.as_json():
+            raise UsageError("the budget has no limit", hint=EXAMPLE)
+        for name, kind in _LIMITS.items():
+            limit = getattr(self, kind.field)
+            if limit is None:
+                continue
+            if not math.isfinite(limit) or limit <= 0:
+                raise UsageError(f"the budget's {name} must be greater than 0, not {limit}", hint=EXAMPLE)
+            if limit > _GREATEST:
+                raise UsageError(f"the budget's {name} of {limit:g}{kind.own} limits nothing", hint=EXAMPLE)
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read `20ms` or `name=limit,...`.
+
+        Raises:
+            UsageError: with a message of its own for each kind of mistake.
+        """
+        if len(text) > _MAX_TEXT:
+            raise UsageError(f"the budget is {len(text)} characters long", hint=EXAMPLE)
+        if not text.strip():
+            raise UsageError("the budget is empty", hint=EXAMPLE)
+        limits: dict[str, Any] = {}
+        for part in text.split(","):
+            name, equals, value = part.partition("=")
+            name, value = (name.strip(), value.strip()) if equals else ("latency", part.strip())
+            if not part.strip():
+                raise UsageError(f"the budget {text!r} has an empty part", hint=EXAMPLE)
+            if name == "energy":
+                raise UsageError(
+                    "energy limits are not supported in this version", hint="limit latency, memory, size or macs"
+                )
+            if name not in _LIMITS:
+                raise UsageError(f"there is no limit {name!r}", hint=f"the limits are {', '.join(_LIMITS)}")
+            field = _LIMITS[name].field
+            if field in limits:
+                raise UsageError(f"the budget {text!r} limits {name} twice", hint=EXAMPLE)
+            limits[field] = _limit(name, value)
+        return cls(**limits)
+
+    def __str__(self) -> str:
+        """Canonical text: `Budget.parse` reads the same budget back."""
+        limits = self.as_json()
+        return ",".join(
+            f"{name}={_plain(limits[kind.field])}{kind.own}" for name, kind in _LIMITS.items() if kind.field in limits
+        )
+
+    def as_json(self) -> dict[str, float | int]:
+        """The limits that are set, by field name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _plain(limit: float | int) -> str:
+    """The number without an exponent, and without a `.0`."""
+    return format(Decimal(repr(limit)), "f").removesuffix(".0")
+
+
+def _limit(name: str, value: str) -> float | int:
+    kind = _LIMITS[name]
+    if not value:
+        raise UsageError(f"the budget's {name} has no value", hint=EXAMPLE)
+    if value.startswith("-"):
+        raise UsageError(f"the budget's {name} must be greater than 0, not {value}", hint=EXAMPLE)
+    match = _NUMBER.fullmatch(value)
+    if match is None:
+        raise UsageError(f"{value!r} is not a number with a unit", hint=EXAMPLE)
+    unit = match["unit"]
+    if unit not in kind.units:
+        said = f"{unit!r} is not a unit of {name}" if unit else f"{value!r} has no unit"
+        raise UsageError(said, hint=f"units of {name}: {kind.listed}; upper and lower case differ")
+    amount = Decimal(match["number"]) * kind.units[unit]
+    if amount == 0:
+        raise UsageError(f"the budget's {name} must be greater than 0, not {value}", hint=EXAMPLE)
+    if kind.field == "latency_ms":
+        return float(amount)
+    if amount < 1:
+        raise UsageError(f"the budget's {name} of {value} is less than one", hint=EXAMPLE)
+    return int(amount)
