@@ -4,14 +4,17 @@ tables/ lies at the top of the repository and becomes ofa_edge/tables in the whe
 would shadow PyTables, whose import name is `tables`.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+DATA = {"ofa_edge.tables": "tables", "ofa_edge.weights.embedded": "ofa_edge/weights/embedded"}
 
 setup(
     packages=sorted(
         {
             *find_packages(include=["ofa_edge", "ofa_edge.*", "device_agents", "device_agents.*"]),
-            "ofa_edge.tables",
-            "ofa_edge.weights.embedded",
+            *(package for package, folder in DATA.items() if Path(folder).is_dir()),
         }
     ),
     package_dir={"ofa_edge.tables": "tables"},
