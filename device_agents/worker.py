@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-import math
 import os
 import signal
 import sys
@@ -99,10 +98,11 @@ class Worker:
         runtime = self._runtime(f.text("runtime"))
         threads = f.whole("threads", 1, 256)
         f.done()
-        given = self._tensor(inputs, input_shape)
-        golden = self._tensor(outputs, output_shape)
         session = runtime.Model(self._root.read_blob(model), {}, threads)
-        return wire.to_wire(_compare(session, given, golden))
+        golden = importlib.import_module("device_agents.runtimes.golden")
+        given, expected = self._root.read_blob(inputs), self._root.read_blob(outputs)
+        checked: wire.Checked = golden.compare(session, given, input_shape, expected, output_shape)
+        return wire.to_wire(checked)
 
     # ------------------------------------------------------------------------------------- inside
 
@@ -139,30 +139,6 @@ class Worker:
             self._kept[key] = model
         self._seen.add(key)
         return model
-
-    def _tensor(self, sha256: str, shape: tuple[int, ...]) -> Any:
-        import numpy as np
-
-        data = self._root.read_blob(sha256)
-        if len(data) != 4 * math.prod(shape):
-            raise wire.AgentError("bad-file", f"a tensor of {len(data)} bytes does not have the shape {list(shape)}")
-        return np.frombuffer(data, "<f4").reshape(shape)
-
-
-def _compare(model: Any, given: Any, golden: Any) -> wire.Checked:
-    """Golden outputs against a model's, in pieces of the model's own batch size."""
-    import numpy as np
-
-    step = model.batch or len(given)
-    found = np.concatenate([model.infer(given[i : i + step]) for i in range(0, len(given), step)]).astype("f4")
-    if found.shape != golden.shape:
-        raise wire.AgentError("bad-file", f"outputs have the shape {list(found.shape)}, not {list(golden.shape)}")
-    if not np.isfinite(found).all():
-        return wire.Checked(None, None, False, False)
-    max_abs = float(np.max(np.abs(found.astype("f8") - golden)))
-    rel = max_abs / max(float(np.max(np.abs(golden))), 1e-30)
-    same = bool(np.array_equal(found.argmax(axis=-1), golden.argmax(axis=-1)))
-    return wire.Checked(max_abs, rel, True, same)
 
 
 def serve(worker: Worker, requests: BinaryIO, replies: BinaryIO) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 HOME_VARIABLE = "OFA_EDGE_HOME"
 PYTHON_VARIABLE = "OFA_EDGE_DEVICE_PYTHON"
+SSH_CONFIG_VARIABLE = "OFA_EDGE_SSH_CONFIG"
 
 
 def home() -> Path:
@@ -44,3 +45,9 @@ def devices_file() -> Path:
 def device_python() -> str | None:
     """The interpreter to use on devices, if the environment names one."""
     return os.environ.get(PYTHON_VARIABLE) or None
+
+
+def ssh_config() -> Path | None:
+    """An ssh_config to read instead of the user's and the system's, if the environment names one."""
+    value = os.environ.get(SSH_CONFIG_VARIABLE)
+    return Path(value).expanduser() if value else None
