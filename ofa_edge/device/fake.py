@@ -1,0 +1,231 @@
+"""A device that is a value: the in-process double of a Link, its Channel and the agent behind it.
+
+In: facts, a function from job to result, further ops, faults to happen. Out: a Link that `open_session` speaks to in
+earnest, so a test of another stage runs the real session, the real wire and real files in a folder, without a
+process, a runtime or a clock. It ships with the package because every stage above is tested with it.
+
+    device = FakeDevice(tmp_path, time_model=lambda job: measured(job.key, 2.5))
+    with open_session(FakeLink(device)) as session: ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from device_agents import wire
+from ofa_edge.errors import DeviceLost
+
+TimeModel = Callable[[wire.MeasureJob], wire.Measured | wire.Failed]
+Op = Callable[[dict[str, Any]], dict[str, Any]]
+
+FACTS = wire.Facts(
+    device_model="Fake Board 1",
+    soc="fake,soc",
+    machine="aarch64",
+    kernel="Linux 6.6.0",
+    python="3.11.2",
+    cores=4,
+    core_mask=(0, 1, 2, 3),
+    governor="performance",
+    memory_bytes=1 << 30,
+    emulated=False,
+    runtimes={"onnxruntime": "1.31.1"},
+    serial="0000",
+    boot_id="00000000-0000-4000-8000-000000000000",
+    agent=wire.AGENT_VERSION,
+)
+
+
+def figures(median: float, *, n: int = 50, spread: float = 0.01) -> wire.Figures:
+    """Figures around a median: everything else lies `spread` (relative) to its sides."""
+    low, high = median * (1 - spread), median * (1 + spread)
+    return wire.Figures(n, low, low, median, high, low, high, median, median * spread)
+
+
+def measured(
+    key: str,
+    median_ms: float,
+    *,
+    anchor_ms: float | None = None,
+    seconds: float = 0.1,
+    flags: tuple[str, ...] = (),
+    spread: float = 0.01,
+) -> wire.Measured:
+    """A result with this median; with `anchor_ms` also the anchor's and the ratio."""
+    return wire.Measured(
+        key=key,
+        figures=figures(median_ms, spread=spread),
+        anchor=None if anchor_ms is None else figures(anchor_ms, spread=spread),
+        ratio=None if anchor_ms is None else figures(median_ms / anchor_ms, spread=spread),
+        batch=1,
+        seconds=seconds,
+        cpu_over_wall=1.0,
+        involuntary_switches=0,
+        flags=flags,
+    )
+
+
+def _one_millisecond(job: wire.MeasureJob) -> wire.Measured:
+    return measured(job.key, 1.0, anchor_ms=1.0 if job.anchor else None)
+
+
+@dataclass
+class FakeDevice:
+    """What the device is and does; tests change it while it runs.
+
+    Attributes:
+        folder: our root there, a real folder of this machine.
+        time_model: answers measure jobs.
+        checked: answers the op `check`.
+        ops: further ops, name -> function of the args; may raise wire.AgentError.
+        cut_after: the link is cut after the host has read this many lines (None: never); counts down.
+        cut_put: the link is cut in the middle of the next transfer.
+        clock: seconds that measuring took so far.
+        log: op names in the order of the requests.
+        jobs: all jobs that were measured.
+    """
+
+    folder: Path
+    facts: wire.Facts = FACTS
+    time_model: TimeModel = _one_millisecond
+    checked: wire.Checked = wire.Checked(0.0, 0.0, True, True)
+    ops: dict[str, Op] = field(default_factory=dict)
+    cut_after: int | None = None
+    cut_put: bool = False
+    clock: float = 0.0
+    log: list[str] = field(default_factory=list)
+    jobs: list[wire.MeasureJob] = field(default_factory=list)
+
+    def blob(self, sha256: str) -> Path:
+        return self.folder / "blobs" / sha256
+
+    def prepare(self) -> None:
+        for name in ("agent", "blobs", "incoming"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def answer(self, request: wire.Request) -> Iterator[wire.Reply]:
+        """The replies to one request."""
+        self.log.append(request.op)
+        try:
+            if request.op == "measure":
+                yield from self._measure(request)
+            else:
+                yield wire.Result(request.id, self._run(request.op, dict(request.args)))
+        except wire.AgentError as error:
+            yield wire.Refusal(request.id, error.kind, error.message)
+
+    def _measure(self, request: wire.Request) -> Iterator[wire.Reply]:
+        jobs = [wire.MeasureJob.parse(job) for job in request.args["jobs"]]
+        for job in jobs:
+            if job.runtime not in self.facts.runtimes:
+                raise wire.AgentError("no-runtime", f"{job.runtime} does not load")
+            self.jobs.append(job)
+            result: wire.Measured | wire.Failed
+            absent = [blob for blob in (job.model, job.anchor) if blob and not self.blob(blob).exists()]
+            if absent:
+                result = wire.Failed(job.key, f"blob {absent[0]} is not on the device")
+            else:
+                result = self.time_model(job)
+            self.clock += result.seconds if isinstance(result, wire.Measured) else job.max_seconds
+            yield wire.Row(request.id, wire.measure_row(result))
+        yield wire.End(request.id, len(jobs))
+
+    def _run(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
+        if op in self.ops:
+            return self.ops[op](args)
+        if op == "facts":
+            return wire.to_wire(self.facts)
+        if op == "space":
+            return {"free_bytes": 1 << 40}
+        if op == "missing":
+            return {"missing": [sha256 for sha256 in args["sha256s"] if not self.blob(sha256).exists()]}
+        if op == "unpack":
+            return {"count": self._unpack(self.folder / "incoming" / f"{args['sha256']}.pack")}
+        if op == "check":
+            return wire.to_wire(self.checked)
+        raise wire.AgentError("usage", f"the agent has no op {op!r}")
+
+    def _unpack(self, pack: Path) -> int:
+        count = 0
+        with pack.open("rb") as stream:
+            while header := stream.readline():
+                sha256, size = header.split()
+                self.blob(sha256.decode()).write_bytes(stream.read(int(size)))
+                count += 1
+        pack.unlink()
+        return count
+
+
+class FakeChannel:
+    """Implements link.Channel: requests are answered when the host reads."""
+
+    def __init__(self, device: FakeDevice, hello: Mapping[str, Any], nonce: str):
+        self._device = device
+        first = [b"Welcome to the fake board\n", f"{nonce} {json.dumps(hello)}\n".encode()]
+        self._streams: deque[Iterator[bytes]] = deque([iter(first)])
+        self._stopped = "absent" in hello
+
+    def write(self, data: bytes, timeout: float) -> None:
+        if self._device.cut_after == 0 or self._stopped:
+            raise DeviceLost("the link was cut")
+        for line in data.splitlines(keepends=True):
+            request = wire.parse_request(line)
+            if request.op == "cancel":
+                self._streams = deque([iter([wire.reply_line(wire.Result(request.id, {}))])])
+            else:
+                self._streams.append(map(wire.reply_line, self._device.answer(request)))
+
+    def readline(self, limit: int, timeout: float) -> bytes:
+        if self._device.cut_after is not None:
+            if self._device.cut_after == 0:
+                return b""
+            self._device.cut_after -= 1
+        while self._streams:
+            for line in self._streams[0]:
+                return line
+            self._streams.popleft()
+        if self._stopped:
+            return b""
+        raise DeviceLost(f"the agent said nothing for {timeout:.0f} s")
+
+    def stderr_tail(self) -> str:
+        return ""
+
+    def close(self, timeout: float) -> int | None:
+        self._stopped = True
+        return None if self._device.cut_after == 0 else 0
+
+
+class FakeLink:
+    """Implements link.Link."""
+
+    def __init__(self, device: FakeDevice, *, name: str = "fake"):
+        self.name = name
+        self.python = "python3"
+        self.root: str | None = str(device.folder)
+        self.device = device
+        self.closed = False
+
+    def start(self, argv: list[str]) -> FakeChannel:
+        if self.device.cut_after == 0:
+            raise DeviceLost("the link was cut")
+        self.device.prepare()
+        nonce, sha256 = argv[-3], argv[-1]
+        root = str(self.device.folder)
+        if not (self.device.folder / "agent" / f"{sha256}.pyz").exists():
+            return FakeChannel(self.device, {"absent": {"root": root}}, nonce)
+        return FakeChannel(self.device, {"ready": {"protocol": wire.PROTOCOL, "root": root}}, nonce)
+
+    def put(self, data: bytes, remote_path: str) -> None:
+        if self.device.cut_put or self.device.cut_after == 0:
+            self.device.cut_put = False
+            raise DeviceLost(f"cannot write {remote_path}: the link was cut")
+        Path(remote_path).write_bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
