@@ -181,7 +181,8 @@ class AdditiveAccuracy:
             rmse=rmse,
             spearman=spearman(link.inverse(left_out), correct / n),
         )
-        weights = inverse @ (x.T @ (target - target.mean()))
+        # Rounded, so that the last bits of a sum, which differ by machine, do not decide between subnets.
+        weights = np.round(inverse @ (x.T @ (target - target.mean())), 9)
         mean_leverage = float((np.trace(spread @ gram) + 1) / len(rows))
         errors = _errors_by_score(left_out, left_out - target)
         return cls(space, resolutions, quality, float(target.mean()), mean, weights, spread, mean_leverage, errors)

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.pareto import Ints, nondominated
 from ofa_edge.space.arch import Arch, BlockChoice, Space
@@ -40,13 +40,16 @@ _SUMS = [LATENCY, LOSS, MACS, BYTES]
 PER_MS = 10**9
 PER_SCORE = 10**12
 
+# Latency of a block that cannot run: more than any sum of real ones (33 years), and eight of them still fit int64.
+_FAILED = 1 << 60
+
 # Rows of one join that are in memory at once (40 bytes each and as much again for sorting).
 _ROWS = 1 << 19
 _MOST_CHOICES = 1 << 20
 
 
 class BlockLatencies(Protocol):
-    """latency(arch) = offset_ms + sum of block_ms over its blocks, in ms."""
+    """latency(arch) = offset_ms + sum of block_ms over its blocks, in ms; infinite for a block that cannot run."""
 
     @property
     def offset_ms(self) -> float: ...
@@ -110,7 +113,7 @@ def exact_front(
 
     Args:
         budget: its limits on macs, size and memory hold for every point; its latency is not applied, since the
-            front has the best subnet for each latency. Empty if no subnet keeps the side limits.
+            front has the best subnet for each latency. Empty if no subnet keeps the side limits, or none can run.
 
     Raises:
         UsageError: a stage has too many choices to be enumerated, or no resolution is given.
@@ -142,6 +145,10 @@ def nearest(
 
     Args:
         margin: latency counts (1 + margin) times.
+
+    Raises:
+        UsageError: a stage has too many choices to be enumerated.
+        BadFile: no subnet can run at all.
     """
     _check_size(space)
     values = [StageArrays.all(stage) for stage in space.stages]
@@ -149,12 +156,17 @@ def nearest(
     for resolution in sorted(set(resolutions)):
         tables = _tables(space, latency, values, resolution)
         rows = _merge(tables, _limited(budget), None)
+        if len(rows) == 0:
+            continue
         factors = np.max(_shares(_totals(tables, rows), budget, margin), axis=1)
         i = int(np.argmin(factors))
         if best is None or factors[i] < best[0]:
             stages = tuple(v.choice(int(row)) for v, row in zip(values, rows[i], strict=True))
             best = float(factors[i]), Arch(resolution, stages)
-    assert best is not None
+    if best is None:
+        raise BadFile(
+            "every subnet needs a block that failed on the device", hint="measure again: `ofa-edge profile --resume`"
+        )
     return best[1], best[0]
 
 
@@ -201,8 +213,9 @@ def _whole(values: Any, scale: int) -> Ints:
 
 
 def _block_costs(latency: BlockLatencies, block: Block) -> list[int]:
+    ms = latency.block_ms(block)
     return [
-        round(latency.block_ms(block) * PER_MS),
+        round(ms * PER_MS) if ms < _FAILED / PER_MS else _FAILED,
         0,
         block_macs(block),
         block_weight_bytes(block),
@@ -261,12 +274,15 @@ class _Part:
 
 
 def _merge(tables: Sequence[Ints], columns: list[int], budget: Budget | None) -> Ints:
-    """Non-dominated whole subnets at one resolution: (n, stages) numbers of choices.
+    """Non-dominated whole subnets at one resolution: (n, stages) numbers of choices; none where nothing can run.
 
     Grown from both ends, the smaller part first, so that the last and largest join is pruned by two columns.
     """
-    whole = _bounds(_part(tables[0], 0), *(_part(table, 1) for table in tables[1:]))
-    parts = [_pruned(_part(table, int(s > 0)), whole, columns, budget) for s, table in enumerate(tables)]
+    parts = [_part(table, int(s > 0)) for s, table in enumerate(tables)]
+    if any(len(part.rows) == 0 for part in parts):
+        return np.empty((0, len(tables) - 1), dtype=np.int64)
+    whole = _bounds(*parts)
+    parts = [_pruned(part, whole, columns, budget) for part in parts]
     left, *middle, right = parts
     while middle:
         if len(left.rows) <= len(right.rows):
@@ -278,8 +294,12 @@ def _merge(tables: Sequence[Ints], columns: list[int], budget: Budget | None) ->
 
 
 def _part(table: Ints, stages: int) -> _Part:
-    rows = np.arange(len(table))[:, None][:, :stages]
-    return _Part(table, rows, table.min(axis=0), table.max(axis=0))
+    """The choices of a table that can run."""
+    rows = np.flatnonzero(table[:, LATENCY] < _FAILED)
+    costs = table[rows]
+    if len(rows) == 0:
+        return _Part(costs, rows[:, None], table[0], table[0])
+    return _Part(costs, rows[:, None][:, :stages], costs.min(axis=0), costs.max(axis=0))
 
 
 def _bounds(*parts: _Part) -> tuple[Ints, Ints]:

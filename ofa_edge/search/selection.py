@@ -1,0 +1,235 @@
+"""The selection: the chosen subnet, what is predicted of it, and the hashes of everything it came from.
+
+In: what choose.py found, or a file. Out: a Selection, or its file. An offline lock file: `deploy --selection` needs
+neither tables nor search. Rules kept: the same inputs give the same bytes (no times, no paths, no host names); a file
+is read strictly, and one of an unknown major version is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa_edge import __version__, strict_json
+from ofa_edge.accuracy.predictor import Top1
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.latency.model import Estimate
+from ofa_edge.search.budget import Budget
+from ofa_edge.space import codecs
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.cost import Cost
+from ofa_edge.space.spaces import get_space
+
+SCHEMA = "selection"
+VERSION = (1, 0)
+STRATEGIES = ("exact", "table")
+MAX_FILE_BYTES = 1 << 20
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """One chosen subnet.
+
+    Attributes:
+        space: that it is in.
+        top1: predicted (strategy exact) or measured (table) on the accuracy table's images, as shares.
+        latency_ms: predicted; low and high are None where the latency table has no network records.
+        cost: MACs, parameters, weight and peak activation bytes.
+        budget: what it was chosen under; its latency limits `latency_ms.high`.
+        confidence: two-sided, of the intervals.
+        model: in words, what was maximised over what, and how predictions are made.
+        proven_optimal: no subnet of the model has a higher predicted top1 within the budget.
+        bound: no subnet within the budget has a higher predicted top1 than this.
+        inputs: hex sha256 of each file it came from, by role ('latency-table', 'accuracy-table', 'supernet').
+        tool: name and version of the program that chose.
+    """
+
+    space: Space
+    arch: Arch
+    top1: Top1
+    latency_ms: Estimate
+    cost: Cost
+    budget: Budget
+    strategy: str
+    confidence: float
+    model: str
+    proven_optimal: bool
+    bound: float
+    inputs: Mapping[str, str]
+    seed: int
+    tool: str = f"ofa-edge {__version__}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The file's content."""
+        return {
+            "schema": SCHEMA,
+            "version": f"{VERSION[0]}.{VERSION[1]}",
+            "space": self.space.name,
+            "arch": codecs.encode(self.space, self.arch),
+            "predicted": predicted_json(self.top1, self.latency_ms, self.cost),
+            "budget": self.budget.as_json(),
+            "strategy": self.strategy,
+            "confidence": self.confidence,
+            "model": self.model,
+            "proven_optimal": self.proven_optimal,
+            "bound": self.bound,
+            "inputs": dict(sorted(self.inputs.items())),
+            "seed": self.seed,
+            "tool": self.tool,
+        }
+
+    def to_bytes(self) -> bytes:
+        """The file: equal selections are equal bytes."""
+        return strict_json.dumps(self.as_json(), indent=2).encode() + b"\n"
+
+    def write(self, path: Path | str) -> None:
+        """Write the file in one step (temporary file, fsync, rename)."""
+        path = Path(path)
+        temporary = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(self.to_bytes())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="check its folder") from error
+
+    @classmethod
+    def read(cls, path: Path | str, space: Space | None = None) -> Selection:
+        """Read a file; `space` is looked up by name where it is not given.
+
+        Raises:
+            UsageError: it cannot be opened.
+            BadFile: it is no selection of a version this ofa-edge reads.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+        return cls.from_bytes(data, str(path), space)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str, space: Space | None = None) -> Selection:
+        """As `read`, for bytes already in memory; `name` is what errors call them."""
+        try:
+            if len(data) > MAX_FILE_BYTES:
+                raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+            return _parse(strict_json.loads(data), space)
+        except (ValueError, UsageError) as error:
+            raise BadFile(
+                f"{name} is not a selection of this version: {error}", hint="make one with `ofa-edge select --out FILE`"
+            ) from error
+
+
+def predicted_json(top1: Top1, latency_ms: Estimate, cost: Cost) -> dict[str, Any]:
+    """The `predicted` object of `select --json`, of selections and of alternatives."""
+    return {
+        "top1": top1.as_json(),
+        "latency_ms": latency_ms.as_json(),
+        "macs": cost.macs,
+        "params": cost.params,
+        "weight_bytes": cost.weight_bytes,
+        "peak_activation_bytes": cost.peak_activation_bytes,
+    }
+
+
+# -- reading ------------------------------------------------------------------------------------
+_FIELDS: dict[str, type] = {
+    "schema": str,
+    "version": str,
+    "space": str,
+    "arch": dict,
+    "predicted": dict,
+    "budget": dict,
+    "strategy": str,
+    "confidence": float,
+    "model": str,
+    "proven_optimal": bool,
+    "bound": float,
+    "inputs": dict,
+    "seed": int,
+    "tool": str,
+}
+_COUNTS: dict[str, type] = dict.fromkeys(("macs", "params", "weight_bytes", "peak_activation_bytes"), int)
+_BUDGET: dict[str, type] = {"latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int}
+
+
+def _parse(value: Any, space: Space | None) -> Selection:
+    """Raises ValueError or UsageError, naming the field."""
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise ValueError("it does not say that it is one")
+    major, _, minor = str(value.get("version")).partition(".")
+    if major != str(VERSION[0]) or not minor.isdecimal():
+        raise ValueError(f"its version is {str(value.get('version'))[:20]!r}, this ofa-edge reads {VERSION[0]}.x")
+    fields = _object(value, _FIELDS, "", strict=int(minor) <= VERSION[1])
+    space = space or get_space(fields["space"])
+    if space.name != fields["space"]:
+        raise ValueError(f"it is of space {fields['space']}, not of {space.name}")
+    predicted = _object(fields["predicted"], {"top1": dict, "latency_ms": dict, **_COUNTS}, "predicted.")
+    top1 = _object(predicted["top1"], {"value": float, "low": float, "high": float}, "predicted.top1.")
+    _ordered("predicted.top1", 0.0, top1["low"], top1["value"], top1["high"], 1.0)
+    if fields["strategy"] not in STRATEGIES:
+        raise ValueError(f"strategy {fields['strategy']!r} is not one of {', '.join(STRATEGIES)}")
+    if not 0 < fields["confidence"] < 1:
+        raise ValueError("confidence is not between 0 and 1")
+    for role, digest in fields["inputs"].items():
+        if not isinstance(digest, str) or not _HEX.fullmatch(digest):
+            raise ValueError(f"inputs.{role} is not a sha256")
+    limits = {name: kind for name, kind in _BUDGET.items() if name in fields["budget"]}
+    return Selection(
+        space=space,
+        arch=codecs.decode(space, fields["arch"]),
+        top1=Top1(**top1),
+        latency_ms=_estimate(predicted["latency_ms"]),
+        cost=Cost(**{name: predicted[name] for name in _COUNTS}),
+        budget=Budget(**_object(fields["budget"], limits, "budget.")),
+        **{name: fields[name] for name in ("strategy", "confidence", "model", "proven_optimal", "bound")},
+        inputs=fields["inputs"],
+        seed=fields["seed"],
+        tool=fields["tool"],
+    )
+
+
+def _object(value: Any, fields: Mapping[str, type], where: str, strict: bool = True) -> dict[str, Any]:
+    """The fields of an object, each of exactly its type; further ones are refused if `strict`, else left out."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where.rstrip('.')} is not an object")
+    if (unknown := sorted(set(value) - set(fields))) and strict:
+        raise ValueError(f"it has an unknown field {where}{unknown[0]}"[:200])
+    found: dict[str, Any] = {}
+    for name, kind in fields.items():
+        if name not in value:
+            raise ValueError(f"{where}{name} is missing")
+        item: Any = value[name]
+        if kind is float and type(item) is int:
+            item = float(item)
+        if type(item) is not kind:
+            raise ValueError(f"{where}{name} is not of type {kind.__name__}")
+        if isinstance(item, int) and item < 0:
+            raise ValueError(f"{where}{name} is negative")
+        found[name] = item
+    return found
+
+
+def _estimate(value: Mapping[str, Any]) -> Estimate:
+    bounds = {name: float for name in ("low", "high") if value.get(name) is not None}
+    known = {name: item for name, item in value.items() if item is not None or name not in ("low", "high")}
+    fields = _object(known, {"value": float, **bounds}, "predicted.latency_ms.")
+    low, high = fields.get("low"), fields.get("high")
+    _ordered("predicted.latency_ms", 0.0, low or 0.0, fields["value"], math.inf if high is None else high)
+    return Estimate(fields["value"], low, high)
+
+
+def _ordered(where: str, *values: float) -> None:
+    if list(values) != sorted(values):
+        raise ValueError(f"{where}: low, value and high contradict each other")
