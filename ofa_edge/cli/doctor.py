@@ -14,9 +14,9 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from ofa_edge import settings
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, size
 from ofa_edge.errors import OfaEdgeError
+
+if TYPE_CHECKING:
+    from ofa_edge.device import ConnectOptions
 
 _BASE = (
     "numpy",
@@ -59,11 +62,15 @@ def doctor(
     ] = None,
     python: options.RemotePython = None,
     root: options.Root = None,
+    accept_new: options.AcceptNew = False,
+    identity: options.Identity = None,
     as_json: options.Json = False,
 ) -> None:
     """Check this machine, and devices where --host names some, and say what is missing."""
     out = Output(as_json)
-    checks = [probe() for probe in _probes(host or [], python)]
+    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
+    checks = [probe() for probe in _HERE]
+    checks += [check_device(name, connecting) for name in hosts(host or [])]
     ok = all(check.ok for check in checks)
     out.result(
         {"checks": [asdict(check) for check in checks], "ok": ok},
@@ -73,16 +80,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _probes(hosts: list[str], python: str | None) -> Iterator[Callable[[], Check]]:
-    yield check_python
-    yield check_packages
-    yield check_runtime
-    yield check_supernet
-    yield check_home
-    yield check_ssh
-    yield check_training
-    for host in hosts:
-        yield lambda host=host: check_device(host, python)  # type: ignore[misc]
+def hosts(named: list[str]) -> list[str]:
+    """The hosts, @groups replaced by their devices."""
+    from ofa_edge.device import Inventory
+
+    return Inventory.load().expand(named) if named else []
 
 
 def check_python() -> Check:
@@ -162,14 +164,13 @@ def check_training() -> Check:
     return Check("training", True, f"torch {importlib.metadata.version('torch')}")
 
 
-def check_device(host: str, python: str | None) -> Check:
+def check_device(host: str, connecting: ConnectOptions) -> Check:
     """Connect, start an agent, ask what the device is."""
     name = f"device {host}"
     try:
-        from ofa_edge.device import connect
-        from ofa_edge.device.session import open_session
+        from ofa_edge.device import open_device
 
-        with open_session(connect(host), python=python, owns_link=True) as session:
+        with open_device(host, options=connecting) as session:
             facts = session.facts
     except OfaEdgeError as error:
         return Check(name, False, error.message, error.hint)
@@ -182,6 +183,17 @@ def check_device(host: str, python: str | None) -> Check:
     return Check(
         name, bool(runtimes), detail, "" if runtimes else "install onnxruntime there for the Python named above"
     )
+
+
+_HERE: tuple[Callable[[], Check], ...] = (
+    check_python,
+    check_packages,
+    check_runtime,
+    check_supernet,
+    check_home,
+    check_ssh,
+    check_training,
+)
 
 
 def _import_all(names: tuple[str, ...]) -> tuple[list[str], list[str]]:

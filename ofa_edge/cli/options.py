@@ -8,12 +8,16 @@ Every option can also come from the environment (OFA_EDGE_<COMMAND>_<OPTION>) or
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ofa_edge import settings
+from ofa_edge.cli.output import Output
 from ofa_edge.errors import UsageError
+
+if TYPE_CHECKING:
+    from ofa_edge.device import ConnectOptions
 
 # A range longer than this is a typing error, not a plan: OFA's own has 25 resolutions.
 _MOST_RESOLUTIONS = 1000
@@ -43,13 +47,19 @@ Root = Annotated[
     typer.Option(
         "--root",
         metavar="DIR",
-        envvar=settings.HOME_VARIABLE,
         callback=_use_home,
-        help="Where ofa-edge keeps its files, here and on devices.",
+        help=f"Where ofa-edge keeps its files, here and on the device; else each machine's {settings.HOME_VARIABLE}.",
     ),
 ]
 RemotePython = Annotated[
     str | None, typer.Option("--python", metavar="PATH", help="Python interpreter on the device, 3.9 or later.")
+]
+AcceptNew = Annotated[
+    bool,
+    typer.Option("--accept-new", help="Record the key of an SSH host that was never seen; changed keys are refused."),
+]
+Identity = Annotated[
+    Path | None, typer.Option("--identity", "-i", metavar="FILE", help="A private SSH key to try before the others.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
@@ -86,16 +96,31 @@ BudgetText = Annotated[
 App = Annotated[
     str | None, typer.Option("--app", metavar="NAME", help="Name of the app on the device; the space's by default.")
 ]
-Data = Annotated[Path, typer.Option("--data", metavar="PATH", help="Images: a parquet file with image and label.")]
+Data = Annotated[Path, typer.Option("--data", metavar="PATH", help="Images: a folder of parquet files, or one file.")]
 MaybeData = Annotated[
-    Path | None, typer.Option("--data", metavar="PATH", help="Images: a parquet file with image and label.")
+    Path | None, typer.Option("--data", metavar="PATH", help="Images: a folder of parquet files, or one file.")
 ]
 LatencyTableFile = Annotated[
     Path | None, typer.Option("--table", metavar="FILE", help="Latency table; the newest that fits where left out.")
 ]
 
 # Options that ofa-edge.toml may set once for every command, outside any command's section.
-SHARED = frozenset({"host", "app", "root", "python", "space", "supernet", "runtime", "threads", "cores", "seed"})
+SHARED = frozenset(
+    {
+        "host",
+        "app",
+        "root",
+        "python",
+        "accept_new",
+        "identity",
+        "space",
+        "supernet",
+        "runtime",
+        "threads",
+        "cores",
+        "seed",
+    }
+)
 
 
 def resolutions(text: str | None, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -140,6 +165,26 @@ def cores(text: str | None) -> list[int] | None:
     if not found or max(found) >= 1024:
         raise UsageError(f"--cores {text!r} is not a list of cores", hint="write 0-3, 4,5 or 0-1,4")
     return sorted(found)
+
+
+def connecting(
+    out: Output,
+    *,
+    python: str | None = None,
+    root: Path | None = None,
+    accept_new: bool = False,
+    identity: Path | None = None,
+) -> ConnectOptions:
+    """How to reach devices, from the options a command was given; recorded host keys are told through `out`."""
+    from ofa_edge.device import ConnectOptions
+
+    return ConnectOptions(
+        python=python,
+        root=str(root) if root else None,
+        accept_new=accept_new,
+        identity=identity,
+        notify=out.notice,
+    )
 
 
 def exactly_one(**options: Any) -> str:
