@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +84,13 @@ class ElasticDepthwiseConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1, self.kernels[0], self.kernels[0]))
         nn.init.kaiming_normal_(self.weight, mode="fan_out")
         self.stride = stride
-        for larger, smaller in zip(self.kernels, self.kernels[1:], strict=False):
+        for larger, smaller in pairwise(self.kernels):
             self.register_parameter(f"transform_{larger}to{smaller}", nn.Parameter(torch.eye(smaller**2)))
 
     def kernel_weight(self, channels: int, kernel: int) -> Tensor:
         """The weight a subnet uses, of shape (channels, 1, kernel, kernel)."""
         weight = self.weight[:channels]
-        for larger, smaller in zip(self.kernels, self.kernels[1:], strict=False):
+        for larger, smaller in pairwise(self.kernels):
             if larger == kernel:
                 break
             edge = (larger - smaller) // 2

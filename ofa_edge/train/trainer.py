@@ -24,11 +24,11 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.supernet.batchnorm import fit_bank, given_statistics, recalibrate
 from ofa_edge.supernet.network import Supernet
-from ofa_edge.train import data
+from ofa_edge.train import batches, images
 from ofa_edge.train.distill import label_loss, soft_loss
 from ofa_edge.train.sampling import step_archs
 from ofa_edge.train.schedule import Phase, Recipe, learning_rate
-from ofa_edge.weights.bank import Bank
+from ofa_edge.weights.bank import Bank, Statistics
 
 STATE_FILE = "state.pt"
 GRADIENT_NORM = 10.0  # clips only the rare exploding step of a narrow subnet
@@ -37,7 +37,12 @@ BANK_FILE = "bank.safetensors"
 
 # The bank held during a phase is fitted to fewer subnets than the one that ships.
 BANK_PHASE_SUBNETS = 120
+BANK_SUBNETS = 250
 BANK_IMAGES = 400
+
+# What the bank costs against recalibration is measured on this many random subnets and images.
+BANK_CHECK_SUBNETS = 20
+BANK_CHECK_IMAGES = 2000
 
 # Resolution at which progress is watched, and images for its batch-norm statistics.
 WATCH_IMAGES = 1000
@@ -63,7 +68,7 @@ class Progress:
     step: int
     steps: int
     loss: float
-    images_per_second: float
+    batch_size: int
 
 
 @dataclass(slots=True)
@@ -91,7 +96,7 @@ class Trainer:
         self,
         space: Space,
         recipe: Recipe,
-        splits: data.Splits,
+        splits: images.Splits,
         out: Path,
         options: TrainOptions,
         report: Callable[[Progress], None],
@@ -132,26 +137,25 @@ class Trainer:
             rng = self._rng(where.epoch, 1, step)
             resolution = int(rng.choice(self.space.resolutions))
             indices = order[step * size : (step + 1) * size]
-            return resolution, *data.training_batch(
-                self.splits.train, indices, resolution, self.space.preprocess, rng
-            ), rng
+            return (
+                resolution,
+                *batches.training_batch(self.splits.train, indices, resolution, self.space.preprocess, rng),
+                rng,
+            )
 
-        for batch in data.prefetched(make, range(where.step, steps)):
+        for batch in batches.prefetched(make, range(where.step, steps)):
             start = time.monotonic()
             loss = self._step(phase, bank, *batch)
-            seconds = time.monotonic() - start
-            where.seconds += seconds
+            where.seconds += time.monotonic() - start
             where.step += 1
             self.report(
-                Progress(
-                    phase.name, where.epoch, self._epochs(phase), where.step, steps, loss, size / max(seconds, 1e-9)
-                )
+                Progress(phase.name, where.epoch, self._epochs(phase), where.step, steps, loss, self.recipe.batch_size)
             )
             if time.monotonic() - self._saved_at > self.options.checkpoint_minutes * 60:
                 self.save()
 
     def _step(
-        self, phase: Phase, bank: Bank | None, resolution: int, images: Tensor, labels: Tensor, rng: np.random.Generator
+        self, phase: Phase, bank: Bank | None, resolution: int, x: Tensor, labels: Tensor, rng: np.random.Generator
     ) -> float:
         steps = self._steps()
         rate = learning_rate(phase, self.position.epoch * steps + self.position.step, self._epochs(phase) * steps)
@@ -162,7 +166,7 @@ class Trainer:
         total = 0.0
         for arch in step_archs(self.space, phase.subnets, resolution, rng):
             with given_statistics(self.network, bank.statistics(self.space, arch) if bank else {}):
-                logits = self.network(images, arch)
+                logits = self.network(x, arch)
             if teacher is None or not phase.distill:
                 loss = label_loss(logits, labels, self.recipe.label_smoothing)
                 teacher = logits.detach()
@@ -193,35 +197,56 @@ class Trainer:
         rng = np.random.default_rng([self.options.seed, 7])
         space = self.space
 
-        def draws() -> Iterator[tuple[Arch, list[Tensor]]]:
+        def draws() -> Iterator[tuple[Arch, Iterator[Tensor]]]:
             for index in range(subnets):
                 arch = space.sample(rng)
                 yield (
                     arch,
-                    data.calibration_batches(
-                        self.splits.train, BANK_IMAGES, arch.resolution, space.preprocess, seed=index
+                    batches.calibration_batches(
+                        self.splits.train, BANK_IMAGES, arch.resolution, space.preprocess, index
                     ),
                 )
 
         return fit_bank(self.network, draws())
 
+    def bank_loss(self, bank: Bank) -> dict[str, float]:
+        """Held-out top-1 in points (0..100) with recalibration minus with the bank, over random subnets."""
+        rng = np.random.default_rng([self.options.seed, 8])
+        losses = []
+        for index in range(BANK_CHECK_SUBNETS):
+            arch = self.space.sample(rng)
+            calibration = batches.calibration_batches(
+                self.splits.train, BANK_CHECK_IMAGES, arch.resolution, self.space.preprocess, index
+            )
+            recalibrated = self.heldout_top1(arch, recalibrate(self.network, arch, calibration))
+            losses.append(100 * (recalibrated - self.heldout_top1(arch, bank.statistics(self.space, arch))))
+        return {
+            "subnets": len(losses),
+            "heldout_images": len(self.splits.heldout),
+            "recalibration_images": BANK_CHECK_IMAGES,
+            "mean_points": round(float(np.mean(losses)), 3),
+            "worst_points": round(float(np.max(losses)), 3),
+        }
+
+    @torch.no_grad()
+    def heldout_top1(self, arch: Arch, statistics: Statistics) -> float:
+        """Top-1 (0..1) of a subnet on the held-out images, by these batch-norm statistics."""
+        views = images.centre_crops(self.splits.heldout, arch.resolution, self.space.preprocess)
+        with given_statistics(self.network, statistics):
+            guesses = [self.network(x, arch).argmax(dim=1) for x in batches.plain_batches(views, self.space.preprocess)]
+        return float((torch.cat(guesses).numpy() == self.splits.heldout.labels).mean())
+
     def watch(self, resolution: int = 128) -> dict[str, float]:
         """Held-out top-1 (0..1) of the largest and smallest subnet, recalibrated on training images."""
-        batches = data.calibration_batches(
-            self.splits.train, WATCH_IMAGES, resolution, self.space.preprocess, self.options.seed
-        )
-        pixels = data.centre_crops(self.splits.heldout, resolution, self.space.preprocess)
         top1 = {}
         for name, arch in (
             ("largest", self.space.largest(resolution)),
             ("smallest", self.space.smallest(resolution)),
         ):
-            with given_statistics(self.network, recalibrate(self.network, arch, batches)), torch.no_grad():
-                guesses = [
-                    self.network(data.normalise(pixels[i : i + 100], self.space.preprocess), arch).argmax(dim=1)
-                    for i in range(0, len(pixels), 100)
-                ]
-            top1[name] = float((torch.cat(guesses).numpy() == self.splits.heldout.labels).mean())
+            calibration = batches.calibration_batches(
+                self.splits.train, WATCH_IMAGES, resolution, self.space.preprocess, self.options.seed
+            )
+            top1[name] = self.heldout_top1(arch, recalibrate(self.network, arch, calibration))
         return top1
 
     # -- state ------------------------------------------------------------------------------------
@@ -301,7 +326,8 @@ class Trainer:
 
     def _new_optimiser(self) -> torch.optim.SGD:
         """SGD with Nesterov momentum; no decay on batch norm, biases and kernel transforms (OFA's settings)."""
-        decayed, plain = [], []
+        decayed: list[torch.nn.Parameter] = []
+        plain: list[torch.nn.Parameter] = []
         for name, parameter in self.network.named_parameters():
             (plain if parameter.ndim == 1 or ".transform_" in name else decayed).append(parameter)
         return torch.optim.SGD(

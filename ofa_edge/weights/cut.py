@@ -7,6 +7,7 @@ In: a checkpoint's arrays and an arch. Out: the arrays of that subnet alone, eit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def kernel_weight(arrays: Mapping[str, np.ndarray], name: str, kernels: Sequence
     """
     weight = _get(arrays, f"{name}.weight")
     descending = sorted(kernels, reverse=True)
-    for larger, smaller in zip(descending, descending[1:], strict=False):
+    for larger, smaller in pairwise(descending):
         if larger == kernel:
             break
         edge = (larger - smaller) // 2

@@ -7,6 +7,7 @@ kept: every tensor is accounted for by name and shape; what is missing or extra 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,16 @@ def from_lite0(state: Mapping[str, np.ndarray], space: Space, rows: Sequence[int
             raise BadFile(f"{name} has {len(arrays[name])} rows, row {max(rows)} was asked for")
         arrays[name] = arrays[name][list(rows)]
     return arrays
+
+
+def identity_transforms(space: Space) -> dict[str, np.ndarray]:
+    """Kernel transforms that take the centre of the larger kernel as it is, for weights that have none."""
+    return {
+        f"stages.{s}.{i}.depthwise.transform_{larger}to{smaller}": np.eye(smaller**2, dtype=np.float32)
+        for s, stage in enumerate(space.stages)
+        for i in range(stage.max_depth)
+        for larger, smaller in pairwise(sorted(stage.kernels, reverse=True))
+    }
 
 
 def _lite0_names(space: Space) -> dict[str, str]:

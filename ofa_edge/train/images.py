@@ -1,30 +1,25 @@
 """Images for training, recalibration and evaluation.
 
 In: a Parquet file with the columns image{bytes,path} and label, or a folder of one folder per class. Out:
-batches of float32 tensors of shape (N, 3, H, W), preprocessed as the space says. Rules kept: a batch is a
-function of (seed, epoch, step) alone, so a resumed run sees the same data; held-out images are chosen by a
-hash of their name, so every command that reads the same data holds out the same ones.
+decoded images, splits of them, and evaluation views. Rules kept: a corrupt image is left out and named;
+held-out images are chosen by a hash of their name, so every command that reads the same data holds out the
+same ones. No torch here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Preprocess
-
-_T = TypeVar("_T")
 
 # A decoded image is kept with its short side at most this long; larger ones cost memory and add nothing at
 # the resolutions trained here (160 / 0.875 = 183).
@@ -152,13 +147,22 @@ def split_training(images: ImageSet, heldout: int, seed: int = 0) -> Splits:
     )
 
 
-# -- batches ----------------------------------------------------------------------------------------
-def normalise(pixels: np.ndarray, preprocess: Preprocess) -> Tensor:
-    """uint8 images of shape (N, H, W, 3) to a float32 tensor (N, 3, H, W), channels last in memory."""
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
-    return x.sub_(preprocess.mean).div_(preprocess.std)
+def unseen_part(images: ImageSet) -> ImageSet:
+    """The images that published ImageNet weights were not trained on."""
+    return images.subset([i for i, name in enumerate(images.names) if UNSEEN_MARK in name])
 
 
+def joined(*parts: ImageSet) -> ImageSet:
+    """Several sets as one, in order."""
+    return ImageSet(
+        tuple(image for part in parts for image in part.images),
+        np.concatenate([part.labels for part in parts]),
+        tuple(name for part in parts for name in part.names),
+        tuple(name for part in parts for name in part.corrupt),
+    )
+
+
+# -- views ------------------------------------------------------------------------------------------
 def centre_crops(images: ImageSet, resolution: int, preprocess: Preprocess) -> np.ndarray:
     """Evaluation view of every image: short side to resolution / crop, centre crop; uint8 (N, R, R, 3)."""
 
@@ -173,49 +177,3 @@ def centre_crops(images: ImageSet, resolution: int, preprocess: Preprocess) -> n
 
     with ThreadPoolExecutor() as pool:
         return np.stack(list(pool.map(view, images.images)))
-
-
-def _augmented(image: np.ndarray, resolution: int, rng: np.random.Generator) -> np.ndarray:
-    """Random resized crop (area .35-1, aspect 3/4-4/3), flip, and brightness, contrast, saturation within 25 %."""
-    height, width = image.shape[:2]
-    area = height * width * rng.uniform(0.35, 1.0)
-    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    crop_w, crop_h = min(width, (area * aspect) ** 0.5), min(height, (area / aspect) ** 0.5)
-    left, top = rng.uniform(0, width - crop_w), rng.uniform(0, height - crop_h)
-    box = (left, top, left + crop_w, top + crop_h)
-    view = Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
-    pixels = np.asarray(view, dtype=np.float32)
-    if rng.random() < 0.5:
-        pixels = pixels[:, ::-1]
-    brightness, contrast, saturation = rng.uniform(0.75, 1.25, 3).astype(np.float32)
-    grey = pixels.mean(axis=2, keepdims=True)
-    pixels = grey + (pixels - grey) * saturation
-    pixels = pixels.mean() + (pixels - pixels.mean()) * contrast
-    return np.clip(pixels * brightness, 0, 255)
-
-
-def training_batch(
-    images: ImageSet, indices: np.ndarray, resolution: int, preprocess: Preprocess, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Augmented images (N, 3, R, R) and labels (N,)."""
-    pixels = np.stack([_augmented(images.images[i], resolution, rng) for i in indices])
-    return normalise(pixels, preprocess), torch.from_numpy(images.labels[indices])
-
-
-def calibration_batches(
-    images: ImageSet, count: int, resolution: int, preprocess: Preprocess, seed: int, batch_size: int = 100
-) -> list[Tensor]:
-    """Shuffled, unaugmented batches for batch-norm statistics, `count` images in all."""
-    order = np.random.default_rng(seed).permutation(len(images))[:count]
-    pixels = centre_crops(images.subset(order), resolution, preprocess)
-    return [normalise(pixels[i : i + batch_size], preprocess) for i in range(0, len(pixels), batch_size)]
-
-
-def prefetched(make: Callable[[int], _T], steps: range) -> Iterator[_T]:
-    """`make(step)` for each step, computed one ahead in a thread."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = None
-        for step in steps:
-            current = ahead or pool.submit(make, step)
-            ahead = pool.submit(make, step + 1) if step + 1 < steps.stop else None
-            yield current.result()

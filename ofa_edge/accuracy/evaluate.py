@@ -1,0 +1,104 @@
+"""Measuring top-1 of subnets: (checkpoint, archs, images) -> rows of an accuracy table.
+
+Each subnet is cut, folded and run as the ONNX model that would be deployed, one image at a time, so the
+table speaks about what runs on a device, and no torch is needed while the BN bank gives the statistics.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnxruntime
+
+from ofa_edge.accuracy.table import AccuracyWriter
+from ofa_edge.errors import OfaEdgeError
+from ofa_edge.graph import subnet
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.train import images as data
+from ofa_edge.weights.bank import Statistics
+from ofa_edge.weights.checkpoint import Checkpoint
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Counts right answers of subnets on one set of images.
+
+    Attributes:
+        statistics: gives a subnet's batch-norm statistics; None for the checkpoint's bank.
+        workers: the images are shared among this many threads, each running the model on one core.
+    """
+
+    checkpoint: Checkpoint
+    images: data.ImageSet
+    statistics: Callable[[Arch], Statistics] | None = None
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    _views: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def correct(self, arch: Arch) -> int:
+        """How many images the subnet gets right.
+
+        Raises:
+            BadFile: there are no batch-norm statistics for it.
+        """
+        return int((self.predictions(arch) == self.images.labels).sum())
+
+    def predictions(self, arch: Arch) -> np.ndarray:
+        """The class the subnet gives each image, of shape (images,)."""
+        model = subnet.to_onnx(self.checkpoint, arch, self.statistics(arch) if self.statistics else None)
+        session = _session(model)
+        pixels = self._view(arch.resolution)
+        preprocess = self.checkpoint.space.preprocess
+
+        def classify(part: np.ndarray) -> list[int]:
+            found = []
+            for image in part:
+                x = (image.transpose(2, 0, 1)[None].astype(np.float32) - preprocess.mean) / preprocess.std
+                found.append(int(session.run(None, {"input": x})[0].argmax()))
+            return found
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            return np.concatenate(list(pool.map(classify, np.array_split(pixels, self.workers))))
+
+    def _view(self, resolution: int) -> np.ndarray:
+        if resolution not in self._views:
+            self._views[resolution] = data.centre_crops(self.images, resolution, self.checkpoint.space.preprocess)
+        return self._views[resolution]
+
+
+def fill_table(
+    evaluator: Evaluator, archs: Iterable[Arch], writer: AccuracyWriter, report: Callable[[Arch], None]
+) -> int:
+    """Measure the archs that the table does not have yet; returns how many were measured.
+
+    An arch that fails is written down with its reason and costs nothing else.
+    """
+    measured = 0
+    for arch in archs:
+        if arch not in writer:
+            try:
+                writer.add(arch, evaluator.correct(arch), len(evaluator.images))
+                measured += 1
+            except OfaEdgeError as error:
+                writer.fail(arch, error.message)
+        report(arch)
+    return measured
+
+
+def spread_sample(space: Space, count: int, resolutions: tuple[int, ...], seed: int) -> list[Arch]:
+    """`count` different subnets, each at every one of the resolutions; the largest and smallest come first."""
+    rng = np.random.default_rng(seed)
+    stages = dict.fromkeys((space.largest().stages, space.smallest().stages))
+    while len(stages) < count:
+        stages.setdefault(space.sample(rng).stages)
+    return [Arch(r, choice) for choice in list(stages)[:count] for r in resolutions]
+
+
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

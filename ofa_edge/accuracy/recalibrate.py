@@ -1,0 +1,33 @@
+"""Batch-norm statistics of single subnets, measured in torch on shuffled training images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ofa_edge.space.arch import Arch
+from ofa_edge.supernet.batchnorm import recalibrate
+from ofa_edge.supernet.network import Supernet
+from ofa_edge.train import batches, images
+from ofa_edge.weights.bank import Statistics
+from ofa_edge.weights.checkpoint import Checkpoint
+
+# As Once-for-All recalibrates (ICLR 2020, and its code's `set_running_statistics`).
+DEFAULT_IMAGES = 2000
+
+
+class Recalibrator:
+    """Gives any subnet of a checkpoint the statistics it has on these images."""
+
+    def __init__(self, checkpoint: Checkpoint, source: images.ImageSet, count: int = DEFAULT_IMAGES, seed: int = 0):
+        self._network = Supernet(checkpoint.space)
+        self._network.load_state_dict({name: torch.from_numpy(value) for name, value in checkpoint.arrays.items()})
+        order = np.random.default_rng(seed).permutation(len(source))[:count]
+        self._images = source.subset(order)
+        self._views: dict[int, np.ndarray] = {}
+
+    def __call__(self, arch: Arch) -> Statistics:
+        preprocess = self._network.space.preprocess
+        if arch.resolution not in self._views:
+            self._views[arch.resolution] = images.centre_crops(self._images, arch.resolution, preprocess)
+        return recalibrate(self._network, arch, batches.plain_batches(self._views[arch.resolution], preprocess))
