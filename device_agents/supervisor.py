@@ -36,6 +36,7 @@ class Supervisor:
         replies: where replies are written; flushed after each line.
         worker_argv: how to start a worker.
         extra: further ops, name -> function of (root, args).
+        load_seconds: a job's deadline is this plus twice its own limit.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Supervisor:
         replies: BinaryIO,
         worker_argv: Sequence[str],
         extra: Mapping[str, Callable[[Root, dict[str, Any]], dict[str, Any]]] = OPS,
+        load_seconds: float = LOAD_SECONDS,
     ):
         self._root = root
         self._replies = replies
         self._worker_argv = list(worker_argv)
         self._extra = extra
+        self._load_seconds = load_seconds
         self._worker: WorkerProcess | None = None
         self._queue: queue.Queue[wire.Request | None] = queue.Queue()
         self._streaming: int | None = None
@@ -137,7 +140,7 @@ class Supervisor:
     def _facts(self) -> wire.Facts:
         try:
             worker = self._ready_worker(fresh=False)
-            reply = worker.ask("probe", {}, LOAD_SECONDS)
+            reply = worker.ask("probe", {}, self._load_seconds)
         except WorkerLost as error:
             sys.stderr.write(f"agent: {error}\n")
             self._drop_worker()
@@ -172,7 +175,7 @@ class Supervisor:
     def _measure_one(self, job: wire.MeasureJob, *, fresh: bool) -> dict[str, Any]:
         try:
             worker = self._ready_worker(fresh=fresh)
-            reply = worker.ask("measure", {"job": wire.to_wire(job)}, 2 * job.max_seconds + LOAD_SECONDS)
+            reply = worker.ask("measure", {"job": wire.to_wire(job)}, 2 * job.max_seconds + self._load_seconds)
         except WorkerLost as error:
             self._drop_worker()
             return wire.measure_row(wire.Failed(job.key, wire.clean(str(error))))
@@ -184,7 +187,7 @@ class Supervisor:
 
     def _check(self, args: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            reply = self._ready_worker(fresh=True).ask("check", args, LOAD_SECONDS)
+            reply = self._ready_worker(fresh=True).ask("check", args, self._load_seconds)
         except WorkerLost as error:
             raise AgentError("failed", str(error)) from error
         finally:

@@ -126,7 +126,7 @@ def time_alone(run: Run, *, target_rel: float, max_seconds: float, clock: Clock)
     watch = _Watch(clock, max_seconds)
     once = _warm_up(run, watch)
     shortest = max(MIN_BATCH_NS, RESOLUTION_STEPS * clock.resolution_ns)
-    batch = max(1, min(MAX_BATCH, math.ceil(shortest / max(once, 1.0))))
+    batch = max(1, min(MAX_BATCH, math.ceil(shortest / once)))
     watch.timing_from()
     samples: list[float] = []
     check_at = MIN_SAMPLES
@@ -178,28 +178,30 @@ def time_beside(run: Run, anchor: Run, *, target_rel: float, max_seconds: float,
 
 
 def _warm_up(run: Run, watch: _Watch) -> float:
-    """Run until two windows agree; returns ns a run."""
+    """Run until two windows agree; returns ns a run.
+
+    A window's value is its median: a preempted run in it would make later batches too short.
+    """
+    now = watch.clock.now
     limit = watch.elapsed + watch.limit * WARM_SHARE
     last = 0.0
     while True:
-        start = watch.clock.now()
-        runs, spent = 0, 0
-        while runs == 0 or (spent < WINDOW_NS and runs < MAX_BATCH):
+        marks = [now()]
+        while len(marks) == 1 or (marks[-1] - marks[0] < WINDOW_NS and len(marks) <= MAX_BATCH):
             run()
-            runs += 1
-            spent = watch.clock.now() - start
-        once = spent / runs
+            marks.append(now())
+        once = max(1.0, quantile(sorted(b - a for a, b in zip(marks, marks[1:])), 0.5))
         if last and abs(once - last) <= WARM_REL * last:
             return once
         if watch.elapsed >= limit:
             if "warmup-unsettled" not in watch.flags:
                 watch.flags.append("warmup-unsettled")
             return once
-        last = max(once, 1.0)
+        last = once
 
 
 def _runs_in(span_ns: float, once_ns: float) -> int:
-    return max(1, min(MAX_RUNS, round(span_ns / max(once_ns, 1.0))))
+    return max(1, min(MAX_RUNS, round(span_ns / once_ns)))
 
 
 def _single_runs(run: Run, runs: int, clock: Clock) -> list[float]:

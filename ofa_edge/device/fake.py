@@ -41,6 +41,9 @@ FACTS = wire.Facts(
 )
 
 
+EQUAL = wire.Checked(max_abs=0.0, rel=0.0, finite=True, argmax_equal=True)
+
+
 def figures(median: float, *, n: int = 50, spread: float = 0.01) -> wire.Figures:
     """Figures around a median: everything else lies `spread` (relative) to its sides."""
     low, high = median * (1 - spread), median * (1 + spread)
@@ -93,7 +96,7 @@ class FakeDevice:
     folder: Path
     facts: wire.Facts = FACTS
     time_model: TimeModel = _one_millisecond
-    checked: wire.Checked = wire.Checked(0.0, 0.0, True, True)
+    checked: wire.Checked = EQUAL
     ops: dict[str, Op] = field(default_factory=dict)
     cut_after: int | None = None
     cut_put: bool = False
@@ -125,15 +128,16 @@ class FakeDevice:
             if job.runtime not in self.facts.runtimes:
                 raise wire.AgentError("no-runtime", f"{job.runtime} does not load")
             self.jobs.append(job)
-            result: wire.Measured | wire.Failed
-            absent = [blob for blob in (job.model, job.anchor) if blob and not self.blob(blob).exists()]
-            if absent:
-                result = wire.Failed(job.key, f"blob {absent[0]} is not on the device")
-            else:
-                result = self.time_model(job)
+            result = self._time(job)
             self.clock += result.seconds if isinstance(result, wire.Measured) else job.max_seconds
             yield wire.Row(request.id, wire.measure_row(result))
         yield wire.End(request.id, len(jobs))
+
+    def _time(self, job: wire.MeasureJob) -> wire.Measured | wire.Failed:
+        for blob in (job.model, job.anchor):
+            if blob and not self.blob(blob).exists():
+                return wire.Failed(job.key, f"blob {blob} is not on the device")
+        return self.time_model(job)
 
     def _run(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
         if op in self.ops:
