@@ -7,7 +7,7 @@ In: a LatencyTable. Out: a LatencyModel, additive in blocks. Rules kept (DESIGN 
 fitted on the table's own calibration networks by relative least squares. A network's latency is its ratio to the
 anchor, measured in the same process, times the anchor's reference: the median of all its medians in the table. Of
 the terms {scale}, {offset, scale}, {scale, bytes}, {offset, scale, bytes} those with the least leave-one-out error
-are kept; more terms must gain clearly. Scale must be positive and the byte rate not negative. The interval is
+are kept. Scale must be positive and the byte rate not negative. The interval is
 Student's t with leverage. Without network records the model is the plain sum and its intervals are unknown (None),
 not zero.
 """
@@ -33,8 +33,6 @@ from ofa_edge.space.spaces import get_space
 
 _TERM_SETS = (("scale",), ("offset", "scale"), ("scale", "bytes"), ("offset", "scale", "bytes"))
 _ALL_TERMS = ("offset", "scale", "bytes")
-# A further term must lower the leave-one-out error by this factor: it is chosen on few networks.
-_GAIN = 0.95
 _MARGIN_SAMPLE = 400
 
 
@@ -118,7 +116,7 @@ def fit_terms(features: np.ndarray, latencies: np.ndarray) -> Fit:
         if fitted is None:
             continue
         if best.networks == 0 or (
-            fitted.loo_error is not None and best.loo_error is not None and fitted.loo_error < _GAIN * best.loo_error
+            fitted.loo_error is not None and best.loo_error is not None and fitted.loo_error < best.loo_error
         ):
             best = fitted
     return best

@@ -1,0 +1,171 @@
+"""The end of a campaign: the table is read back, the model fitted, the verdict given, the file closed.
+
+In: the journal that was written. Out: an Outcome; in the file a `fit` record and, where the plan is done, the `end`.
+Rules kept: what is reported is what is in the file; a fit is judged on networks it did not see (leave-one-out, and
+hold-outs where there are some).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa_edge import journal
+from ofa_edge.errors import NotTrustworthy, OfaEdgeError
+from ofa_edge.latency.model import LatencyModel, calibration
+from ofa_edge.latency.plan import Plan
+from ofa_edge.latency.stats import Notice, Quality, Verdict, judge
+from ofa_edge.latency.table import LatencyTable
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Prediction against measurement on networks that were not fitted; errors are relative, `covered` a share."""
+
+    networks: int
+    mape: float
+    worst: float
+    covered: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "networks": self.networks,
+            "mape_pct": 100 * self.mape,
+            "worst_pct": 100 * self.worst,
+            "covered": self.covered,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a campaign gave.
+
+    Attributes:
+        table, model: read back from the file, and fitted.
+        distinct: blocks of the plan.
+        verdict, notices: how far to trust it, and why.
+        finished: nothing of the plan is left; else `resume` goes on.
+    """
+
+    table: LatencyTable
+    model: LatencyModel
+    distinct: int
+    held_out: HeldOut | None
+    verdict: Verdict
+    notices: tuple[Notice, ...]
+    seconds: float
+    bytes_pushed: int
+    finished: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of `ofa-edge profile --json`."""
+        table = self.table
+        return {
+            "table": table.path,
+            "conditions": table.conditions.model_dump(mode="json"),
+            "blocks": {
+                "distinct": self.distinct,
+                "measured": len(table.blocks),
+                "predicted": len(table.predicted),
+                "failed": sum(not key.startswith("network:") for key in table.failed.index),
+            },
+            "networks": len(table.networks),
+            "seconds": self.seconds,
+            "bytes_pushed": self.bytes_pushed,
+            "fit": self.model.fit.as_json(),
+            "held_out": None if self.held_out is None else self.held_out.as_json(),
+            "verdict": str(self.verdict),
+            "notices": [notice.as_json() for notice in self.notices],
+            "finished": self.finished,
+        }
+
+    def require_good(self) -> None:
+        """`--strict`: raises NotTrustworthy unless the verdict is good."""
+        if self.verdict is not Verdict.GOOD:
+            raise NotTrustworthy(
+                f"the measurements in {self.table.path} are {self.verdict}: "
+                + "; ".join(notice.text for notice in self.notices),
+                hint="stop other programs on the device and profile again",
+                details={"notices": [notice.as_json() for notice in self.notices]},
+            )
+
+
+def held_out(model: LatencyModel, table: LatencyTable) -> HeldOut | None:
+    """How well the table's hold-out networks are predicted; None where there are none."""
+    errors, covered = [], []
+    for arch, latency in calibration(table, model.space, model.reference_ms, "holdout"):
+        (prediction,) = model.predict([arch])
+        if (estimate := prediction.latency) is None:
+            continue
+        errors.append(abs(estimate.value / latency - 1))
+        if estimate.low is not None and estimate.high is not None:
+            covered.append(estimate.low <= latency <= estimate.high)
+    if not errors:
+        return None
+    share = float(np.mean(covered)) if covered else None
+    return HeldOut(len(errors), float(np.mean(errors)), max(errors), share)
+
+
+def conclude(
+    path: Path, writer: journal.Writer, plan: Plan, *, finished: bool, seconds: float, bytes_pushed: int
+) -> Outcome:
+    """Fit and judge what was written; add the `fit` record, and the `end` where `finished`.
+
+    Raises:
+        OfaEdgeError: not one block could be measured.
+    """
+    table = LatencyTable.read(path)
+    if table.blocks.empty:
+        reasons = table.failed["reason"].tolist()
+        raise OfaEdgeError(
+            f"no block could be measured{': ' + reasons[0] if reasons else ' in the time given'}",
+            hint="look at `ofa-edge doctor --host HOST`, or give --max-minutes more",
+        )
+    model = LatencyModel.from_table(table)
+    verdict, notices = judge(quality(table, model))
+    if not finished:
+        notices += (Notice("unfinished", "the time was over before the plan was done; --resume goes on"),)
+    tested = held_out(model, table)
+    fit = {
+        **model.fit.as_json(),
+        "reference_ms": model.reference_ms,
+        "anchor_spread": model.anchor_spread,
+        "drift": model.drift.largest_change,
+        "sentinel_spread": model.drift.spread,
+        "held_out": None if tested is None else tested.as_json(),
+        "verdict": str(verdict),
+    }
+    last = table.contents.of("fit")
+    if not last or {key: value for key, value in last[-1].items() if key != "record"} != fit:
+        writer.append("fit", fit)
+    if finished:
+        writer.finish()
+    return Outcome(
+        table=LatencyTable.read(path),
+        model=model,
+        distinct=len(plan.blocks),
+        held_out=tested,
+        verdict=verdict,
+        notices=notices,
+        seconds=seconds,
+        bytes_pushed=bytes_pushed,
+        finished=finished,
+    )
+
+
+def quality(table: LatencyTable, model: LatencyModel) -> Quality:
+    """What the rows say about how the measuring went."""
+    return Quality(
+        rows=len(table.blocks) + len(table.networks),
+        disturbed=int(table.blocks["disturbed"].sum() + table.networks["disturbed"].sum()),
+        failed=len(table.failed),
+        sentinel_spread=model.drift.spread,
+        drift_change=model.drift.largest_change,
+        anchor_spread=model.anchor_spread if math.isfinite(model.anchor_spread) else 0.0,
+        networks=model.fit.networks,
+        loo_error=model.fit.loo_error,
+    )
