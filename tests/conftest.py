@@ -1,0 +1,79 @@
+"""What all tests share: a home of their own, real peers on loopback, a tiny model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import sshd as server
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees or touches the user's files: HOME, OFA_EDGE_HOME and ssh's configuration are the test's own."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("OFA_EDGE_HOME", str(home / "ofa-edge"))
+    config = home / "ssh_config"
+    config.write_text(f"Host *\n  UserKnownHostsFile {home}/known_hosts\n  GlobalKnownHostsFile none\n")
+    monkeypatch.setenv("OFA_EDGE_SSH_CONFIG", str(config))
+    for name in ("SSH_AUTH_SOCK", "OFA_EDGE_DEVICE_PYTHON", "OFA_EDGE_EMULATED"):
+        monkeypatch.delenv(name, raising=False)
+    return home / "ofa-edge"
+
+
+@pytest.fixture
+def make_sshd(tmp_path: Path) -> Iterator[Callable[[str], server.Sshd]]:
+    """Starts servers of the test's own, which it may break; called with a name each."""
+    if server.MISSING:
+        pytest.skip(server.MISSING)
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str) -> server.Sshd:
+            started = server.start(tmp_path / name)
+            stack.callback(started.stop)
+            return started
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Sshd]:
+    """One server for all tests that only use it."""
+    if server.MISSING:
+        pytest.skip(server.MISSING)
+    started = server.start(tmp_path_factory.mktemp("sshd"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def sshd(shared_sshd: server.Sshd, monkeypatch: pytest.MonkeyPatch) -> server.Sshd:
+    """A device behind a real sshd: `sshd.host` is its HOST, this interpreter its Python, its host key known."""
+    import sys
+
+    monkeypatch.setenv("OFA_EDGE_SSH_CONFIG", str(shared_sshd.config))
+    monkeypatch.setenv("OFA_EDGE_DEVICE_PYTHON", sys.executable)
+    return shared_sshd
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx() -> bytes:
+    """A 3x3 convolution from 3 to 4 channels with named height and width, 'input' -> 'output', every weight .5."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, [4, 3, 3, 3], [0.5] * 108)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["input", "weight"], ["output"], pads=[1, 1, 1, 1])],
+        "tiny",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 4, "h", "w"])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
