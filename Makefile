@@ -56,11 +56,11 @@ types: setup
 
 # Tests that need a network lab (a second namespace, an emulated Pi, root); skipped by `make test`.
 lab: setup
-	$(PY) -m pytest -m lab tests/lab $(PYTEST)
+	$(PY) -m pytest -m lab $(PYTEST) || [ $$? = 5 ]  # 5: there are none yet
 
 # Timings; they decide nothing and need a quiet machine.
 bench: setup
-	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file $(BENCH) || exit 1; done
+	@for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(PY) $$file $(BENCH) || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

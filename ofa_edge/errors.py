@@ -1,17 +1,17 @@
 """Every error a user can meet, each with its exit code and what to type next.
 
-    OfaEdgeError                    1  failed
-    ├── LockHeld                    1  another deployment holds the device's lock
-    ├── DeploymentRefused           1  downgrade, loop guard, preflight
-    ├── UsageError                  2  wrong arguments
-    ├── InfeasibleBudget            3  no subnet fits the budget
-    ├── TrustError                  4  authentication or host key
-    ├── DeviceLost                  5  the device or the link went away
-    │   └── ProtocolError           5  it answered with something that is no answer
-    ├── NotTrustworthy              6  a measurement too disturbed to use
-    ├── RolledBack                  7  the promise broke, the old release runs
-    ├── NeedsHands                  8  the device is in a state that a person must look at
-    └── BadFile                     9  stale, invalid or unsigned file
+OfaEdgeError                    1  failed
+├── LockHeld                    1  another deployment holds the device's lock
+├── DeploymentRefused           1  downgrade, loop guard, preflight
+├── UsageError                  2  wrong arguments
+├── InfeasibleBudget            3  no subnet fits the budget
+├── TrustError                  4  authentication or host key
+├── DeviceLost                  5  the device or the link went away
+│   └── ProtocolError           5  it answered with something that is no answer
+├── NotTrustworthy              6  a measurement too disturbed to use
+├── RolledBack                  7  the promise broke, the old release runs
+├── NeedsHands                  8  the device is in a state that a person must look at
+└── BadFile                     9  stale, invalid or unsigned file
 """
 
 from __future__ import annotations
