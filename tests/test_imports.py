@@ -40,6 +40,12 @@ BOTTOM = len(LAYERS)
 TRAINING_PACKAGES = {"torch", "torchvision", "PIL", "pyarrow", "accelerate"}
 TRAINING_COMMANDS = {"train", "training", "evaluate", "finetune", "supernet"}
 
+# The lazy imports by which a base command reaches training code when it is given images (`export --data`).
+WITH_IMAGES = {
+    ("ofa_edge.cli.exporting", "ofa_edge.accuracy.recalibrate"),
+    ("ofa_edge.cli.exporting", "ofa_edge.train.images"),
+}
+
 # These names shadow the standard library for whatever runs with their folder first on sys.path.
 FORBIDDEN_NAMES = {"select", "profile", "code"}
 
@@ -215,15 +221,16 @@ def test_no_module_shadows_the_standard_library() -> None:
 
 # -- the base install ---------------------------------------------------------------------------------------
 def reachable(start: str) -> dict[str, str]:
-    """Everything a module can come to import, lazily or not -> the module that does."""
+    """Everything a module can come to import without images, lazily or not -> the module that does."""
     found: dict[str, str] = {start: start}
     waiting = [start]
     while waiting:
         name = waiting.pop()
-        for target in (i.module for i in IMPORTS.get(name, [])):
-            if target not in found:
-                found[target] = name
-                waiting.append(target)
+        for imported in IMPORTS.get(name, []):
+            if imported.module in found or (not imported.at_import and (name, imported.module) in WITH_IMAGES):
+                continue
+            found[imported.module] = name
+            waiting.append(imported.module)
     return found
 
 

@@ -34,6 +34,21 @@ class Bar(Protocol):
         """Print a line without tearing the bar."""
 
 
+class _Answer:
+    """Whether a stdout has its one value already."""
+
+    given = False
+
+
+# The process's stdout is one, however many Outputs a command and `main` make of it.
+_process = _Answer()
+
+
+def fresh() -> None:
+    """A new run begins: stdout may take a value again. `main` calls it, for tests that run it many times."""
+    _process.given = False
+
+
 class Output:
     """One command's voice. Made once per command from its --json flag.
 
@@ -58,7 +73,7 @@ class Output:
         self._animate = terminal
         self._colour = terminal and not environ.get("NO_COLOR")
         self._bar: Bar | None = None
-        self._answered = False
+        self._answer = _process if stdout is None else _Answer()
 
     # -- data -------------------------------------------------------------------------------------
     def result(self, value: Any, text: str | Callable[[], str] | None = None) -> None:
@@ -68,9 +83,9 @@ class Output:
             RuntimeError: a second result, which would make stdout two JSON values.
             ValueError: the value holds NaN or Infinity.
         """
-        if self._answered:
+        if self._answer.given:
             raise RuntimeError("a command prints one result")
-        self._answered = True
+        self._answer.given = True
         if self.as_json:
             line = to_json(value)
         elif text is None:
@@ -80,9 +95,10 @@ class Output:
         self._write_data(line)
 
     def failure(self, error: OfaEdgeError) -> None:
-        """Say what went wrong and what to type next; with --json also as the `error` value on stdout."""
-        if self.as_json and not self._answered:
-            self._answered = True
+        """Say what went wrong and what to type next; with --json also as the `error` value on stdout, unless the
+        command's result stands there already."""
+        if self.as_json and not self._answer.given:
+            self._answer.given = True
             self._write_data(to_json({"error": error.as_json()}))
         self._say(f"{self._paint('error:', '31;1')} {error.message}")
         if error.hint:

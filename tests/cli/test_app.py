@@ -137,6 +137,18 @@ def test_a_command_may_end_with_a_code_after_its_result(command: Any, capsys: An
     assert json.loads(capsys.readouterr().out) == {"ok": False}
 
 
+def test_an_error_after_the_result_adds_nothing_to_stdout(command: Any, capsys: Any) -> None:
+    def run(as_json: options.Json = False) -> None:
+        Output(as_json).result({"state": "rolled-back"})
+        raise errors.RolledBack("too slow")
+
+    command(run)
+    assert app.main(["test", "--json"]) == 7
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {"state": "rolled-back"}
+    assert "too slow" in said.err
+
+
 def test_an_unexpected_exception_is_one_sentence(command: Any, capsys: Any) -> None:
     def run() -> None:
         raise ValueError("boom\nsecond line")
