@@ -25,7 +25,7 @@ from ofa_edge.latency.conditions import Header, PlanSettings, Provenance, RunsOn
 from ofa_edge.latency.outcome import Outcome, conclude
 from ofa_edge.latency.plan import SENTINEL_EVERY, Plan, PlannedNetwork, make_plan, network_key
 from ofa_edge.latency.table import DISTURBING, FORMAT, LatencyTable
-from ofa_edge.latency.trials import ATTEMPTS, network_job, repeated
+from ofa_edge.latency.trials import network_job, repeated
 from ofa_edge.latency.workload import Device, Model
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
@@ -168,7 +168,7 @@ class _Campaign:
 
     # -- blocks -----------------------------------------------------------------------------------
     def _measure_blocks(self, deadline: float | None) -> None:
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self._plan.effort.attempts):
             todo = list(self._blocks.values()) if attempt == 0 else self._again()
             for start in range(0, len(todo), SENTINEL_EVERY):
                 if not self._chunk([self._plan.sentinel, *todo[start : start + SENTINEL_EVERY]], deadline):
@@ -234,7 +234,7 @@ class _Campaign:
         key = self._key(network)
         job = network_job(key, self._models[key], self._models["anchor"], self._task.runs_on, self._plan.effort)
         arch = encode(self._task.space, network.arch)
-        for trial in repeated(self._device, job):
+        for trial in repeated(self._device, job, attempts=self._plan.effort.attempts):
             if isinstance(trial.result, wire.Failed):
                 self._failed(trial.result)
             else:

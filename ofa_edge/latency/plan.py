@@ -31,18 +31,20 @@ _POOL = 1200
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """When a measurement stops: interval of the median within +- `rel`, or after `seconds`."""
+    """When a measurement stops: interval of the median within +- `rel`, or after `seconds`; and how often a disturbed
+    one is made."""
 
     block_rel: float
     block_seconds: float
     network_rel: float
     network_seconds: float
+    attempts: int = 3
 
 
 # A block's first figures settle within .1-.2 s; the full effort narrows those that noise keeps wide. A network
 # needs at least 10 interleaved batches of 130 ms (FINDINGS 9).
 FULL = Effort(block_rel=0.02, block_seconds=1.0, network_rel=0.02, network_seconds=4.0)
-QUICK = Effort(block_rel=0.03, block_seconds=0.2, network_rel=0.03, network_seconds=2.0)
+QUICK = Effort(block_rel=0.03, block_seconds=0.2, network_rel=0.03, network_seconds=2.0, attempts=2)
 
 
 @dataclass(frozen=True, slots=True)

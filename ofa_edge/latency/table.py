@@ -2,8 +2,8 @@
 
 In: a journal (journal.py) of schema `latency-table`. Out: a LatencyTable of pandas frames, checked, and what
 is wrong with it as a list of Problems. Rules kept: times are ms; a measurement is a value, so failures are
-rows too; of several measurements of one key the last counts, but never a disturbed one over an undisturbed
-one; unknown fields survive a read and a write; rows are checked by column, not one by one.
+rows too; of several measurements of one key the last undisturbed one counts, else the one with the narrowest
+interval; unknown fields survive a read and a write; rows are checked by column, not one by one.
 
 Records (every row but `fit` and `predicted` says its `session`, by position in the file, and `at`, seconds
 since that session began):
@@ -193,9 +193,10 @@ class _Reader:
         return frame
 
     def measured(self, record: str, key: str) -> pd.DataFrame:
-        """The measurement that counts of each key: the last undisturbed one, else the last."""
+        """The measurement that counts of each key."""
         frame = self.frame(record, _BLOCK_NUMBERS, (key,))
-        return _counting(frame, [key])
+        width = ((frame["high"] - frame["low"]) / frame["median"]).to_numpy(float)
+        return _counting(frame, [key], width)
 
     def networks(self) -> pd.DataFrame:
         lines = self._lines["network"]
@@ -211,7 +212,8 @@ class _Reader:
             frame[column] = [
                 self._median(line, source, value, optional) for line, value in zip(lines, frame[source], strict=True)
             ]
-        return _counting(frame, ["key", "role"])
+        width = np.array([min(_width(r), _width(f)) for r, f in zip(frame["ratio"], frame["figures"], strict=True)])
+        return _counting(frame, ["key", "role"], width)
 
     def _median(self, line: int, what: str, figures: Any, optional: bool) -> float:
         if optional and (figures is None or (isinstance(figures, float) and np.isnan(figures))):
@@ -248,13 +250,30 @@ class _Reader:
         return BadFile(f"{self._name} line {line} is damaged: {reason}", hint="restore the file or measure again")
 
 
-def _counting(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.DataFrame:
+    """One row a key: the last undisturbed measurement, else the one with the least relative `width`."""
     flags = frame["flags"] if "flags" in frame else pd.Series([[]] * len(frame), index=frame.index, dtype=object)
     disturbed = [isinstance(f, list) and not DISTURBING.isdisjoint(map(str, f)) for f in flags]
     frame = frame.assign(disturbed=np.array(disturbed, bool))
-    # A stable sort brings disturbed rows of a key before undisturbed ones and else keeps the order of the file.
-    best_last = frame.sort_values("disturbed", ascending=False, kind="stable")
-    return best_last.drop_duplicates(keys, keep="last").sort_index().reset_index(drop=True)
+    # Ascending, so that the last of a key is the one that counts; the sort is stable.
+    preference = np.where(frame["disturbed"], -1.0 - width, 0.0)
+    return (
+        frame.assign(_preference=preference)
+        .sort_values("_preference", kind="stable")
+        .drop_duplicates(keys, keep="last")
+        .sort_index()
+        .drop(columns="_preference")
+        .reset_index(drop=True)
+    )
+
+
+def _width(figures: Any) -> float:
+    """Relative width of a figures object's interval; infinite where there is none."""
+    if not isinstance(figures, dict):
+        return float("inf")
+    low, median, high = (figures.get(key) for key in ("low", "median", "high"))
+    numbers = [v for v in (low, median, high) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return float((numbers[2] - numbers[0]) / numbers[1]) if len(numbers) == 3 and numbers[1] > 0 else float("inf")
 
 
 def _header(value: dict[str, Any], name: str) -> Header:

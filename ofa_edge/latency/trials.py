@@ -21,7 +21,6 @@ from ofa_edge.latency.plan import FULL, Effort
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.latency.workload import Device, Model, Source, upload
 
-ATTEMPTS = 3
 # How far the anchor may be off its reference: the drift of FINDINGS 9 is 3.8 % from process to process.
 ANCHOR_TOLERANCE = 0.05
 ANCHOR_OFF = "anchor-off"
@@ -91,12 +90,14 @@ def network_job(key: str, model: Model, anchor: Model | None, runs_on: RunsOn, e
     )
 
 
-def repeated(device: Device, job: wire.MeasureJob, *, reference_ms: float | None = None) -> Iterator[Trial]:
-    """One job in fresh processes until one is undisturbed, at most three; every one is yielded, the last counts.
+def repeated(
+    device: Device, job: wire.MeasureJob, *, reference_ms: float | None = None, attempts: int = FULL.attempts
+) -> Iterator[Trial]:
+    """One job in fresh processes until one is undisturbed, at most `attempts`; every one is yielded, the last counts.
 
     A failure ends it: a model that crashes a runtime does so again.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         (result,) = device.measure([job], fresh=True)
         if isinstance(result, wire.Failed):
             yield Trial(result, attempt)
@@ -141,7 +142,7 @@ def measure_networks(
             model = Model(hashes[f"network {key}"], dict(source.shape))
             job = network_job(key, model, beside, runs_on, effort)
             trials = []
-            for trial in repeated(device, job, reference_ms=reference_ms):
+            for trial in repeated(device, job, reference_ms=reference_ms, attempts=effort.attempts):
                 trials.append(trial)
                 if on_process is not None:
                     on_process(key, trial)

@@ -1,0 +1,155 @@
+"""A device whose latencies are known: the double of a session with an agent.
+
+In: a law for the time of blocks and networks, noise, drift, and things that go wrong. Out: what a real session gives
+to a campaign, at once, with its own clock. Used where the statistics, the resuming and the error handling are shown;
+it says nothing about any real device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from device_agents import wire
+from ofa_edge.errors import DeviceLost
+from ofa_edge.latency import workload
+from ofa_edge.latency.plan import network_key
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.block import Block
+from ofa_edge.space.cost import block_macs, block_weight_bytes
+
+FACTS = wire.Facts(
+    device_model="Simulated Board",
+    soc="SIM1",
+    machine="aarch64",
+    kernel="Linux 6.1",
+    python="3.11.2",
+    cores=4,
+    core_mask=(0, 1, 2, 3),
+    governor="performance",
+    memory_bytes=1 << 30,
+    emulated=False,
+    runtimes={"onnxruntime": "1.31.1"},
+    serial="0001",
+    boot_id="4d5c1a62-0000-4000-8000-000000000001",
+    agent="0.1.0",
+)
+
+
+@dataclass(frozen=True)
+class Law:
+    """True times: a block alone takes `per_block` + MACs / `macs_per_ms` (times a fixed quirk of +-`quirk`); a network
+    takes offset + scale x sum + rate x weight bytes in millions. All in ms."""
+
+    per_block: float = 0.005
+    macs_per_ms: float = 2e7
+    quirk: float = 0.3
+    offset: float = 0.02
+    scale: float = 1.1
+    rate: float = 0.02
+
+    def block(self, block: Block) -> float:
+        digest = hashlib.sha256(block.weights_key.encode()).digest()
+        quirk = 1 + self.quirk * (2 * int.from_bytes(digest[:4], "big") / 2**32 - 1)
+        return self.per_block + quirk * block_macs(block) / self.macs_per_ms
+
+    def network(self, blocks: Iterable[Block]) -> float:
+        blocks = list(blocks)
+        weights = sum(map(block_weight_bytes, blocks)) / 1e6
+        return self.offset + self.scale * sum(map(self.block, blocks)) + self.rate * weights
+
+
+@dataclass
+class SimulatedDevice:
+    """Implements workload.Device.
+
+    Attributes:
+        archs: networks it may be asked for; a job's key is plan.network_key's, or any key in `named`.
+        anchor: the arch of every anchor.
+        named: further keys of networks.
+        noise: relative standard deviation of each median.
+        speed: time in s -> factor on all times (drift).
+        crashes: keys that fail.
+        flags: (key, how often it was asked before) -> flags.
+        lose_after: results after which the link is cut, once.
+        now: its clock in s; every result takes `seconds`.
+        asked: keys in the order they were measured, and whether in a fresh worker.
+    """
+
+    space: Space
+    archs: Iterable[Arch] = ()
+    anchor: Arch | None = None
+    named: Mapping[str, Arch] = field(default_factory=dict)
+    law: Law = field(default_factory=Law)
+    noise: float = 0.0
+    seed: int = 0
+    speed: Callable[[float], float] = lambda now: 1.0
+    crashes: frozenset[str] = frozenset()
+    flags: Callable[[str, int], tuple[str, ...]] = lambda key, before: ()
+    lose_after: int | None = None
+    seconds: float = 0.25
+    facts: wire.Facts = FACTS
+
+    def __post_init__(self) -> None:
+        self.now = 0.0
+        self.asked: list[tuple[str, bool]] = []
+        self.blobs: set[str] = set()
+        self._rng = np.random.default_rng(self.seed)
+        self._networks = {network_key(self.space, arch): arch for arch in self.archs} | dict(self.named)
+
+    def clock(self) -> float:
+        return self.now
+
+    def missing(self, sha256s: Sequence[str]) -> list[str]:
+        return [sha256 for sha256 in sha256s if sha256 not in self.blobs]
+
+    def push(self, blobs: Mapping[str, bytes]) -> int:
+        for sha256, data in blobs.items():
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise ValueError("a blob under a wrong name")
+        self.blobs |= set(blobs)
+        return sum(map(len, blobs.values()))
+
+    def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
+        for job in jobs:
+            if self.lose_after is not None and len(self.asked) >= self.lose_after:
+                self.lose_after = None
+                raise DeviceLost("simulated: the link was cut")
+            if lacking := {job.model, job.anchor} - self.blobs - {None}:
+                raise ValueError(f"{job.key} was asked for before its model {lacking} was there")
+            before = sum(key == job.key for key, _ in self.asked)
+            self.asked.append((job.key, fresh))
+            self.now += self.seconds
+            if job.key in self.crashes:
+                yield wire.Failed(job.key, "simulated: the worker was killed by signal 11")
+            else:
+                yield self._measured(job, self.flags(job.key, before))
+
+    def _measured(self, job: wire.MeasureJob, flags: tuple[str, ...]) -> wire.Measured:
+        speed = self.speed(self.now)
+        arch = self._networks.get(job.key)
+        if arch is None:
+            block = Block.from_key(job.key)
+            if job.shape != workload.block_shape(block):
+                raise ValueError(f"{job.key} was asked for with the sizes {dict(job.shape)}")
+            true = self.law.block(block)
+        else:
+            true = self.law.network(self.space.blocks(arch))
+        target = true * speed * self._factor()
+        anchor = ratio = None
+        if job.anchor is not None and self.anchor is not None:
+            beside = self.law.network(self.space.blocks(self.anchor)) * speed
+            anchor, ratio = figures(beside), figures(target / beside)
+        return wire.Measured(job.key, figures(target), anchor, ratio, 10, self.seconds, 1.0, 0, flags)
+
+    def _factor(self) -> float:
+        return float(1 + self.noise * self._rng.standard_normal())
+
+
+def figures(median: float, n: int = 40) -> wire.Figures:
+    """Figures around a median, +-1 %."""
+    low, high = 0.99 * median, 1.01 * median
+    return wire.Figures(n, low, low, median, high, low, high, median, 0.01 * median)
