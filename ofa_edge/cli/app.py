@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from ofa_edge import __version__
-from ofa_edge.cli import config
+from ofa_edge.cli import config, output
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import OfaEdgeError, UsageError
 
@@ -38,7 +38,21 @@ class Entry(NamedTuple):
 # The order is that of the pipeline, and of --help.
 COMMANDS: dict[str, Entry] = {
     "doctor": Entry("doctor", "doctor", "Check this machine, and a device, and say what is missing."),
+    "demo": Entry("demo", "demo", "The whole pipeline on a device, with the embedded supernet."),
     "spaces": Entry("spaces", "spaces", "List the named spaces, or describe one."),
+    "supernet": Entry("supernet", "supernet", "Show a checkpoint, or import published weights."),
+    "train": Entry("train", "train", "Train a supernet on images."),
+    "evaluate": Entry("evaluate", "evaluate", "Measure top-1 of many subnets into an accuracy table."),
+    "profile": Entry("profiling", "profile", "Measure a latency table on a device."),
+    "predict": Entry("profiling", "predict", "Predict the latency of archs from a table."),
+    "measure": Entry("profiling", "measure", "Measure whole networks on a device."),
+    "select": Entry("selecting", "select", "Choose the best subnet inside a budget."),
+    "export": Entry("exporting", "export", "Write a subnet as a model file."),
+    "deploy": Entry("deploying", "deploy", "Bring a subnet to a device and prove that it holds its budget."),
+    "status": Entry("deploying", "status", "What runs on a device, and what happened there."),
+    "releases": Entry("deploying", "releases", "The releases a device keeps."),
+    "rollback": Entry("deploying", "rollback", "Switch a device back to its previous release."),
+    "prune": Entry("deploying", "prune", "Remove all releases but the current and the previous one."),
 }
 
 # Which extra brings a module that the base install lacks.
@@ -138,6 +152,7 @@ def _top(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; the console script passes that to sys.exit."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    output.fresh()
     out = Output(as_json=_asks_for_json(arguments))
     try:
         return _run(arguments)

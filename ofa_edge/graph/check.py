@@ -18,10 +18,13 @@ import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError, Message
 
-from ofa_edge.errors import BadFile
+from ofa_edge.errors import BadFile, OfaEdgeError
 
 _HINT = "write it again with `ofa-edge export`"
 _ERRORS_ONLY = 3
+
+# Runtimes add up in single precision and in their own order: 1e-6 is usual, 1e-4 is an error somewhere.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,19 @@ def compare(actual: np.ndarray, reference: np.ndarray) -> Parity:
     rows, wanted = actual.reshape(len(actual), -1), reference.reshape(len(reference), -1)
     same = bool((rows.argmax(axis=1) == wanted.argmax(axis=1)).all())
     return Parity(max_abs, max_abs / scale if scale else (0.0 if max_abs == 0 else float("inf")), True, same)
+
+
+def require_equal(found: Parity, name: str) -> None:
+    """Refuse a model whose outputs are not the reference's.
+
+    Raises:
+        OfaEdgeError: further off than TOLERANCE, relative to the greatest reference value.
+    """
+    if not found.finite or found.rel > TOLERANCE:
+        raise OfaEdgeError(
+            f"{name}: outputs differ from the reference by {found.rel:.1e} (at most {TOLERANCE:.0e} is allowed)",
+            hint="another onnxruntime version may be at fault; `ofa-edge doctor` prints which one this is",
+        )
 
 
 def run(model: bytes, inputs: np.ndarray) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""`ofa-edge demo`: the whole pipeline with the embedded supernet, on this machine or a device.
+
+profile -> accuracy and latency models -> select under a budget -> compile -> deploy -> prove
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ofa_edge import settings
+from ofa_edge.cli import deploying, options, profiling
+from ofa_edge.cli.output import Output, fields, milliseconds, size
+
+APP = "demo"
+
+
+def demo(
+    host: options.Host = "local",
+    budget: options.BudgetText = None,
+    seed: options.Seed = 0,
+    python: options.RemotePython = None,
+    root: options.Root = None,
+    accept_new: options.AcceptNew = False,
+    identity: options.Identity = None,
+    as_json: options.Json = False,
+) -> None:
+    """Profile the embedded supernet's blocks, choose a subnet under a budget, deploy it and prove the promise.
+
+    Without --budget it is the median latency of the best subnets this device can run, so it fits everywhere.
+    """
+    from ofa_edge.cli import inputs, selecting
+    from ofa_edge.deploy.assemble import assemble
+    from ofa_edge.device import open_device
+    from ofa_edge.latency.campaign import Task
+    from ofa_edge.latency.conditions import PlanSettings, RunsOn
+    from ofa_edge.search import choose
+    from ofa_edge.search.budget import Budget
+    from ofa_edge.search.frontier import exact_front
+    from ofa_edge.weights import checkpoint as checkpoints
+
+    out = Output(as_json)
+    start = time.monotonic()
+    limits = None if budget is None else Budget.parse(budget)
+    checkpoint = checkpoints.load()
+    space, runs_on = checkpoint.space, RunsOn()
+    accuracy = inputs.accuracy_table(None, space.name, checkpoint, out)
+    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
+    with open_device(host, options=connecting) as session:
+        profiling.say_device(out, session.facts)
+        path = settings.tables_dir(session.facts.device_model) / f"demo-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
+        plan = PlanSettings(seed=seed, quick=True, networks=12)
+        outcome = profiling.measure_table(out, session, path, Task(space, space.resolutions, runs_on, plan))
+        models = inputs.models(outcome.table, accuracy, seed)
+        if limits is None:
+            sizes = choose.shared_resolutions(models.latency.resolutions, models.accuracy)
+            front = exact_front(space, models.latency, models.accuracy, sizes)
+            limits = choose.default_budget(front, models.latency.margin())
+            out.say(f"{len(front)} subnets are best for some budget; taking the middle one's: {limits}")
+        chosen = selecting.choose_exact(models, limits, seed=seed)
+        selection_file = settings.home() / "selections" / f"{path.stem}.json"
+        chosen.selection.write(selection_file)
+        out.say(f"chosen in {chosen.seconds:.2f} s out of {space.count() * len(space.resolutions):,} subnets")
+        bundle = assemble(chosen.selection, checkpoint, app=APP, runs_on=runs_on, conditions=outcome.table.conditions)
+        deployed = deploying.install(
+            session, bundle, out, host=host, reference_ms=models.latency.reference_ms
+        ).as_json()
+        release = f"{session.root}/{APP}/current"
+    value: dict[str, Any] = {
+        **deployed,
+        "table": str(path),
+        "selection": str(selection_file),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    out.result(value, lambda: _story(value, chosen.as_json(), release))
+
+
+def _story(value: dict[str, Any], selected: dict[str, Any], release: str) -> str:
+    """What was promised, what was measured, and where things lie."""
+    arch, predicted = selected["arch"], selected["predicted"]
+    latency = predicted["latency_ms"]
+    return fields(
+        {
+            "subnet": f"{arch['r']} px, depth {' '.join(map(str, arch['d']))}, {predicted['macs'] / 1e6:.0f} M MACs, "
+            f"{size(predicted['weight_bytes'])}",
+            "top-1": f"{100 * predicted['top1']['value']:.1f} %, predicted"
+            f" (proven best of the model: {'yes' if selected['proven_optimal'] else 'no'})",
+            "budget": milliseconds(value["budget_ms"]),
+            "predicted": milliseconds(latency["value"], latency["low"], latency["high"]),
+            "measured": f"{milliseconds(value['measured_ms'])} on the device, median of fresh processes",
+            "promise": value["promise"],
+            "state": f"{value['state']}, release {value['release']}",
+            "model": release,
+            "table": value["table"],
+            "selection": value["selection"],
+            "took": f"{value['seconds']:.0f} s",
+        }
+    )

@@ -1,0 +1,111 @@
+"""`ofa-edge export`: a subnet as a model file, checked against reference outputs before it counts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ofa_edge.cli import options
+from ofa_edge.cli.output import Output, fields, size
+from ofa_edge.errors import OfaEdgeError, UsageError
+from ofa_edge.space import codecs
+from ofa_edge.space.spaces import OFA_LITE0, get_space
+
+
+def export(
+    arch: options.ArchFile,
+    out_file: options.Out,
+    supernet: options.Supernet = "embedded",
+    random_weights: Annotated[
+        int | None, typer.Option("--random-weights", metavar="SEED", help="Random weights instead of --supernet's.")
+    ] = None,
+    space: options.SpaceName = None,
+    format_: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
+    precision: Annotated[str, typer.Option("--precision", help="fp32.")] = "fp32",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="PATH", help="Recalibrate batch norm on these images, instead of the bank."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write one subnet as an ONNX file with batch norm folded, and check its outputs against the reference.
+
+    The reference is our own numpy arithmetic on the same folded arrays, so a wrong node or a runtime's faulty
+    optimisation is found here and not on the device. A file that fails is not written.
+    """
+    from ofa_edge.graph import build, check, onnx, reference
+    from ofa_edge.weights import checkpoint as checkpoints
+    from ofa_edge.weights.random import random_arrays
+
+    out = Output(as_json)
+    if format_ != "onnx" or precision != "fp32":
+        raise UsageError(f"--format {format_} --precision {precision} is not in this version", hint="use onnx and fp32")
+    if random_weights is not None:
+        target = get_space(space or OFA_LITE0.name)
+        (one,) = _single(codecs.read_archs(target, arch))
+        arrays, bn = random_arrays(target.layers(one), random_weights), "none (random weights)"
+    else:
+        checkpoint = checkpoints.load(supernet)
+        target = checkpoint.space
+        (one,) = _single(codecs.read_archs(target, arch))
+        statistics, bn = None, "bank"
+        if data is not None:
+            from ofa_edge.accuracy.recalibrate import Recalibrator
+            from ofa_edge.train import images
+
+            splits = images.split_training(images.load_images(data, "train"), 1000)
+            statistics, bn = Recalibrator(checkpoint, splits.train)(one), "recalibrated"
+        arrays = checkpoint.folded(one, statistics)
+    graph = build.network(target.layers(one), arrays)
+    content = onnx.to_bytes(graph)
+    inputs = reference.golden_inputs(graph, 2, seed=0)
+    parity = check.parity(content, inputs, reference.run(graph, inputs))
+    check.require_equal(parity, str(out_file))
+    _write(out_file, content)
+    value = {
+        "file": str(out_file),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "parity": {"max_abs": parity.max_abs, "rel": parity.rel},
+        "ops": check.operators(content),
+        "partitions": 1,
+        "bn": bn,
+    }
+    out.result(value, lambda: _describe(value))
+
+
+def _single(archs: list[Any]) -> list[Any]:
+    if len(archs) != 1:
+        raise UsageError(f"export writes one subnet, the file holds {len(archs)}", hint="give one arch a file")
+    return archs
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
+
+
+def _describe(value: dict[str, Any]) -> str:
+    return fields(
+        {
+            "file": value["file"],
+            "size": size(value["bytes"]),
+            "sha256": value["sha256"],
+            "parity": f"{value['parity']['rel']:.1e} relative, {value['parity']['max_abs']:.1e} absolute",
+            "operators": ", ".join(f"{count} {name}" for name, count in value["ops"].items()),
+            "batch norm": value["bn"],
+        }
+    )

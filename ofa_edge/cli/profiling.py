@@ -1,0 +1,314 @@
+"""`ofa-edge profile`, `predict` and `measure`: latency tables, what they say, and whether it is true."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ofa_edge import settings
+from ofa_edge.cli import options
+from ofa_edge.cli.output import Output, milliseconds, size, table
+from ofa_edge.errors import UsageError
+from ofa_edge.space import codecs
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.cost import cost
+from ofa_edge.space.spaces import OFA_LITE0, get_space
+
+if TYPE_CHECKING:
+    from device_agents.wire import Facts
+    from ofa_edge.latency.campaign import Step
+    from ofa_edge.latency.conditions import RunsOn
+    from ofa_edge.latency.outcome import Outcome
+    from ofa_edge.latency.trials import Trial
+    from ofa_edge.latency.workload import Source
+
+_Networks = Annotated[
+    int, typer.Option("--networks", min=0, help="Whole networks to calibrate the prediction on; 8 to 20 are useful.")
+]
+
+
+def profile(
+    host: options.Host,
+    space: options.SpaceName = None,
+    resolutions: options.Resolutions = None,
+    runtime: options.Runtime = "onnxruntime",
+    threads: options.Threads = 1,
+    cores: options.Cores = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter measurements, wider intervals.")] = False,
+    networks: _Networks = 12,
+    holdout: Annotated[
+        int, typer.Option("--holdout", min=0, help="Further networks that only judge the prediction.")
+    ] = 0,
+    max_minutes: Annotated[
+        float | None, typer.Option("--max-minutes", min=0.1, help="Stop then; --resume goes on.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 6 where the table is not trustworthy.")] = False,
+    seed: options.Seed = 0,
+    out_file: options.MaybeOut = None,
+    resume: options.Resume = False,
+    python: options.RemotePython = None,
+    root: options.Root = None,
+    accept_new: options.AcceptNew = False,
+    identity: options.Identity = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure every different block of a space on a device, and whole networks to calibrate their sum.
+
+    Results are appended to the table as they come: Ctrl-C keeps them and --resume goes on.
+    """
+    from ofa_edge.device import open_device
+    from ofa_edge.latency.campaign import Task
+    from ofa_edge.latency.conditions import PlanSettings, RunsOn
+
+    out = Output(as_json)
+    target = get_space(space or OFA_LITE0.name)
+    settings_ = PlanSettings(seed=seed, quick=quick, networks=networks, holdout=holdout)
+    mask = options.cores(cores)
+    runs_on = RunsOn(runtime, threads, None if mask is None else tuple(mask))
+    sizes = options.resolutions(resolutions, target.resolutions)
+    task = Task(target, sizes, runs_on, settings_)
+    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
+    with open_device(host, options=connecting) as session:
+        facts = session.facts
+        path = out_file or default_table_path(facts, runs_on, target, quick)
+        if out_file is None and path.exists() and not resume:
+            path = path.with_name(f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
+        say_device(out, facts)
+        outcome = measure_table(out, session, path, task, resume=resume, max_minutes=max_minutes)
+    if strict:
+        outcome.require_good()
+    out.result(outcome.as_json(), lambda: describe(outcome))
+
+
+def default_table_path(facts: Facts, runs_on: RunsOn, space: Space, quick: bool) -> Path:
+    """`<home>/tables/<device model>/<space>-<runtime>-t<threads>[-quick].jsonl`."""
+    name = f"{space.name}-{runs_on.runtime}-t{runs_on.threads}{'-quick' if quick else ''}.jsonl"
+    return settings.tables_dir(facts.device_model) / name
+
+
+def say_device(out: Output, facts: Facts) -> None:
+    """One line about the device, and a warning where its times mean nothing."""
+    runtimes = ", ".join(f"{name} {version}" for name, version in facts.runtimes.items()) or "no runtime"
+    out.say(f"{facts.device_model}: {facts.soc}, {facts.cores} cores, governor {facts.governor}, {runtimes}")
+    if facts.emulated:
+        out.warning("this device is emulated: its times say nothing about the real one")
+
+
+def measure_table(
+    out: Output, session: Any, path: Path, task: Any, *, resume: bool = False, max_minutes: float | None = None
+) -> Outcome:
+    """Run a campaign under a progress bar. Raises as latency.campaign.run."""
+    from ofa_edge.latency import campaign
+
+    with _CampaignBar(out) as bar:
+        return campaign.run(session, path, task, resume=resume, max_minutes=max_minutes, on_step=bar)
+
+
+class _CampaignBar:
+    """Opens the bar at the first step, when the number of measurements is known."""
+
+    def __init__(self, out: Output):
+        self._out = out
+        self._context: Any = None
+        self._bar: Any = None
+        self._done = 0
+
+    def __enter__(self) -> _CampaignBar:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._context is not None:
+            self._context.__exit__(*error)
+
+    def __call__(self, step: Step) -> None:
+        if self._bar is None:
+            self._context = self._out.progress("profile", step.total)
+            self._bar = self._context.__enter__()
+        detail = step.kind if step.ms is None else f"{step.kind} {step.ms:.3f} ms"
+        self._bar.advance(step.done - self._done, detail)
+        self._done = step.done
+
+
+def describe(outcome: Outcome) -> str:
+    """The table's summary for people."""
+    value = outcome.as_json()
+    blocks, fit = value["blocks"], value["fit"]
+    error = fit["loo_error_pct"]
+    lines = [
+        f"table      {value['table']}",
+        f"blocks     {blocks['measured']} of {blocks['distinct']} measured, {blocks['failed']} failed",
+        f"networks   {value['networks']}; prediction: {' + '.join(fit['terms'])}, "
+        + ("no error known" if error is None else f"{error:.1f} % leave-one-out error"),
+        f"took       {value['seconds']:.0f} s, {size(value['bytes_pushed'])} sent",
+        f"verdict    {value['verdict']}",
+    ]
+    if value.get("held_out"):
+        held = value["held_out"]
+        lines.append(f"held out   {held['networks']} networks, {held['mape_pct']:.1f} % mean error")
+    lines += [f"note       {notice['text'] if isinstance(notice, dict) else notice}" for notice in value["notices"]]
+    if not outcome.finished:
+        lines.append("           not finished: run the same command with --resume")
+    return "\n".join(lines)
+
+
+def predict(
+    arch: options.ArchFile,
+    table_file: options.LatencyTableFile = None,
+    confidence: options.Confidence = 0.95,
+    as_json: options.Json = False,
+) -> None:
+    """The latency of archs from a table, with intervals; no device and no weights are needed."""
+    from ofa_edge.cli.inputs import named_latency_table
+    from ofa_edge.latency.model import LatencyModel
+
+    out = Output(as_json)
+    found = named_latency_table(table_file, None, out)
+    model = LatencyModel.from_table(found)
+    space = get_space(found.header.space)
+    rows = []
+    for prediction in model.predict(codecs.read_archs(space, arch), confidence):
+        costs = cost(space.blocks(prediction.arch))
+        rows.append(
+            {
+                "arch": codecs.encode(space, prediction.arch),
+                "latency_ms": None if prediction.latency is None else prediction.latency.as_json(),
+                "macs": costs.macs,
+                "params": costs.params,
+                "weight_bytes": costs.weight_bytes,
+                "peak_activation_bytes": costs.peak_activation_bytes,
+                "missing": list(prediction.missing),
+            }
+        )
+    out.result(rows, lambda: _predictions_text(rows))
+
+
+def _predictions_text(rows: Sequence[dict[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        latency = row["latency_ms"]
+        cells.append(
+            [
+                row["arch"]["r"],
+                "-" if latency is None else milliseconds(latency["value"], latency["low"], latency["high"]),
+                f"{row['macs'] / 1e6:.1f} M",
+                size(row["weight_bytes"]),
+                size(row["peak_activation_bytes"]),
+                len(row["missing"]),
+            ]
+        )
+    return table(["r", "latency", "MACs", "weights", "peak activation", "missing blocks"], cells)
+
+
+def measure(
+    host: options.Host,
+    arch: options.MaybeArchFile = None,
+    model: Annotated[Path | None, typer.Option("--model", metavar="FILE", help="An ONNX file of fixed shape.")] = None,
+    supernet: options.Supernet = "embedded",
+    random_weights: Annotated[
+        int | None, typer.Option("--random-weights", metavar="SEED", help="Random weights instead of --supernet's.")
+    ] = None,
+    space: options.SpaceName = None,
+    runtime: options.Runtime = "onnxruntime",
+    threads: options.Threads = 1,
+    cores: options.Cores = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes a network.")] = 5,
+    table_file: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="FILE", help="A latency table whose anchor reference anchored_ms is held to."),
+    ] = None,
+    python: options.RemotePython = None,
+    root: options.Root = None,
+    accept_new: options.AcceptNew = False,
+    identity: options.Identity = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure whole networks on a device in fresh processes, interleaved with an anchor network."""
+    from ofa_edge.device import open_device
+    from ofa_edge.latency import plan, trials, workload
+    from ofa_edge.latency.conditions import RunsOn, conditions, require_match
+    from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.latency.table import LatencyTable
+
+    out = Output(as_json)
+    options.exactly_one(arch=arch, model=model)
+    target, archs, sources = _sources(arch, model, supernet, random_weights, space)
+    mask = options.cores(cores)
+    runs_on = RunsOn(runtime, threads, None if mask is None else tuple(mask))
+    reference, sizes, found = None, target.resolutions, None
+    if table_file is not None:
+        found = LatencyTable.read(table_file)
+        latency = LatencyModel.from_table(found)
+        reference, sizes = latency.reference_ms, tuple(found.header.resolutions)
+    anchor = workload.network_source(target, plan.middle(target, sizes))
+    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
+    with open_device(host, options=connecting) as session:
+        say_device(out, session.facts)
+        if found is not None:
+            require_match(found.conditions, conditions(session.facts, runs_on), names=(str(table_file), "this device"))
+        with out.progress("measure", len(sources) * processes) as bar:
+
+            def on_process(key: str, trial: Trial) -> None:
+                bar.advance(0 if trial.attempt > 1 else 1, key)
+
+            results = trials.measure_networks(
+                session,
+                sources,
+                runs_on=runs_on,
+                processes=processes,
+                anchor=anchor,
+                reference_ms=reference,
+                on_process=on_process,
+            )
+    rows = [
+        {"arch": None if one is None else codecs.encode(target, one), **result.as_json()}
+        for one, result in zip(archs, results, strict=True)
+    ]
+    out.result(rows, lambda: _measured_text(rows))
+
+
+def _sources(
+    arch: str | None, model: Path | None, supernet: str, random_weights: int | None, space: str | None
+) -> tuple[Space, list[Arch | None], dict[str, Source]]:
+    """The space, the archs (None for a model file), and where each model comes from, in the same order."""
+    from ofa_edge.graph import check, subnet
+    from ofa_edge.latency.workload import Source, network_source
+    from ofa_edge.weights import checkpoint as checkpoints
+
+    if model is not None:
+        try:
+            content = model.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read {model}: {error.strerror}", hint="--model takes an ONNX file") from error
+        check.load(content)
+        return get_space(space or OFA_LITE0.name), [None], {model.name: Source(lambda: content)}
+    if random_weights is not None:
+        target, seed = get_space(space or OFA_LITE0.name), random_weights
+        archs = codecs.read_archs(target, str(arch))
+        return target, list(archs), {str(i): network_source(target, one, seed) for i, one in enumerate(archs)}
+    checkpoint = checkpoints.load(supernet)
+    archs = codecs.read_archs(checkpoint.space, str(arch))
+
+    def maker(one: Arch) -> Source:
+        return Source(lambda: subnet.to_onnx(checkpoint, one))
+
+    return checkpoint.space, list(archs), {str(i): maker(one) for i, one in enumerate(archs)}
+
+
+def _measured_text(rows: Sequence[dict[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        figures, anchored = row["latency_ms"], row["anchored_ms"]
+        cells.append(
+            [
+                "-" if row["arch"] is None else row["arch"]["r"],
+                row["failed"] or milliseconds(figures["median"], figures["low"], figures["high"]),
+                "-" if anchored is None else milliseconds(anchored["median"]),
+                row["repeats"],
+                " ".join(row["flags"]),
+            ]
+        )
+    return table(["r", "median of processes", "anchored", "repeats", "flags"], cells)

@@ -1,0 +1,120 @@
+"""`ofa-edge select`: the best subnet that a device can run inside a budget, from tables alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ofa_edge.cli import options
+from ofa_edge.cli.output import Output, fields, milliseconds, size
+from ofa_edge.errors import UsageError
+
+STRATEGIES = ("exact", "table")
+
+
+def select(
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M.")
+    ],
+    latency_table: Annotated[
+        Path | None, typer.Option("--latency-table", metavar="FILE", help="The newest measured from here if left out.")
+    ] = None,
+    accuracy_table: Annotated[
+        Path | None, typer.Option("--accuracy-table", metavar="FILE", help="The supernet's own if left out.")
+    ] = None,
+    supernet: options.Supernet = "embedded",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            help="exact: the optimum over the whole space of an additive accuracy model; table: the best subnet "
+            "that was measured.",
+        ),
+    ] = "exact",
+    confidence: options.Confidence = 0.95,
+    top: Annotated[int, typer.Option("--top", min=0, help="How many alternatives to list.")] = 5,
+    seed: options.Seed = 0,
+    out_file: options.MaybeOut = None,
+    as_json: options.Json = False,
+) -> None:
+    """Choose the subnet with the best predicted accuracy whose latency's upper bound fits the budget.
+
+    An infeasible budget is answered at once (exit 3) with the nearest subnet and a budget that it fits.
+    """
+    from ofa_edge.cli import inputs
+    from ofa_edge.search import choose
+    from ofa_edge.search.budget import Budget
+    from ofa_edge.weights import checkpoint as checkpoints
+
+    out = Output(as_json)
+    if strategy not in STRATEGIES:
+        raise UsageError(f"there is no strategy {strategy!r}", hint=f"use one of: {', '.join(STRATEGIES)}")
+    limits = Budget.parse(budget)
+    checkpoint = None if accuracy_table is not None else checkpoints.load(supernet)
+    latency = inputs.named_latency_table(latency_table, checkpoint.space.name if checkpoint else None, out)
+    accuracy = inputs.accuracy_table(accuracy_table, latency.header.space, checkpoint, out)
+    models = inputs.models(latency, accuracy, seed)
+    if strategy == "table":
+        chosen = choose.choose_measured(
+            models.latency.space,
+            models.latency,
+            accuracy,
+            limits,
+            inputs=models.inputs,
+            confidence=confidence,
+            top=top,
+        )
+    else:
+        chosen = choose_exact(models, limits, confidence=confidence, seed=seed, top=top)
+    if out_file is not None:
+        chosen.selection.write(out_file)
+    value = chosen.as_json()
+    out.result(value, lambda: describe(value, out_file))
+
+
+def choose_exact(models: Any, budget: Any, *, confidence: float = 0.95, seed: int = 0, top: int = 5) -> Any:
+    """Strategy exact on fitted models. Raises as search.choose.choose."""
+    from ofa_edge.search import choose
+
+    return choose.choose(
+        models.latency.space,
+        models.latency,
+        models.accuracy,
+        budget,
+        resolutions=choose.shared_resolutions(models.latency.resolutions, models.accuracy),
+        inputs=models.inputs,
+        confidence=confidence,
+        seed=seed,
+        top=top,
+    )
+
+
+def describe(value: dict[str, Any], file: Path | None = None) -> str:
+    """A selection for people."""
+    arch, predicted = value["arch"], value["predicted"]
+    latency, top1 = predicted["latency_ms"], predicted["top1"]
+    lines = {
+        "resolution": str(arch["r"]),
+        "depth": " ".join(map(str, arch["d"])),
+        "kernel": " ".join(map(str, arch["ks"])),
+        "expand": " ".join(map(str, arch["e"])),
+        "latency": milliseconds(latency["value"], latency["low"], latency["high"]),
+        "top-1": f"{100 * top1['value']:.1f} % ({100 * top1['low']:.1f} to {100 * top1['high']:.1f}), "
+        + ("predicted" if value["strategy"] == "exact" else "measured on the table's images"),
+        "MACs": f"{predicted['macs'] / 1e6:.1f} M",
+        "weights": size(predicted["weight_bytes"]),
+        "optimal": ("proven" if value["proven_optimal"] else f"bound {100 * value['bound']:.2f} %")
+        + f", {value['seconds']:.2f} s",
+        "model": value["model"],
+    }
+    for index, other in enumerate(value["alternatives"], 1):
+        theirs = other["predicted"]
+        lines[f"next {index}"] = (
+            f"{100 * theirs['top1']['value']:.1f} %, "
+            f"{milliseconds(theirs['latency_ms']['value'], theirs['latency_ms']['low'], theirs['latency_ms']['high'])}"
+        )
+    if file is not None:
+        lines["selection"] = str(file)
+    return fields(lines)

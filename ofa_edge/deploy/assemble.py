@@ -1,0 +1,102 @@
+"""A selection and a checkpoint become a bundle; and the function that measures a bundle's promise.
+
+In: what was chosen, the weights it is cut from, how it will run. Out: a Bundle whose golden outputs come from the
+reference arithmetic and whose model was checked against them here, before any device sees it.
+"""
+
+from __future__ import annotations
+
+from device_agents import wire
+from ofa_edge.deploy import bundle as bundles
+from ofa_edge.deploy.bundle import Bundle, Promise, Tensors
+from ofa_edge.deploy.manifest import MODEL, Budget, Manifest, Predicted, Sources
+from ofa_edge.deploy.outcome import Measure, Timing
+from ofa_edge.errors import BadFile
+from ofa_edge.graph import build, check, onnx, reference
+from ofa_edge.latency import plan, trials, workload
+from ofa_edge.latency.conditions import Conditions, RunsOn
+from ofa_edge.latency.table import DISTURBING
+from ofa_edge.search.selection import Selection
+from ofa_edge.space.arch import Space
+from ofa_edge.weights.checkpoint import Checkpoint
+
+# Fresh processes of a trial: the median of five bears two bad ones.
+TRIAL_PROCESSES = 5
+
+_GOLDEN_SEED = 0
+
+
+def assemble(
+    selection: Selection, checkpoint: Checkpoint, *, app: str, runs_on: RunsOn, conditions: Conditions | None
+) -> Bundle:
+    """Cut, fold, write, check and pack the selected subnet.
+
+    Args:
+        conditions: those of the latency table the selection was made with; None where it is not at hand, and then
+            the device's state cannot be held against it.
+
+    Raises:
+        BadFile: the selection was made for another checkpoint.
+        OfaEdgeError: the model does not compute what the reference does.
+        UsageError: `app` is not a plain name.
+    """
+    if (made_for := selection.inputs.get("supernet")) not in (None, checkpoint.sha256):
+        raise BadFile(
+            f"the selection was made for checkpoint {str(made_for)[:12]}, this one is {checkpoint.sha256[:12]}",
+            hint="select again, or name the checkpoint it was made for with --supernet",
+        )
+    graph = build.network(checkpoint.space.layers(selection.arch), checkpoint.folded(selection.arch))
+    model = onnx.to_bytes(graph)
+    inputs = reference.golden_inputs(graph, 1, _GOLDEN_SEED)
+    outputs = reference.run(graph, inputs)
+    check.require_equal(check.parity(model, inputs, outputs), "the compiled model")
+    estimate = selection.latency_ms
+    promise = Promise(
+        budget=Budget.model_validate(selection.budget.as_json()),
+        predicted=Predicted(value=estimate.value, low=estimate.low, high=estimate.high),
+        top1=100 * selection.top1.value,
+        conditions=conditions,
+        sources=Sources(
+            checkpoint=checkpoint.sha256,
+            latency_table=selection.inputs.get("latency-table"),
+            accuracy_table=selection.inputs.get("accuracy-table"),
+            bn="bank",
+        ),
+    )
+    return bundles.build(
+        app=app,
+        space=checkpoint.space,
+        arch=selection.arch,
+        model=model,
+        golden=Tensors(inputs, outputs),
+        labels=checkpoint.metadata.labels,
+        runs_on=runs_on,
+        promise=promise,
+    )
+
+
+def measurer(device: workload.Device, bundle: Bundle, space: Space, reference_ms: float | None) -> Measure:
+    """Measures a bundle's model as promises are judged: raw medians of fresh processes, interleaved with the anchor.
+
+    Args:
+        reference_ms: the anchor's latency in the table the promise was made with; trials with the anchor off it are
+            repeated.
+    """
+    anchor = workload.network_source(space, plan.middle(space, space.resolutions))
+
+    def measure(manifest: Manifest) -> Timing | wire.Failed:
+        (found,) = trials.measure_networks(
+            device,
+            {manifest.release: workload.Source(lambda: bundle.files[MODEL])},
+            runs_on=manifest.runs.runs_on(),
+            processes=TRIAL_PROCESSES,
+            anchor=anchor,
+            reference_ms=reference_ms,
+            effort=plan.QUICK,
+        )
+        if found.figures is None:
+            return wire.Failed(manifest.release, found.failed or "no process gave a result")
+        disturbing = DISTURBING | {trials.ANCHOR_OFF}
+        return Timing(found.figures.median, tuple(flag for flag in found.flags if flag in disturbing))
+
+    return measure
