@@ -49,7 +49,12 @@ class Holder:
 
 def holder(path: Path) -> Holder | None:
     """The holder the record names, living or not; None for no record or a torn one."""
-    return _parse(b"".join(chunks_of(path, _MAX_RECORD))) if os.path.lexists(path) else None
+    try:
+        return _parse(b"".join(chunks_of(path, _MAX_RECORD)))
+    except AgentError as error:
+        if error.kind == "bad-file":  # missing, or larger than any record
+            return None
+        raise
 
 
 def take(disk: Disk, path: Path, name: str) -> Holder | None:

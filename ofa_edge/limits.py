@@ -26,6 +26,8 @@ class Limits:
         pack_bytes: blobs that travel in one transfer.
         request_jobs: measure jobs in one request.
         ssh_config_bytes: output of `ssh -G`, and a known_hosts file.
+        manifest_bytes: a bundle's manifest; the agent has the same cap.
+        bundle_file_bytes: any other file of a bundle.
     """
 
     connect_seconds: float = 15.0
@@ -41,6 +43,8 @@ class Limits:
     pack_bytes: int = 64 << 20
     request_jobs: int = 200
     ssh_config_bytes: int = 4 << 20
+    manifest_bytes: int = 256 << 10
+    bundle_file_bytes: int = 256 << 20
 
 
 LIMITS = Limits()
