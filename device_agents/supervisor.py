@@ -57,6 +57,7 @@ class Supervisor:
         self._streaming: int | None = None
         self._cancelled = threading.Event()
         self._stopping = threading.Event()
+        self._ended = threading.Event()
 
     def serve(self, requests: BinaryIO) -> None:
         """Answer until `requests` ends, a line in it is malformed, or nothing comes for IDLE_SECONDS."""
@@ -71,6 +72,7 @@ class Supervisor:
             return
         finally:
             self._drop_worker()
+            self._ended.set()
 
     # ----------------------------------------------------------------------------- the other thread
 
@@ -91,9 +93,8 @@ class Supervisor:
         self._stopping.set()
         self._kill_worker()
         self._queue.put(None)
-        # Not joined by a normal end of the process: this thread is a daemon.
-        threading.Event().wait(STOP_SECONDS)
-        os._exit(1)
+        if not self._ended.wait(STOP_SECONDS):
+            os._exit(1)
 
     def _kill_worker(self) -> None:
         worker = self._worker

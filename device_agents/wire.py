@@ -66,8 +66,16 @@ class AgentError(Exception):
 
 
 def to_wire(value: Any) -> dict[str, Any]:
-    """The JSON object of one of this module's dataclasses."""
-    return asdict(value)
+    """The JSON object of one of this module's dataclasses: what a peer will read, with lists for tuples."""
+    plain = _plain(asdict(value))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True)

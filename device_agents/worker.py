@@ -23,7 +23,6 @@ from device_agents.root import Root
 RUNTIMES = {"onnxruntime": "onnxruntime_cpu"}
 """Runtime name on the wire -> module in runtimes/."""
 
-_KEPT = 2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -34,7 +33,8 @@ class Worker:
         self._root = root
         self._clock = clock
         self._runtimes: dict[str, Any] = dict(runtimes or {})
-        self._kept: dict[tuple[Any, ...], Any] = {}
+        self._anchor: tuple[Any, Any] = (None, None)  # key, model
+        self._sentinel: tuple[Any, Any] = (None, None)
         self._seen: set[tuple[Any, ...]] = set()
         self._cores = os.sched_getaffinity(0)
 
@@ -125,18 +125,19 @@ class Worker:
     def _model(
         self, runtime: Any, job: wire.MeasureJob, sha256: str, shape: Mapping[str, int], *, keep: bool = False
     ) -> Any:
-        """A prepared model. Anchors are kept for the next job, and so is what is asked for a second time
-        (the sentinel); at most _KEPT of them."""
+        """A prepared model. The last anchor (`keep`) stays for the next job, and so does the last model that was
+        asked for a second time: the sentinel."""
         cores = None if job.cores is None else tuple(job.cores)
         key = (job.runtime, sha256, tuple(sorted(shape.items())), job.threads, cores)
-        if key in self._kept:
-            return self._kept[key]
+        for kept, model in (self._anchor, self._sentinel):
+            if kept == key:
+                return model
         model = runtime.Model(self._root.read_blob(sha256), shape, job.threads)
         model.prepare()
-        if keep or key in self._seen:
-            while len(self._kept) >= _KEPT:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = model
+        if keep:
+            self._anchor = (key, model)
+        elif key in self._seen:
+            self._sentinel = (key, model)
         self._seen.add(key)
         return model
 

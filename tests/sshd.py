@@ -1,4 +1,4 @@
-"""A real OpenSSH server on loopback, with its own keys and configuration, for tests of everything that goes over ssh."""
+"""A real OpenSSH server on loopback with keys of its own, for tests of everything that goes over ssh."""
 
 from __future__ import annotations
 

@@ -109,7 +109,9 @@ def test_a_run_longer_than_the_limit_still_gives_one_sample_and_says_so() -> Non
 
 def test_a_stolen_cpu_and_preemption_are_flagged() -> None:
     starved, preempted = ScriptedClock(busy=0.9), ScriptedClock(switches_a_second=500)
-    runs = [timing.time_alone(c.runs(lambda: 9.0), target_rel=0.02, max_seconds=3, clock=c) for c in (starved, preempted)]
+    runs = [
+        timing.time_alone(c.runs(lambda: 9.0), target_rel=0.02, max_seconds=3, clock=c) for c in (starved, preempted)
+    ]
     assert runs[0].flags == ("cpu-starved",)
     assert runs[0].cpu_over_wall == pytest.approx(0.9, rel=1e-3)
     assert runs[1].flags == ("preempted",)
@@ -122,7 +124,11 @@ def test_beside_an_anchor_the_ratio_survives_a_drifting_machine() -> None:
         return 1 + 0.3 * math.sin(clock.time / 1e9 * math.pi)
 
     timed = timing.time_beside(
-        clock.runs(lambda: 4.0 * speed()), clock.runs(lambda: 2.0 * speed()), target_rel=0.02, max_seconds=30, clock=clock
+        clock.runs(lambda: 4.0 * speed()),
+        clock.runs(lambda: 2.0 * speed()),
+        target_rel=0.02,
+        max_seconds=30,
+        clock=clock,
     )
     assert timed.ratio is not None
     assert timed.ratio.median == pytest.approx(2.0, rel=0.01)

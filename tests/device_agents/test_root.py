@@ -1,0 +1,91 @@
+"""Blobs on the device: nothing is there under a name that is not the hash of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from device_agents.root import Root
+from device_agents.wire import AgentError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    made = Root(str(tmp_path))
+    made.prepare()
+    return made
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def arrive(root: Root, pack: bytes) -> str:
+    name = sha256_of(pack)
+    Path(root.path, "incoming", f"{name}.pack").write_bytes(pack)
+    return name
+
+
+def entry(data: bytes) -> bytes:
+    return b"%s %d\n%s" % (sha256_of(data).encode(), len(data), data)
+
+
+def test_a_pack_becomes_blobs_and_is_gone(root: Root) -> None:
+    blobs = [b"one", b"", b"two\n" * 1000]
+    assert root.unpack(arrive(root, b"".join(map(entry, blobs)))) == 3
+    assert [root.read_blob(sha256_of(data)) for data in blobs] == blobs
+    assert root.missing([sha256_of(b"one"), sha256_of(b"other")]) == [sha256_of(b"other")]
+    assert os.listdir(os.path.join(root.path, "incoming")) == []
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        entry(b"good") + entry(b"cut short")[:-2],
+        entry(b"good") + b"%s %d\n%s" % (sha256_of(b"x").encode(), 3, b"not"),
+        entry(b"good") + b"../../etc/passwd 3\nabc",
+        entry(b"good") + b"%s -1\n" % sha256_of(b"").encode(),
+        entry(b"good") + b"%s 99999999999\n" % sha256_of(b"").encode(),
+        entry(b"good") + b"\xff" * 200,
+    ],
+)
+def test_a_malformed_pack_leaves_only_whole_blobs(root: Root, pack: bytes) -> None:
+    with pytest.raises(AgentError) as caught:
+        root.unpack(arrive(root, pack))
+    assert caught.value.kind == "bad-file"
+    assert os.listdir(os.path.join(root.path, "blobs")) == [sha256_of(b"good")]
+    assert os.listdir(os.path.join(root.path, "incoming")) == []
+
+
+def test_a_transfer_that_never_came_is_an_error(root: Root) -> None:
+    with pytest.raises(AgentError, match="did not arrive"):
+        root.unpack("0" * 64)
+
+
+def test_a_damaged_blob_is_refused_and_removed(root: Root) -> None:
+    root.unpack(arrive(root, entry(b"model")))
+    name = sha256_of(b"model")
+    Path(root.blob_path(name)).write_bytes(b"mod3l")
+    with pytest.raises(AgentError, match="damaged"):
+        root.read_blob(name)
+    assert root.missing([name]) == [name]
+
+
+@pytest.mark.parametrize("name", ["../agent/x", "/etc/passwd", "", "A" * 64, "0" * 63, "0" * 64 + "\n"])
+def test_only_a_hash_becomes_a_path(root: Root, name: str) -> None:
+    for use in (root.blob_path, root.read_blob, root.unpack):
+        with pytest.raises(AgentError, match="not a sha256"):
+            use(name)
+
+
+def test_a_transfer_nobody_finished_is_dropped_after_a_day(root: Root) -> None:
+    old, new = (Path(root.path, "incoming", name) for name in ("old.part", "new.part"))
+    for path in (old, new):
+        path.write_bytes(b"x")
+    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    root.prepare()
+    assert (old.exists(), new.exists()) == (False, True)
