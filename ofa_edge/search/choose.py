@@ -27,7 +27,7 @@ from ofa_edge.space.arch import Arch, Space, StageChoice
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import Cost, cost
 
-_DIGITS = 6  # of shares and of ms: nanoseconds
+_DIGITS = 9  # of shares and of ms, as fine as the front's own steps
 
 
 class Latency(BlockLatencies, Protocol):

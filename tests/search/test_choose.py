@@ -1,0 +1,237 @@
+"""Choosing gives the best subnet whose promise holds, says how sure it is, and refuses with a way out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
+from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
+from ofa_edge.latency.model import Estimate
+from ofa_edge.search.budget import Budget
+from ofa_edge.search.choose import choose, choose_measured, default_budget, shared_resolutions
+from ofa_edge.search.frontier import exact_front
+from ofa_edge.space.block import Block
+from tests.search.doubles import SMALL, DrawnLatency, DrawnScores, keeps, listed
+
+INPUTS = {"latency-table": "1" * 64, "accuracy-table": "2" * 64}
+
+
+def counts(seed, archs, n=1000):
+    """Right answers whose log-odds are the drawn scores, and a little noise."""
+    rng, scores = np.random.default_rng(seed), DrawnScores(seed)
+    odds = np.array([scores.score(arch) for arch in archs]) - 0.5 + rng.normal(0, 0.02, len(archs))
+    return np.rint(n / (1 + np.exp(-odds))).astype(int)
+
+
+@pytest.fixture(scope="module")
+def accuracy():
+    archs = [SMALL.sample(np.random.default_rng(i)) for i in range(200)]
+    return AdditiveAccuracy.fit_rows(SMALL, archs, counts(1, archs), [1000] * len(archs))
+
+
+def chosen_at(budget, latency, accuracy, **more):
+    return choose(SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, **more)
+
+
+@cache
+def predicted(accuracy, arch):
+    return accuracy.top1(accuracy.score(arch))
+
+
+def upper(latency, subnet):
+    estimate = latency.estimate(subnet.blocks)
+    return estimate.value if estimate.high is None else estimate.high
+
+
+@given(seed=st.integers(0, 10**6), share=st.floats(0, 1), width=st.sampled_from([0.0, 0.08]), macs=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_no_listed_subnet_that_fits_is_better(accuracy, seed, share, width, macs):
+    latency = DrawnLatency(seed, width=width)
+    values = sorted(latency.value(subnet.blocks) * (1 + width) for subnet in listed(SMALL))
+    budget = Budget(
+        latency_ms=values[int(share * (len(values) - 1))] * (1 + 1e-7),
+        macs=int(np.median([subnet.cost.macs for subnet in listed(SMALL)])) if macs else None,
+    )
+    fitting = [
+        subnet
+        for subnet in listed(SMALL)
+        if latency.value(subnet.blocks) * (1 + width) <= budget.latency_ms and keeps(subnet.cost, budget)
+    ]
+    if not fitting:
+        with pytest.raises(InfeasibleBudget):
+            chosen_at(budget, latency, accuracy)
+        return
+    best = max(predicted(accuracy, subnet.arch) for subnet in fitting)
+    selection = chosen_at(budget, latency, accuracy).selection
+    assert selection.top1.value == pytest.approx(best, abs=1e-6)
+    assert selection.bound == selection.top1.value
+    assert selection.proven_optimal
+    assert selection.latency_ms.high is None or selection.latency_ms.high <= budget.latency_ms
+    assert selection.arch in [subnet.arch for subnet in fitting]
+
+
+def test_a_selection_says_what_it_is(accuracy):
+    latency = DrawnLatency(3, width=0.05)
+    budget = Budget(latency_ms=9.0, macs=600_000)
+    found = chosen_at(budget, latency, accuracy, top=3, seed=9)
+    selection = found.selection
+    subnet = next(subnet for subnet in listed(SMALL) if subnet.arch == selection.arch)
+    assert selection.cost == subnet.cost
+    assert selection.latency_ms.value == pytest.approx(latency.value(subnet.blocks), abs=1e-6)
+    assert (selection.inputs, selection.seed, selection.strategy) == (INPUTS, 9, "exact")
+    for said in ("960 subnets", "latency=9ms,macs=600000", "1.050", "95%", "RMSE"):
+        assert said in selection.model
+    assert found.seconds > 0
+    # Alternatives fit too, each a little worse than the one before.
+    tops = [selection.top1.value, *(a.top1.value for a in found.alternatives)]
+    assert len(found.alternatives) == 3
+    assert tops == sorted(tops, reverse=True)
+    assert all(a.latency_ms.high <= 9.0 and a.cost.macs <= 600_000 for a in found.alternatives)
+    value = found.as_json()
+    assert {"arch", "predicted", "model", "proven_optimal", "bound", "seconds", "alternatives", "inputs"} <= set(value)
+    assert set(value["predicted"]) == {
+        "top1", "latency_ms", "macs", "params", "weight_bytes", "peak_activation_bytes",
+    }  # fmt: skip
+
+
+def test_the_same_inputs_choose_the_same_bytes(accuracy):
+    budget = Budget(latency_ms=8.0, memory_bytes=120_000)
+    first, second = (chosen_at(budget, DrawnLatency(3, width=0.05), accuracy).selection for _ in range(2))
+    assert first.to_bytes() == second.to_bytes()
+
+
+@dataclass(frozen=True)
+class OneWide(DrawnLatency):
+    """A model whose margin is no bound: the interval of one subnet is wider than it says."""
+
+    wide: tuple[Block, ...] = ()
+
+    def estimate(self, blocks, confidence=0.95):
+        value = self.value(blocks)
+        return Estimate(value, value, value * (1.5 if blocks == self.wide else 1.0))
+
+
+def test_the_subnets_own_interval_has_the_last_word(accuracy):
+    """Where the best subnet's own bound breaks the budget the next one is taken, and no optimum is claimed."""
+    budget = Budget(latency_ms=8.0)
+    plain = chosen_at(budget, OneWide(3), accuracy)
+    found = chosen_at(budget, OneWide(3, wide=SMALL.blocks(plain.selection.arch)), accuracy)
+    assert plain.selection.proven_optimal
+    assert found.selection.arch == plain.alternatives[0].arch
+    assert not found.selection.proven_optimal
+    assert found.selection.bound == plain.selection.top1.value > found.selection.top1.value
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    latency_ms=st.floats(0.01, 3),
+    size=st.none() | st.integers(1, 30_000),
+    memory=st.none() | st.integers(1, 60_000),
+    width=st.sampled_from([0.0, 0.06]),
+)
+@settings(max_examples=30, deadline=None)
+def test_an_infeasible_budget_is_refused_with_one_that_works(accuracy, seed, latency_ms, size, memory, width):
+    latency = DrawnLatency(seed, width=width)
+    budget = Budget(latency_ms=latency_ms, size_bytes=size, memory_bytes=memory)
+    with pytest.raises(InfeasibleBudget) as caught:
+        chosen_at(budget, latency, accuracy)
+    error = caught.value
+    assert error.code == 3
+    assert str(budget) in error.message
+    assert "top1" not in error.details["nearest"]["predicted"]
+    needed = Budget(**error.details["needed"])
+    assert error.hint == f"try --budget {needed}"
+    assert needed != budget
+    for name, limit in budget.as_json().items():
+        assert error.details["needed"][name] >= limit
+    chosen = chosen_at(needed, latency, accuracy).selection
+    assert chosen.latency_ms.value <= needed.latency_ms
+
+
+def test_the_nearest_names_the_limit_that_is_in_the_way(accuracy):
+    """Only what has to grow grows: a feasible latency stays as it was asked for."""
+    with pytest.raises(InfeasibleBudget) as caught:
+        chosen_at(Budget(latency_ms=50.0, size_bytes=1000), DrawnLatency(3), accuracy)
+    smallest = min(subnet.cost.weight_bytes for subnet in listed(SMALL))
+    assert caught.value.details["needed"] == {"latency_ms": 50.0, "size_bytes": smallest}
+
+
+def test_the_default_budget_is_feasible_and_leaves_a_choice(accuracy):
+    latency = DrawnLatency(5, width=0.05)
+    front = exact_front(SMALL, latency, accuracy, SMALL.resolutions)
+    budget = default_budget(front, latency.margin())
+    chosen = chosen_at(budget, latency, accuracy)
+    assert chosen.selection.latency_ms.high <= budget.latency_ms
+    assert front.latency_ms[0] * 1.05 < budget.latency_ms < front.latency_ms[-1] * 1.05
+    digits = f"{budget.latency_ms:g}".replace(".", "").lstrip("0")
+    assert len(digits) <= 3
+
+
+def test_a_front_of_nothing_has_no_default_budget(accuracy):
+    front = exact_front(SMALL, DrawnLatency(1, failed=1.1), accuracy, SMALL.resolutions)
+    with pytest.raises(BadFile, match="no subnet can run"):
+        default_budget(front, 0.0)
+
+
+def test_resolutions_are_those_both_tables_know(accuracy):
+    assert accuracy.resolutions == (17, 32)
+    assert shared_resolutions((64, 32, 24, 17, 8), accuracy) == (17, 24, 32)
+    with pytest.raises(UsageError, match=r"of resolutions 8, 64, the accuracy table of 17\.\.32"):
+        shared_resolutions((64, 8), accuracy)
+
+
+# -- strategy table -----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("accuracy") / "small.jsonl"
+    header = AccuracyHeader.of(SMALL, checkpoint="3" * 64, data="200 drawn images", bn="bank", seed=4)
+    archs = sorted({SMALL.sample(np.random.default_rng(i)) for i in range(150)}, key=lambda a: (a.resolution, a.stages))
+    with AccuracyWriter.open(path, SMALL, header) as writer:
+        for arch, correct in zip(archs, counts(2, archs, n=200), strict=True):
+            writer.add(arch, int(correct), 200)
+        writer.finish()
+    return AccuracyTable.read(path, SMALL)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_strategy_table_takes_the_best_measured_row_that_fits(table, share):
+    latency = DrawnLatency(6, width=0.05, failed=0.05)
+    bounds = {s.arch: upper(latency, s) for s in listed(SMALL) if math.isfinite(latency.value(s.blocks))}
+    rows = [
+        (row.top1, -latency.value(SMALL.blocks(row.arch)), row.arch)
+        for row in table.frame.itertuples()
+        if row.arch in bounds
+    ]
+    assert len(rows) < len(table.frame)
+    limit = sorted(bounds[row[2]] for row in rows)[int(share * len(rows))]
+    best = max((row for row in rows if bounds[row[2]] <= limit), key=lambda row: row[:2])
+    found = choose_measured(SMALL, latency, table, Budget(latency_ms=limit + 1e-6), inputs=INPUTS, top=2)
+    selection = found.selection
+    measured = table.frame[table.frame["arch"] == best[2]].iloc[0]
+    assert selection.arch == best[2]
+    assert selection.top1.value == pytest.approx(measured["top1"], abs=1e-6)
+    assert selection.top1.low < selection.top1.value < selection.top1.high
+    assert selection.strategy == "table"
+    assert "200 drawn images" in selection.model
+    assert len(found.alternatives) == 2
+
+
+def test_strategy_table_refuses_with_a_budget_that_works(table):
+    latency = DrawnLatency(6, width=0.05)
+    with pytest.raises(InfeasibleBudget, match="no measured subnet fits") as caught:
+        choose_measured(SMALL, latency, table, Budget(latency_ms=0.1, macs=1000), inputs=INPUTS)
+    needed = Budget(**caught.value.details["needed"])
+    assert choose_measured(SMALL, latency, table, needed, inputs=INPUTS).selection.cost.macs <= needed.macs
+
+
+def test_strategy_table_needs_a_row_that_can_run(table):
+    with pytest.raises(BadFile, match="no subnet that can run"):
+        choose_measured(SMALL, DrawnLatency(6, failed=1.1), table, Budget(latency_ms=9.0), inputs=INPUTS)

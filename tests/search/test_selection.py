@@ -1,0 +1,132 @@
+"""A selection's file is a lock file: equal selections are equal bytes, and nothing but a selection is read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ofa_edge.accuracy.predictor import Top1
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.latency.model import Estimate
+from ofa_edge.search.budget import Budget
+from ofa_edge.search.selection import Selection
+from ofa_edge.space.cost import cost
+from ofa_edge.space.spaces import OFA_LITE0
+
+ARCH = OFA_LITE0.smallest(128)
+SELECTION = Selection(
+    space=OFA_LITE0,
+    arch=ARCH,
+    top1=Top1(0.91, 0.9, 0.92),
+    latency_ms=Estimate(7.5, 7.25, 7.75),
+    cost=cost(OFA_LITE0.blocks(ARCH)),
+    budget=Budget(latency_ms=8.0, memory_bytes=8_000_000),
+    strategy="exact",
+    confidence=0.95,
+    model="greatest predicted top-1",
+    proven_optimal=True,
+    bound=0.91,
+    inputs={"latency-table": "a" * 64, "accuracy-table": "b" * 64},
+    seed=0,
+)
+
+
+def changed(**fields):
+    """The file with top-level fields replaced, or left out where None."""
+    value = json.loads(SELECTION.to_bytes()) | fields
+    return json.dumps({key: item for key, item in value.items() if item is not None}).encode()
+
+
+def test_reads_back_equal(tmp_path):
+    path = tmp_path / "new folder" / "selection.json"
+    SELECTION.write(path)
+    assert Selection.read(path) == SELECTION
+    assert Selection.read(path).to_bytes() == path.read_bytes() == SELECTION.to_bytes()
+    assert [p.name for p in path.parent.iterdir()] == ["selection.json"]
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        replace(SELECTION, latency_ms=Estimate(7.5)),
+        replace(SELECTION, budget=Budget(macs=10**9), strategy="table", proven_optimal=False),
+        replace(SELECTION, inputs={}),
+    ],
+)
+def test_reads_back_equal_whatever_is_unknown(selection):
+    assert Selection.from_bytes(selection.to_bytes(), "it") == selection
+
+
+def test_bytes_do_not_depend_on_the_order_of_the_inputs():
+    backwards = replace(SELECTION, inputs=dict(reversed(SELECTION.inputs.items())))
+    assert backwards.to_bytes() == SELECTION.to_bytes()
+    assert replace(SELECTION, seed=1).to_bytes() != SELECTION.to_bytes()
+
+
+def test_the_file_holds_what_scripts_rely_on():
+    value = json.loads(SELECTION.to_bytes())
+    assert value["arch"]["r"] == 128
+    assert value["predicted"]["latency_ms"] == {"value": 7.5, "low": 7.25, "high": 7.75}
+    assert value["predicted"]["top1"] == {"value": 0.91, "low": 0.9, "high": 0.92}
+    assert value["budget"] == {"latency_ms": 8.0, "memory_bytes": 8_000_000}
+    assert list(value["inputs"]) == ["accuracy-table", "latency-table"]
+    assert value["tool"].startswith("ofa-edge ")
+
+
+def predicted(**fields):
+    return json.loads(SELECTION.to_bytes())["predicted"] | fields
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "Expecting value"),
+        (b"{", "Expecting property name"),
+        (b"[]", "does not say that it is one"),
+        (b'{"schema":"latency-table"}', "does not say that it is one"),
+        (b" " * (1 << 20) + b"{}", "larger than 1048576 bytes"),
+        (SELECTION.to_bytes().replace(b'"seed": 0', b'"seed": NaN'), "NaN is not allowed"),
+        (SELECTION.to_bytes().replace(b'"seed": 0', b'"seed": 0, "seed": 1'), "duplicate key 'seed'"),
+        (changed(version="2.0"), "its version is '2.0', this ofa-edge reads 1.x"),
+        (changed(version=1), "its version is '1'"),
+        (changed(seed=None), "seed is missing"),
+        (changed(seed=-1), "seed is negative"),
+        (changed(seed=True), "seed is not of type int"),
+        (changed(hurry=1), "unknown field hurry"),
+        (changed(space="ofa-nothing"), "there is no space 'ofa-nothing'"),
+        (changed(arch={"r": 128}), "the arch has no 'd'"),
+        (changed(strategy="luck"), "strategy 'luck' is not one of exact, table"),
+        (changed(confidence=1), "confidence is not between 0 and 1"),
+        (changed(proven_optimal="yes"), "proven_optimal is not of type bool"),
+        (changed(inputs={"latency-table": "../../etc"}), "inputs.latency-table is not a sha256"),
+        (changed(budget={}), "the budget has no limit"),
+        (changed(budget={"latency_ms": -1.0}), "latency must be greater than 0"),
+        (changed(budget={"latency_ms": 8.0, "speed": 1}), "unknown field budget.speed"),
+        (changed(predicted=[]), "predicted is not of type dict"),
+        (changed(predicted=predicted(macs=1.5)), "predicted.macs is not of type int"),
+        (changed(predicted=predicted(joy=1)), "unknown field predicted.joy"),
+        (changed(predicted=predicted(top1={"value": 1.2, "low": 0.9, "high": 1.3})), "predicted.top1: low, value"),
+        (changed(predicted=predicted(latency_ms={"value": 7, "low": 8, "high": 9})), "predicted.latency_ms: low"),
+        (changed(predicted=predicted(latency_ms={"low": 8, "high": 9})), "predicted.latency_ms.value is missing"),
+    ],
+)
+def test_anything_else_is_refused_by_name(data, said):
+    with pytest.raises(BadFile) as caught:
+        Selection.from_bytes(data, "lock.json")
+    assert caught.value.message.startswith("lock.json is not a selection of this version: ")
+    assert said in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_later_minor_version_may_say_more():
+    assert Selection.from_bytes(changed(version="1.7", mood="fine"), "it") == SELECTION
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    with pytest.raises(UsageError, match="cannot read .*nothing.json"):
+        Selection.read(tmp_path / "nothing.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OfaEdgeError, match="cannot write"):
+        SELECTION.write(tmp_path / "file" / "selection.json")
