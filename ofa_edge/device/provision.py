@@ -76,11 +76,11 @@ try:
 except Exception as error:
     say("refused", message=str(error))
     sys.exit(1)
-if found != sha256:
+if found == sha256:
+    sys.argv = [path, "supervise", nonce, root]
+    runpy.run_path(path, run_name="__main__")
+else:
     say("absent", root=root)
-    sys.exit(0)
-sys.argv = [path, "supervise", nonce, root]
-runpy.run_path(path, run_name="__main__")
 """
 """What `python -c` runs on the device: start the agent if its bytes are the ones the host means, else say so.
 

@@ -235,9 +235,8 @@ class Session:
             return action()
         except DeviceLost as error:
             self.close()
-            error.message = f"{self.link.name}: {error.message}"
-            error.hint = error.hint or "results so far are kept; run the same command again with --resume"
-            raise
+            hint = error.hint or "results so far are kept; run the same command again with --resume"
+            raise type(error)(f"{self.link.name}: {error.message}", hint=hint) from error
 
     def _parsed(self, parse: Callable[[Any], T], value: Any) -> T:
         try:
