@@ -339,7 +339,7 @@ def _status_text(found: dict[str, Any]) -> str:
     }
     if found["lock"]:
         lock = found["lock"]
-        lines["lock"] = f"{lock['holder']}, {lock['age_s']:.0f} s" + ("" if lock["alive"] else ", its holder died")
+        lines["lock"] = lock["holder"] + (f", for {lock['age_s']:.0f} s" if lock["alive"] else ", which ended")
     if found["problem"]:
         lines["problem"] = str(found["problem"])
     if found["unfinished"]:

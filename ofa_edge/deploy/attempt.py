@@ -212,6 +212,8 @@ class Attempt:
         if recovered is not None and recovered.get("event") != "rolled-back":
             reason = f"{reason}; it is current all the same: {wire.clean(str(recovered.get('reason')))}"
             self._outcome = replace(self._outcome, state=State.NEEDS_HANDS, reason=reason)
+        with contextlib.suppress(OfaEdgeError):  # a release that failed takes no room; that this fails changes nothing
+            self._device.call("prune", {"app": self._manifest.app})
         return failure(self._outcome, self._host)
 
     def _recover(self, reason: str, *, blame: bool) -> dict[str, Any] | None:

@@ -152,16 +152,6 @@ def build(
     return _sealed(manifest, files)
 
 
-def golden_tensors(model: bytes, shape: tuple[int, ...], seed: int = 0) -> Tensors:
-    """Golden tensors of a model as this machine's runtime computes them, for a seeded normal input.
-
-    Raises:
-        BadFile: the runtime refuses the model or the shape.
-    """
-    inputs = np.random.default_rng(seed).standard_normal(shape, np.float32)
-    return Tensors(inputs, check.run(model, inputs))
-
-
 def write(bundle: Bundle, folder: Path | str) -> None:
     """Write a bundle's files, manifest last; the folder is made where it is missing, its files are replaced.
 

@@ -137,6 +137,14 @@ def status(device: Device, app: str) -> dict[str, Any]:
     }
 
 
+def prune(device: Device, app: str, *, host: str = "the device", progress: Progress = silent) -> dict[str, Any]:
+    """Remove all releases but the current and the previous one: {"app", "removed": [release]}."""
+    with _locked(device, app, host, progress):
+        _put_right(device, app, progress)
+        removed = wire.Fields("prune", device.call("prune", {"app": app})).items("removed", 10_000)
+    return {"app": app, "removed": [wire.clean(str(release)) for release in removed]}
+
+
 @dataclass(frozen=True)
 class _Run:
     """What `deploy` does again and again for one bundle and device."""

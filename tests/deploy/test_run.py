@@ -429,6 +429,24 @@ def test_a_rollback_does_not_wear_out_a_release(root: Path) -> None:
     assert deploy(Device(root), OLD).state is State.COMMITTED
 
 
+def test_a_failed_release_takes_no_room(root: Path) -> None:
+    deploy(Device(root), OLD)
+    before = size(root / "blobs")
+    ends_in(RolledBack, Device(root), NEW, Timing(99.0))
+    assert run.status(Device(root), APP)["releases"] == [OLD.release]
+    assert size(root / "blobs") == before
+
+
+def test_pruning_keeps_the_way_back(root: Path) -> None:
+    for number in (5.0, 6.0, 7.0):
+        deploy(Device(root), make_bundle(number))
+    stray = root / APP / "releases" / "by-hand"
+    stray.mkdir()
+    assert run.prune(Device(root), APP) == {"app": APP, "removed": ["by-hand"]}
+    assert run.prune(Device(root), APP) == {"app": APP, "removed": []}
+    assert run.rollback(Device(root), APP).release == make_bundle(6.0).release
+
+
 # -- status -------------------------------------------------------------------------------------------
 
 
