@@ -27,7 +27,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -140,14 +140,22 @@ def parse(data: bytes, format: Format, name: str) -> Contents:
     return Contents(_bare(header), version, rows, complete, hashlib.sha256(data).hexdigest(), size, torn)
 
 
-def write(path: Path | str, format: Format, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> str:
+def write(
+    path: Path | str,
+    format: Format,
+    header: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    version: tuple[int, int] | None = None,
+) -> str:
     """Write a finished journal in one go (temporary file, fsync, rename); returns its hex sha256.
 
-    `rows` hold their `record`. An existing file is replaced.
+    `rows` hold their `record`. An existing file is replaced. A journal that was read is written with the `version`
+    it had, so that records of a later minor version stay readable.
     """
     path = Path(path)
     counts: Counter[str] = Counter()
-    parts = [_header_line(format, header)]
+    parts = [_header_line(format if version is None else replace(format, version=version), header)]
     for row in rows:
         counts[str(row["record"])] += 1
         parts.append(_row_line(str(row["record"]), row))

@@ -26,7 +26,7 @@ from ofa_edge.space.cost import block_macs, cost
 # Blocks between two measurements of the sentinel: with .2-.5 s a block, one every 5-10 s.
 SENTINEL_EVERY = 20
 # Archs that the calibration networks are chosen from, over all resolutions.
-_POOL = 1200
+_POOL = 400
 
 
 @dataclass(frozen=True, slots=True)

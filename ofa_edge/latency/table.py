@@ -127,7 +127,8 @@ class LatencyTable:
 
     def write(self, path: Path | str) -> str:
         """Write the table as a finished file, all rows kept; returns its hex sha256."""
-        return journal.write(path, FORMAT, self.contents.header, self.contents.rows)
+        contents = self.contents
+        return journal.write(path, FORMAT, contents.header, contents.rows, version=contents.version)
 
     def sentinel_samples(self) -> list[Sentinel]:
         frame = self.sentinels
@@ -227,8 +228,8 @@ class _Reader:
         if column not in frame:
             raise self._bad(lines[0], f"there is no {column!r}")
         if frame[column].dtype.kind not in "iuf":  # text, booleans, objects, integers beyond 64 bits
-            offends = [i for i, v in enumerate(frame[column]) if isinstance(v, bool) or not isinstance(v, (int, float))]
-            raise self._bad(lines[offends[0] if offends else 0], f"{column!r} is not a number")
+            offends = next((i for i, value in enumerate(frame[column]) if not _is_number(value)), 0)
+            raise self._bad(lines[offends], f"{column!r} is not a number")
         values = frame[column].to_numpy(float)
         bad = np.flatnonzero(~(values >= 0))  # NaN stands for null or a missing field
         if len(bad):
@@ -265,6 +266,10 @@ def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.Dat
         .drop(columns="_preference")
         .reset_index(drop=True)
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _width(figures: Any) -> float:

@@ -1,0 +1,33 @@
+"""Campaigns on a simulated device, small enough for a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ofa_edge.latency import campaign
+from ofa_edge.latency.conditions import PlanSettings, RunsOn
+from ofa_edge.latency.outcome import Outcome
+from ofa_edge.latency.plan import Plan, make_plan
+from ofa_edge.latency.simulated import SimulatedDevice
+from ofa_edge.space.spaces import OFA_LITE0
+
+SPACE = OFA_LITE0
+SETTINGS = PlanSettings(seed=1, quick=True, networks=4)
+
+
+def task(settings: PlanSettings = SETTINGS, resolutions: tuple[int, ...] = (96,)) -> campaign.Task:
+    return campaign.Task(SPACE, resolutions, RunsOn(), settings)
+
+
+def plan_of(work: campaign.Task) -> Plan:
+    return make_plan(work.space, work.resolutions, work.settings)
+
+
+def device_for(work: campaign.Task, **what: Any) -> SimulatedDevice:
+    plan = plan_of(work)
+    return SimulatedDevice(SPACE, [n.arch for n in plan.networks], plan.anchor, **what)
+
+
+def profile(path: Path, device: SimulatedDevice, work: campaign.Task, **options: Any) -> Outcome:
+    return campaign.run(device, path, work, clock=device.clock, **options)

@@ -1,0 +1,236 @@
+"""A campaign keeps every result it got, resumes where it stopped, and says what went wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError, UsageError
+from ofa_edge.latency.campaign import Step
+from ofa_edge.latency.plan import SENTINEL_EVERY
+from ofa_edge.latency.simulated import FACTS
+from ofa_edge.latency.table import LatencyTable
+from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
+
+WORK = task()
+PLAN = plan_of(WORK)
+BLOCKS = len(PLAN.blocks)
+
+
+def test_a_campaign_measures_every_block_and_network_once(tmp_path: Path) -> None:
+    device = device_for(WORK)
+    outcome = profile(tmp_path / "new" / "t.jsonl", device, WORK)
+    table = outcome.table
+    assert outcome.finished
+    assert table.complete
+    assert set(table.blocks.index) == {block.key for block in PLAN.blocks}
+    assert len(table.networks) == 4
+    counts = Counter(key for key, _ in device.asked)
+    sentinels = -(-BLOCKS // SENTINEL_EVERY) + 1
+    assert counts.pop(PLAN.sentinel.key) == sentinels + 1
+    assert set(counts.values()) == {1}
+    assert len(table.sentinels) == sentinels
+    assert table.check() == []
+    assert outcome.as_json()["blocks"] == {"distinct": BLOCKS, "measured": BLOCKS, "predicted": 0, "failed": 0}
+
+
+def test_blocks_share_a_worker_and_every_network_gets_a_fresh_one(tmp_path: Path) -> None:
+    device = device_for(WORK)
+    profile(tmp_path / "t.jsonl", device, WORK)
+    assert {key.startswith("network:") for key, fresh in device.asked if fresh} == {True}
+    assert {key.startswith("network:") for key, fresh in device.asked if not fresh} == {False}
+
+
+def test_the_order_is_random_but_the_seeds(tmp_path: Path) -> None:
+    orders = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        work = task(SETTINGS.model_copy(update={"seed": seed}))
+        device = device_for(work)
+        profile(tmp_path / name, device, work)
+        orders.append(device.asked)
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_progress_counts_to_the_total_and_starts_before_the_first_result(tmp_path: Path) -> None:
+    steps: list[Step] = []
+    profile(tmp_path / "t.jsonl", device_for(WORK), WORK, on_step=steps.append)
+    assert (steps[0].kind, steps[0].done, steps[0].total) == ("upload", 0, BLOCKS + 4)
+    assert [step.done for step in steps] == list(range(BLOCKS + 5))
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 30, BLOCKS + 3, BLOCKS + 6])
+def test_a_lost_device_costs_nothing_that_was_measured(tmp_path: Path, after: int) -> None:
+    path = tmp_path / "t.jsonl"
+    device = device_for(WORK, lose_after=after)
+    with pytest.raises(DeviceLost):
+        profile(path, device, WORK)
+    before = LatencyTable.read(path)
+    assert not before.complete
+    assert len(before.blocks) + len(before.sentinels) + len(before.networks) == after
+    asked = len(device.asked)
+    outcome = profile(path, device, WORK, resume=True)
+    assert outcome.finished
+    assert set(before.blocks.index).isdisjoint({k for k, _ in device.asked[asked:]} - {PLAN.sentinel.key})
+    assert set(outcome.table.blocks.index) == {block.key for block in PLAN.blocks}
+    assert [row["session"] for row in outcome.table.contents.of("block")] == sorted(
+        row["session"] for row in outcome.table.contents.of("block")
+    )
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+
+    def interrupt(step: Step) -> None:
+        if step.done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile(path, device_for(WORK), WORK, on_step=interrupt)
+    assert len(LatencyTable.read(path).blocks) == 10
+    assert profile(path, device_for(WORK), WORK, resume=True).finished
+
+
+def test_resuming_a_finished_campaign_measures_nothing_and_changes_no_byte(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    device = device_for(WORK)
+    profile(path, device, WORK)
+    before, asked = path.read_bytes(), len(device.asked)
+    outcome = profile(path, device, WORK, resume=True)
+    assert outcome.finished
+    assert path.read_bytes() == before
+    assert len(device.asked) == asked
+
+
+def test_resuming_what_does_not_exist_starts_it(tmp_path: Path) -> None:
+    assert profile(tmp_path / "t.jsonl", device_for(WORK), WORK, resume=True).finished
+
+
+def test_an_existing_table_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text("precious")
+    with pytest.raises(UsageError, match="exists already"):
+        profile(path, device_for(WORK), WORK)
+    assert path.read_text() == "precious"
+
+
+def test_a_campaign_is_not_resumed_on_another_device_or_with_another_plan(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    profile(path, device_for(WORK), WORK)
+    before = path.read_bytes()
+    other = device_for(WORK, facts=replace(FACTS, governor="powersave"))
+    with pytest.raises(BadFile, match="governor: 'performance' and 'powersave'"):
+        profile(path, other, WORK, resume=True)
+    with pytest.raises(UsageError, match="begun with seed 1, this run has seed 2"):
+        profile(path, device_for(WORK), task(SETTINGS.model_copy(update={"seed": 2})), resume=True)
+    with pytest.raises(UsageError, match=r"begun with resolutions \[96\], this run has resolutions \[96, 112\]"):
+        profile(path, device_for(WORK), task(resolutions=(96, 112)), resume=True)
+    assert profile(path, device_for(WORK), WORK, resume=True).table.sha256
+    assert path.read_bytes() == before
+
+
+def test_a_crash_costs_one_block_and_is_tried_again_on_resume(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    bad = next(b.key for b in PLAN.blocks if b.key != PLAN.sentinel.key)
+    outcome = profile(path, device_for(WORK, crashes=frozenset({bad})), WORK)
+    assert outcome.finished
+    assert list(outcome.table.failed.index) == [bad]
+    assert "signal 11" in outcome.table.failed["reason"].iloc[0]
+    assert len(outcome.table.blocks) == BLOCKS - 1
+    assert [notice.code for notice in outcome.notices] == ["failed"]
+    again = profile(path, device_for(WORK), WORK, resume=True)
+    assert again.table.failed.empty
+    assert len(again.table.blocks) == BLOCKS
+
+
+def test_when_every_block_crashes_the_reason_is_told(tmp_path: Path) -> None:
+    device = device_for(WORK, crashes=frozenset(block.key for block in PLAN.blocks))
+    with pytest.raises(OfaEdgeError, match="no block could be measured: simulated: the worker was killed"):
+        profile(tmp_path / "t.jsonl", device, WORK)
+
+
+def test_when_the_time_is_over_the_networks_had_their_share_and_the_table_is_unfinished(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    device = device_for(WORK)
+    outcome = profile(path, device, WORK, max_minutes=20 / 60)
+    assert not outcome.finished
+    assert not outcome.table.complete
+    assert 0 < len(outcome.table.blocks) < BLOCKS
+    assert len(outcome.table.networks) == 4
+    assert "unfinished" in [notice.code for notice in outcome.notices]
+    assert "unfinished" in [problem.code for problem in outcome.table.check()]
+    assert device.now <= 21
+    assert profile(path, device, WORK, resume=True).finished
+
+
+def test_disturbed_blocks_are_measured_again_at_the_end_and_the_quiet_one_counts(tmp_path: Path) -> None:
+    noisy = {block.key for block in PLAN.blocks[:5]} - {PLAN.sentinel.key}
+
+    def flags(key: str, before: int) -> tuple[str, ...]:
+        return ("preempted",) if key in noisy and before == 0 else ("interval-wide",)
+
+    device = device_for(WORK, flags=flags)
+    outcome = profile(tmp_path / "t.jsonl", device, WORK)
+    assert Counter(k for k, _ in device.asked if k in noisy) == dict.fromkeys(noisy, 2)
+    assert not outcome.table.blocks["disturbed"].any()
+    assert {key for key, _ in device.asked[1:6]} >= noisy
+
+
+def test_a_busy_machine_is_not_measured_again_and_again(tmp_path: Path) -> None:
+    def flags(key: str, before: int) -> tuple[str, ...]:
+        return ("cpu-starved",)
+
+    device = device_for(WORK, flags=flags)
+    outcome = profile(tmp_path / "t.jsonl", device, WORK)
+    blocks = Counter(k for k, _ in device.asked if not k.startswith("network:") and k != PLAN.sentinel.key)
+    assert set(blocks.values()) == {1}
+    assert outcome.verdict == "unusable"
+    assert outcome.notices[0].code == "disturbed"
+
+
+def test_a_disturbed_network_is_repeated_at_once_and_all_tries_are_kept(tmp_path: Path) -> None:
+    work = task(SETTINGS.model_copy(update={"quick": False}))
+
+    def flags(key: str, before: int) -> tuple[str, ...]:
+        return ("steal",) if key.startswith("network:") and before < 2 else ()
+
+    device = device_for(work, flags=flags)
+    table = profile(tmp_path / "t.jsonl", device, work).table
+    rows = table.contents.of("network")
+    assert [row["attempt"] for row in rows] == [1, 2, 3] * 4
+    assert list(table.networks["attempt"]) == [3] * 4
+
+
+def test_a_network_that_crashes_is_a_failed_row(tmp_path: Path) -> None:
+    key = next(k for k, fresh in _asked(tmp_path / "first") if fresh)
+    outcome = profile(tmp_path / "t.jsonl", device_for(WORK, crashes=frozenset({key})), WORK)
+    assert outcome.finished
+    assert list(outcome.table.failed.index) == [key]
+    assert len(outcome.table.networks) == 3
+    assert outcome.as_json()["blocks"]["failed"] == 0
+
+
+def test_the_second_session_pushes_nothing_again(tmp_path: Path) -> None:
+    device = device_for(WORK)
+    first = profile(tmp_path / "a.jsonl", device, WORK)
+    second = profile(tmp_path / "b.jsonl", device, WORK)
+    assert first.bytes_pushed > 0
+    assert second.bytes_pushed == 0
+
+
+def test_strict_refuses_a_disturbed_campaign(tmp_path: Path) -> None:
+    from ofa_edge.errors import NotTrustworthy
+
+    good = profile(tmp_path / "a.jsonl", device_for(WORK), WORK)
+    good.require_good()
+    bad = profile(tmp_path / "b.jsonl", device_for(WORK, flags=lambda key, before: ("steal",)), WORK)
+    with pytest.raises(NotTrustworthy, match="stayed disturbed"):
+        bad.require_good()
+
+
+def _asked(path: Path) -> list[tuple[str, bool]]:
+    device = device_for(WORK)
+    profile(path, device, WORK)
+    return device.asked

@@ -1,0 +1,100 @@
+"""A plan is a pure function of its settings and covers what it must."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ofa_edge.errors import UsageError
+from ofa_edge.latency.conditions import PlanSettings
+from ofa_edge.latency.plan import FULL, QUICK, make_plan, middle, network_key
+from ofa_edge.space.cost import cost
+from ofa_edge.space.spaces import OFA_LITE0 as SPACE
+
+SETTINGS = PlanSettings(seed=3, quick=False, networks=12, holdout=5)
+PLAN = make_plan(SPACE, SPACE.resolutions, SETTINGS)
+
+
+def macs(arch: object) -> float:
+    return cost(SPACE.blocks(arch)).macs  # type: ignore[arg-type]
+
+
+def test_every_different_block_is_planned_once() -> None:
+    assert sorted(PLAN.blocks, key=lambda b: b.key) == sorted(
+        SPACE.distinct_blocks(SPACE.resolutions), key=lambda b: b.key
+    )
+    assert PLAN.sentinel in PLAN.blocks
+
+
+def test_equal_settings_draw_equal_plans_and_seeds_differ() -> None:
+    assert make_plan(SPACE, SPACE.resolutions, SETTINGS) == PLAN
+    assert make_plan(SPACE, tuple(reversed(SPACE.resolutions)), SETTINGS) == PLAN
+    other = make_plan(SPACE, SPACE.resolutions, SETTINGS.model_copy(update={"seed": 4}))
+    assert other.blocks != PLAN.blocks
+    assert other.networks != PLAN.networks
+    assert (other.anchor, other.sentinel) == (PLAN.anchor, PLAN.sentinel)
+
+
+def test_the_order_is_not_the_order_of_sizes() -> None:
+    sizes = [block.in_size for block in PLAN.blocks]
+    places = np.arange(len(sizes))
+    assert abs(np.corrcoef(places, sizes)[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [8, 12, 20])
+def test_calibration_networks_spread_over_sizes_and_resolutions(seed: int, count: int) -> None:
+    plan = make_plan(SPACE, SPACE.resolutions, PlanSettings(seed=seed, quick=False, networks=count))
+    archs = [network.arch for network in plan.networks]
+    assert len(set(archs)) == count
+    assert SPACE.smallest() in archs
+    assert SPACE.largest() in archs
+    assert {arch.resolution for arch in archs} == set(SPACE.resolutions)
+    logs = sorted(math.log(macs(arch)) for arch in archs)
+    assert max(np.diff(logs)) < 0.45 * (logs[-1] - logs[0])
+    # Sum of blocks and weight bytes are two terms of the fit: they must not be one.
+    weights = [cost(SPACE.blocks(arch)).weight_bytes for arch in archs]
+    assert np.corrcoef([macs(arch) for arch in archs], weights)[0, 1] < 0.95
+
+
+def test_holdout_networks_are_random_archs_that_are_not_fitted() -> None:
+    held = [network.arch for network in PLAN.networks if network.role == "holdout"]
+    fitted = [network.arch for network in PLAN.networks if network.role == "calibration"]
+    assert (len(held), len(fitted)) == (5, 12)
+    assert not set(held) & set(fitted)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_few_networks(count: int) -> None:
+    plan = make_plan(SPACE, (96,), PlanSettings(seed=0, quick=True, networks=count))
+    assert len(plan.networks) == count
+    if count >= 2:
+        assert {SPACE.smallest(96), SPACE.largest(96)} <= {network.arch for network in plan.networks}
+
+
+def test_the_anchor_is_of_middle_size_at_the_middle_resolution() -> None:
+    assert PLAN.anchor == middle(SPACE, SPACE.resolutions)
+    assert PLAN.anchor.resolution == 128
+    assert macs(SPACE.smallest(128)) < macs(PLAN.anchor) < macs(SPACE.largest(128))
+
+
+def test_quick_takes_less_time_for_the_same_plan() -> None:
+    quick = make_plan(SPACE, SPACE.resolutions, SETTINGS.model_copy(update={"quick": True}))
+    assert (quick.blocks, quick.networks) == (PLAN.blocks, PLAN.networks)
+    assert (quick.effort, PLAN.effort) == (QUICK, FULL)
+    assert QUICK.block_seconds < FULL.block_seconds
+
+
+def test_a_resolution_outside_the_space_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="resolution 100 is not in space ofa-lite0"):
+        make_plan(SPACE, (96, 100), SETTINGS)
+    with pytest.raises(UsageError, match="without resolutions"):
+        make_plan(SPACE, (), SETTINGS)
+
+
+def test_network_keys_differ_and_fit_the_wire() -> None:
+    keys = {network_key(SPACE, network.arch) for network in PLAN.networks}
+    assert len(keys) == len(PLAN.networks)
+    assert all(len(key) < 400 and key.startswith("network:") for key in keys)
