@@ -63,9 +63,9 @@ def connect(host: str, *, options: ConnectOptions = ConnectOptions()) -> Link:
         raise UsageError(f"{address[:80]!r} is a group", hint="this command takes one host")
     if address == "local":
         return LocalLink(python=python, root=root)
-    from ofa_edge.device import ssh
+    from ofa_edge.device import ssh, ssh_connection
 
-    ssh_options = ssh.SshOptions(
+    ssh_options = ssh_connection.SshOptions(
         accept_new=options.accept_new,
         identity=options.identity,
         config=options.ssh_config or ssh_config(),
