@@ -4,9 +4,10 @@ In: medians of measured blocks (ms), blocks a reduced campaign predicted, and fa
 block, with the relative error to expect and where it came from. Rules kept: a block that was not measured is
 never silently zero, and a block that crashed is never guessed: it takes infinitely long.
 
-A missing block is first looked for at other sizes with the same channels and kernel: between two of them the time
-is taken to be linear in the output area; beyond them, proportional steps of the last two. Else a non-negative
-combination of what it computes and moves, fitted on all measured blocks, gives it.
+A missing block is first looked for at other sizes with the same channels and kernel: the time is taken to be linear
+in MACs (for pooling in the area) between two of them, and beyond them as between the last two. Else a non-negative
+combination of what it computes and moves, fitted on all measured blocks, gives it, unless none of them does what it
+does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from ofa_edge.errors import BadFile
 from ofa_edge.space.block import Block
-from ofa_edge.space.cost import block_weight_bytes
+from ofa_edge.space.cost import block_macs, block_weight_bytes
 
 # Interpolating in the area between sizes 16 px apart costs 2-4 % (FINDINGS 3); outside them about twice that.
 _BETWEEN_ERROR = 0.04
@@ -28,6 +29,7 @@ _BEYOND_ERROR = 0.08
 _KERNELS = (3, 5, 7)
 _MIN_FITTED = 12  # measured blocks below which the features cannot be fitted
 _FOLDS = 5
+_HINT = "go on with `ofa-edge profile --resume`"
 
 
 class BlockTime(NamedTuple):
@@ -74,41 +76,40 @@ class BlockTimes:
     # -- other sizes of the same block ------------------------------------------------------------
     @cached_property
     def _sizes(self) -> dict[str, list[tuple[int, float]]]:
-        """weights_key -> (output area, ms), by area; two blocks of one output area keep the first."""
-        found: dict[str, dict[int, float]] = {}
+        """weights_key -> (work, ms) of its sizes, by work."""
+        found: dict[str, list[tuple[int, float]]] = {}
         for key, ms in self.measured.items():
             block = Block.from_key(key)
-            found.setdefault(block.weights_key, {}).setdefault(_area(block), ms)
-        return {weights: sorted(sizes.items()) for weights, sizes in found.items()}
+            found.setdefault(block.weights_key, []).append((_work(block), ms))
+        return {weights: sorted(sizes) for weights, sizes in found.items()}
 
     def _interpolated(self, block: Block) -> BlockTime | None:
         sizes = self._sizes.get(block.weights_key, [])
         if len(sizes) < 2:
             return None
-        area = _area(block)
-        right = next((i for i, (a, _) in enumerate(sizes) if a >= area), len(sizes) - 1)
-        right = max(1, right)
-        (a0, t0), (a1, t1) = sizes[right - 1], sizes[right]
-        between = a0 <= area <= a1
-        ms = t0 + (t1 - t0) * (area - a0) / (a1 - a0)
+        work = _work(block)
+        right = max(1, next((i for i, (w, _) in enumerate(sizes) if w >= work), len(sizes) - 1))
+        (w0, t0), (w1, t1) = sizes[right - 1], sizes[right]
+        between = w0 <= work <= w1
+        ms = t0 + (t1 - t0) * (work - w0) / (w1 - w0)
         if ms <= 0:  # steps of a noisy pair, carried too far
             return None
         return BlockTime(ms, _BETWEEN_ERROR if between else _BEYOND_ERROR, "interpolated")
 
     # -- what a block computes and moves ----------------------------------------------------------
     def _analytic(self, block: Block) -> BlockTime:
-        coefficients, error = self._fitted
-        return BlockTime(float(features(block) @ coefficients), error, "analytic")
+        rows, coefficients, error = self._fitted
+        row = features(block)
+        if (~rows.any(axis=0) & (row > 0)).any():  # nothing measured says what this kind of work costs
+            raise _unknown(block, f"nothing like {block.type} with kernel {block.kernel} was measured")
+        return BlockTime(float(row @ coefficients), error, "analytic")
 
     @cached_property
-    def _fitted(self) -> tuple[np.ndarray, float]:
-        """Coefficients of `features`, and the cross-validated relative error."""
+    def _fitted(self) -> tuple[np.ndarray, np.ndarray, float]:
+        """`features` of the measured blocks, their coefficients, and the cross-validated relative error."""
         blocks = [Block.from_key(key) for key in self.measured]
         if len(blocks) < _MIN_FITTED:
-            raise BadFile(
-                f"the table measured only {len(blocks)} blocks: the missing ones cannot be estimated",
-                hint="go on with `ofa-edge profile --resume`",
-            )
+            raise BadFile(f"the table measured only {len(blocks)} blocks: others cannot be estimated", hint=_HINT)
         rows = np.stack([features(block) for block in blocks])
         times = np.array(list(self.measured.values()))
         fold = np.random.default_rng(0).permutation(len(blocks)) % _FOLDS
@@ -116,7 +117,11 @@ class BlockTimes:
         for k in range(_FOLDS):
             out = fold == k
             errors[out] = rows[out] @ fit_features(rows[~out], times[~out]) / times[out] - 1
-        return fit_features(rows, times), float(np.sqrt(np.mean(errors**2)))
+        return rows, fit_features(rows, times), float(np.sqrt(np.mean(errors**2)))
+
+
+def _unknown(block: Block, reason: str) -> BadFile:
+    return BadFile(f"block {block.key} cannot be estimated: {reason}", hint=_HINT, details={"block": block.key})
 
 
 def features(block: Block) -> np.ndarray:
@@ -154,5 +159,5 @@ def missing(times: BlockTimes, blocks: Sequence[Block]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(keys))
 
 
-def _area(block: Block) -> int:
-    return block.in_size**2 if block.type in ("AvgPool2D", "Logits") else block.out_size**2
+def _work(block: Block) -> int:
+    return block_macs(block) or block.in_size**2
