@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from typing import Any, NoReturn
+
+_LARGEST = sys.float_info.max
 
 
 def loads(text: str | bytes) -> Any:
@@ -59,9 +61,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"number {text[:40]} is out of range")
-    return value
+    if -_LARGEST <= value <= _LARGEST:
+        return value
+    raise ValueError(f"number {text[:40]} is out of range")
 
 
 def _refuse(text: str) -> NoReturn:

@@ -109,7 +109,7 @@ class LatencyTable:
         blocks = part.measured("block", "key")
         networks = part.networks()
         failed = part.frame("failed", ("session", "at"), ("key", "reason")).drop_duplicates("key", keep="last")
-        known = set(blocks["key"]) | set(networks["key"])
+        known = {row["key"] for record in ("block", "network") for row in contents.of(record)}
         return cls(
             path=name,
             header=header,
@@ -117,7 +117,7 @@ class LatencyTable:
             predicted=part.frame("predicted", ("median", "error"), ("key",))
             .drop_duplicates("key", keep="last")
             .set_index("key"),
-            failed=failed[~failed["key"].isin(known)].set_index("key"),
+            failed=failed[np.array([key not in known for key in failed["key"]], bool)].set_index("key"),
             networks=networks,
             sentinels=part.frame("sentinel", _BLOCK_NUMBERS, ("key",)),
             complete=contents.complete,
@@ -182,13 +182,13 @@ class _Reader:
             return pd.DataFrame(
                 {**{c: pd.Series(dtype=float) for c in numbers}, **{c: pd.Series(dtype=str) for c in texts}}
             )
-        frame = pd.DataFrame.from_records([self._rows[line - 2] for line in lines])
+        rows = [self._rows[line - 2] for line in lines]
+        for column in texts:
+            if bad := [i for i, row in enumerate(rows) if not isinstance(row.get(column), str)]:
+                raise self._bad(lines[bad[0]], f"{column!r} is not text")
+        frame = pd.DataFrame.from_records(rows)
         for column in numbers:
             self._check_number(frame, column, lines)
-        for column in texts:
-            values = frame[column] if column in frame else [None] * len(lines)
-            if bad := [i for i, value in enumerate(values) if not isinstance(value, str)]:
-                raise self._bad(lines[bad[0]], f"{column!r} is not text")
         if "median" in numbers and "low" in numbers:
             self._check_order(frame, lines)
         return frame
