@@ -11,7 +11,7 @@ import platform
 import re
 from collections.abc import Mapping
 
-from device_agents import wire
+from device_agents import cores, wire
 
 UNKNOWN = "unknown"
 EMULATED_VARIABLE = "OFA_EDGE_EMULATED"
@@ -31,7 +31,7 @@ def collect(runtimes: Mapping[str, str], *, child: int = 0, base: str = "/") -> 
     """
     cpuinfo = _read(base, "proc/cpuinfo", 1 << 18)
     machine = platform.machine() or UNKNOWN
-    mask = tuple(sorted(os.sched_getaffinity(0)))
+    mask = cores.usable()
     model = _model(base, cpuinfo)
     return wire.Facts(
         device_model=model,

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Callable
 
-from device_agents import facts, wire
+from device_agents import cores, facts, wire
 from device_agents.root import Root
 from device_agents.slots import OPS
 from device_agents.wire import AgentError
@@ -154,7 +154,7 @@ class Supervisor:
         jobs = [wire.MeasureJob.parse(job) for job in args.items("jobs", wire.MAX_JOBS)]
         fresh = args.flag("fresh")
         args.done()
-        allowed = os.sched_getaffinity(0)
+        allowed = set(cores.usable())
         for job in jobs:
             if job.cores is not None and not set(job.cores) <= allowed:
                 raise AgentError("usage", f"cores {list(job.cores)} are not all among {sorted(allowed)}")

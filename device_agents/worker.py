@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from device_agents import timing, trust, wire
+from device_agents import cores, timing, trust, wire
 from device_agents.root import Root
 
 RUNTIMES = {"onnxruntime": "onnxruntime_cpu"}
@@ -36,7 +36,7 @@ class Worker:
         self._anchor: tuple[Any, Any] = (None, None)  # key, model
         self._sentinel: tuple[Any, Any] = (None, None)
         self._seen: set[tuple[Any, ...]] = set()
-        self._cores = os.sched_getaffinity(0)
+        self._cores = cores.usable()
 
     def handle(self, request: wire.Request) -> wire.Reply:
         """One reply; an op's own failure is a Refusal."""
@@ -66,7 +66,7 @@ class Worker:
     def _measure(self, args: Mapping[str, Any]) -> dict[str, Any]:
         job = wire.MeasureJob.parse(args.get("job"))
         runtime = self._runtime(job.runtime)
-        os.sched_setaffinity(0, self._cores if job.cores is None else job.cores)
+        cores.pin(self._cores if job.cores is None else job.cores)
         anchor = None if job.anchor is None else self._model(runtime, job, job.anchor, job.anchor_shape, keep=True)
         model = self._model(runtime, job, job.model, job.shape)
         machine = trust.Machine.read()
@@ -127,8 +127,8 @@ class Worker:
     ) -> Any:
         """A prepared model. The last anchor (`keep`) stays for the next job, and so does the last model that was
         asked for a second time: the sentinel."""
-        cores = None if job.cores is None else tuple(job.cores)
-        key = (job.runtime, sha256, tuple(sorted(shape.items())), job.threads, cores)
+        pinned = None if job.cores is None else tuple(job.cores)
+        key = (job.runtime, sha256, tuple(sorted(shape.items())), job.threads, pinned)
         for kept, model in (self._anchor, self._sentinel):
             if kept == key:
                 return model

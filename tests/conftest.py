@@ -6,9 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import sshd as server
+
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("ofa-edge", deadline=None)
+hypothesis.settings.load_profile("ofa-edge")
 
 
 @pytest.fixture(autouse=True)

@@ -46,8 +46,11 @@ class Session:
 
     facts: wire.Facts
 
-    def __init__(self, link: Link, channel: Channel, root: str, *, limits: Limits, owns_link: bool = False):
+    def __init__(
+        self, link: Link, channel: Channel, root: str, *, python: str, limits: Limits, owns_link: bool = False
+    ):
         self.link = link
+        self._python = python
         self.root = root
         self._channel = channel
         self._limits = limits
@@ -220,7 +223,7 @@ class Session:
         if reply.id != ident:
             raise self._broken("it answered a request nobody made")
         if isinstance(reply, wire.Refusal):
-            raise refusal_error(reply, self.link)
+            raise refusal_error(reply, self.link.name, self._python)
         return reply
 
     def _read(self, timeout: float) -> bytes:
@@ -264,15 +267,15 @@ class Session:
         )
 
 
-def refusal_error(refusal: wire.Refusal, link: Link) -> OfaEdgeError:
-    """The host's error for an agent's refusal."""
+def refusal_error(refusal: wire.Refusal, device: str, python: str) -> OfaEdgeError:
+    """The host's error for an agent's refusal; `python` is the interpreter that runs it."""
     if refusal.kind == "no-runtime":
         return errors.UsageError(
-            f"{link.name}: {refusal.message}",
-            hint=f"install it there (`{link.python} -m pip install onnxruntime`), or name a Python that has it "
+            f"{device}: {refusal.message}",
+            hint=f"install it there (`{python} -m pip install onnxruntime`), or name a Python that has it "
             "with --python, in devices.toml or in OFA_EDGE_DEVICE_PYTHON",
         )
-    return _ERRORS.get(refusal.kind, OfaEdgeError)(f"{link.name}: {refusal.message}")
+    return _ERRORS.get(refusal.kind, OfaEdgeError)(f"{device}: {refusal.message}")
 
 
 def open_session(
@@ -313,8 +316,8 @@ def open_session(
                 continue
             ready = wire.Fields("ready", hello.take("ready"))
             ready.whole("protocol", wire.PROTOCOL, wire.PROTOCOL)
-            session = Session(link, channel, ready.text("root"), limits=limits, owns_link=owns_link)
-            session.facts = wire.Facts.parse(session.call("facts", {}))
+            session = Session(link, channel, ready.text("root"), python=python, limits=limits, owns_link=owns_link)
+            session.facts = wire.Facts.parse(session.call("facts", {}, timeout=2 * limits.load_seconds))
             return session
         except BaseException as error:
             with contextlib.suppress(OfaEdgeError):

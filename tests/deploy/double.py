@@ -174,7 +174,7 @@ class Device:
             reply = wire.Refusal(1, error.kind, error.message)
         heard = wire.parse_reply(wire.reply_line(reply))
         if isinstance(heard, wire.Refusal):
-            raise refusal_error(heard, _Name())  # type: ignore[arg-type]
+            raise refusal_error(heard, _Name().name, _Name().python)
         assert isinstance(heard, wire.Result)
         return dict(heard.result)
 

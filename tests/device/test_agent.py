@@ -93,8 +93,9 @@ def test_a_tiny_model_is_measured_at_two_sizes_from_one_file(session: Session, t
     small, large = session.measure(jobs, fresh=False)
     assert isinstance(small, wire.Measured)
     assert isinstance(large, wire.Measured)
-    assert 0 < small.figures.min <= large.figures.median  # 36 times the work: no machine is that disturbed
-    assert small.batch > large.batch
+    assert (small.key, large.key) == ("16", "96")
+    assert small.figures.min > 0
+    assert large.figures.min > 0
 
 
 def test_an_anchor_is_timed_in_between(session: Session, tiny_onnx: bytes) -> None:
