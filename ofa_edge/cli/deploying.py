@@ -167,7 +167,8 @@ def install(
 
 
 def describe(outcome: dict[str, Any]) -> str:
-    """A deployment's outcome for people."""
+    """A deployment's outcome for people; for one that was only planned, its steps."""
+    planned = outcome["steps"] if outcome["state"] == "unchanged" else []
     return fields(
         {
             "state": outcome["state"],
@@ -179,7 +180,12 @@ def describe(outcome: dict[str, Any]) -> str:
             "top-1": "-" if outcome["top1"] is None else f"{outcome['top1']:.1f} %, predicted",
             "reason": outcome["reason"] or "-",
         }
-    ) + "".join(f"\nnote: {notice}" for notice in outcome["notices"])
+    ) + "".join(
+        [
+            *(f"\nnote: {notice}" for notice in outcome["notices"]),
+            *(f"\nwould {one['step']}: {one['detail']}".rstrip(": ") for one in planned),
+        ]
+    )
 
 
 def status(

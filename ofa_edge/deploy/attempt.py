@@ -91,10 +91,10 @@ class Attempt:
         Raises:
             RolledBack, NeedsHands, DeviceLost: see `run.deploy`.
         """
-        bundle = self._bundle
-        actions: dict[Step, Callable[[], Any]] = {
+        actions: dict[Step, Callable[[], object]] = {
             Step.BEGIN: lambda: self._call("begin", kind=self._kind),
-            **({Step.UPLOAD: lambda: self._upload(bundle), Step.STAGE: lambda: self._stage(bundle)} if bundle else {}),
+            Step.UPLOAD: self._upload,
+            Step.STAGE: lambda: self._call("stage", manifest=self._shipped().sha256(MANIFEST)),
             Step.SHARE: lambda: self._call("share"),
             Step.OUTPUTS: self._check_outputs,
             Step.LATENCY: self._check_latency,
@@ -124,12 +124,14 @@ class Attempt:
     def _call(self, op: str, **args: Any) -> dict[str, Any]:
         return self._device.call(op, {"app": self._manifest.app, "release": self._manifest.release, **args})
 
-    def _upload(self, bundle: Bundle) -> None:
-        blobs = bundle.blobs()
-        self._device.push({sha256: blobs[sha256] for sha256 in self._device.missing(list(blobs))})
+    def _shipped(self) -> Bundle:
+        if self._bundle is None:
+            raise ValueError("a plan that ships files needs a bundle")
+        return self._bundle
 
-    def _stage(self, bundle: Bundle) -> None:
-        self._call("stage", manifest=bundle.sha256(MANIFEST))
+    def _upload(self) -> None:
+        blobs = self._shipped().blobs()
+        self._device.push({sha256: blobs[sha256] for sha256 in self._device.missing(list(blobs))})
 
     def _check_outputs(self) -> None:
         """Golden outputs, computed on the device in a fresh process."""

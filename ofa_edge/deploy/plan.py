@@ -219,7 +219,7 @@ def _unfit(state: DeviceState, manifest: Manifest, accept_stale: bool) -> Plan |
     if free < need:
         return Plan(
             Verdict.REFUSED,
-            reason=f"the device has {free / 1e6:.1f} MB free, this release needs {need / 1e6:.1f} MB",
+            reason=f"the device has {_size(free)} free, this release needs {_size(need)}",
             hint="make room there, or keep releases elsewhere with --root",
         )
     return None
@@ -252,7 +252,7 @@ def _steps(state: DeviceState, settled: DeviceState, manifest: Manifest) -> list
         )
     steps.append(Planned(Step.BEGIN, f"{settled.current or 'nothing'} -> {release}"))
     if state.missing:
-        steps.append(Planned(Step.UPLOAD, f"{upload_bytes(state, manifest) / 1e6:.1f} MB"))
+        steps.append(Planned(Step.UPLOAD, _size(upload_bytes(state, manifest))))
     repair = release == settled.current
     return [
         *steps,
@@ -276,6 +276,10 @@ def _first_steps(state: DeviceState, settled: DeviceState) -> list[Planned]:
         back = f"back to {settled.current or 'no release'}"
         steps.append(Planned(Step.RECOVER, f"the deployment of {state.unfinished.release} was interrupted: {back}"))
     return steps
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
 def _promise(state: DeviceState, budget: float | None) -> str:
