@@ -121,7 +121,7 @@ class MeasureJob:
         cores: CPU numbers the worker may use, or None for all it has.
         target_rel: stop when the interval of the median (with an anchor: of the ratio) is within +- this.
         max_seconds: or after this long, loading not counted.
-        anchor: sha256 of the network interleaved in the same process (FINDINGS: it cancels the machine's drift).
+        anchor: sha256 of the network interleaved in the same process (it cancels the machine's drift).
         anchor_shape: as `shape`, for the anchor.
     """
 

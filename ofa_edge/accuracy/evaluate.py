@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from ofa_edge.accuracy.table import AccuracyWriter
-from ofa_edge.errors import OfaEdgeError
+from ofa_edge.errors import OfaEdgeError, UsageError
 from ofa_edge.graph import subnet
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.train import images as data
@@ -39,15 +39,16 @@ class Evaluator:
     _views: dict[int, np.ndarray] = field(default_factory=dict)
 
     def correct(self, arch: Arch) -> int:
-        """How many images the subnet gets right.
-
-        Raises:
-            BadFile: there are no batch-norm statistics for it.
-        """
+        """How many images the subnet gets right; raises as `predictions`."""
         return int((self.predictions(arch) == self.images.labels).sum())
 
     def predictions(self, arch: Arch) -> np.ndarray:
-        """The class the subnet gives each image, of shape (images,)."""
+        """The class the subnet gives each image, of shape (images,).
+
+        Raises:
+            BadFile: there are no batch-norm statistics for it.
+            OfaEdgeError: its outputs are not finite.
+        """
         model = subnet.to_onnx(self.checkpoint, arch, self.statistics(arch) if self.statistics else None)
         session = _session(model)
         pixels = self._view(arch.resolution)
@@ -57,11 +58,15 @@ class Evaluator:
             found = []
             for image in part:
                 x = (image.transpose(2, 0, 1)[None].astype(np.float32) - preprocess.mean) / preprocess.std
-                found.append(int(session.run(None, {"input": x})[0].argmax()))
+                logits = session.run(None, {"input": x})[0]
+                if not np.isfinite(logits).all():
+                    raise OfaEdgeError("the subnet's outputs are not finite", hint="recalibrate with --bn recalibrated")
+                found.append(int(logits.argmax()))
             return found
 
         with ThreadPoolExecutor(self.workers) as pool:
-            return np.concatenate(list(pool.map(classify, np.array_split(pixels, self.workers))))
+            parts = pool.map(classify, np.array_split(pixels, self.workers))
+            return np.array([label for part in parts for label in part], np.int64)
 
     def _view(self, resolution: int) -> np.ndarray:
         if resolution not in self._views:
@@ -80,16 +85,26 @@ def fill_table(
     for arch in archs:
         if arch not in writer:
             try:
-                writer.add(arch, evaluator.correct(arch), len(evaluator.images))
-                measured += 1
+                correct = evaluator.correct(arch)
             except OfaEdgeError as error:
                 writer.fail(arch, error.message)
+            except Exception as error:  # a runtime's own errors share no base
+                writer.fail(arch, f"{type(error).__name__}: {error}")
+            else:
+                writer.add(arch, correct, len(evaluator.images))
+                measured += 1
         report(arch)
     return measured
 
 
 def spread_sample(space: Space, count: int, resolutions: tuple[int, ...], seed: int) -> list[Arch]:
-    """`count` different subnets, each at every one of the resolutions; the largest and smallest come first."""
+    """`count` different subnets, each at every one of the resolutions; the largest and smallest come first.
+
+    Raises:
+        UsageError: the space has fewer.
+    """
+    if count > space.count():
+        raise UsageError(f"space {space.name} has {space.count()} subnets, {count} were asked for")
     rng = np.random.default_rng(seed)
     stages = dict.fromkeys((space.largest().stages, space.smallest().stages))
     while len(stages) < count:

@@ -11,6 +11,7 @@ import typer
 
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
+from ofa_edge.cli.train import read_images
 from ofa_edge.errors import UsageError
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch
@@ -71,8 +72,7 @@ def evaluate(
         archs = spread_sample(space, samples or 2, sizes, seed)
     for one in archs:
         space.check(one)
-    out.say(f"reading images from {data}")
-    images, words, statistics = _images(checkpoint, data, split, heldout, bn, bn_images)
+    images, words, statistics = _images(checkpoint, data, split, heldout, bn, bn_images, out)
     header = AccuracyHeader.of(
         space, checkpoint=checkpoint.sha256, data=words, bn=bn, seed=seed, images_sha256=images.sha256()
     )
@@ -84,20 +84,32 @@ def evaluate(
         fill_table(Evaluator(checkpoint, images, statistics), archs, writer, lambda done: bar.advance())
         writer.finish()
     table = AccuracyTable.read(out_file, space)
-    out.result({"table": str(out_file), "rows": len(table.frame), "seconds": round(time.monotonic() - start, 1)})
+    for failed, reason in list(table.failed.items())[:1]:
+        out.warning(f"{len(table.failed)} subnets failed; {codecs.encode(space, failed)}: {reason}")
+    out.result(
+        {
+            "table": str(out_file),
+            "rows": len(table.frame),
+            "failed": len(table.failed),
+            "seconds": round(time.monotonic() - start, 1),
+        }
+    )
 
 
 def _images(
-    checkpoint: Checkpoint, data: Path, split: str, heldout: int, bn: str, bn_images: int
+    checkpoint: Checkpoint, data: Path, split: str, heldout: int, bn: str, bn_images: int, out: Output
 ) -> tuple[ImageSet, str, Callable[[Arch], Statistics] | None]:
     """The images to judge on, in words too, and where batch-norm statistics come from (None: the bank)."""
     from ofa_edge.train import images as data_images
 
-    training = None
-    if split != "val" or bn == "recalibrated":
-        training = data_images.split_training(data_images.load_images(data, "train"), heldout)
-    validation = data_images.load_images(data, "val") if split in ("val", "unseen") else None
-    chosen = _choose(training, validation, split)
+    needed = {"train": split != "val" or bn == "recalibrated", "val": split != "heldout"}
+    if all(needed.values()) and data.is_file():
+        raise UsageError(f"--split {split} --bn {bn} needs both splits, {data} is one", hint="give --data their folder")
+    read = {name: read_images(data, name, checkpoint.space, out) for name, wanted in needed.items() if wanted}
+    training = data_images.split_training(read["train"], heldout) if "train" in read else None
+    chosen = _choose(training, read.get("val"), split)
+    if not len(chosen):
+        raise UsageError(f"{data} has no images of split {split}", hint="choose another --split")
     recorded = checkpoint.metadata.data.get("heldout_sha256")
     if split == "heldout" and recorded and recorded != chosen.sha256():
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ supernet = typer.Typer(
 
 @supernet.command()
 def info(
-    checkpoint: Annotated[str, typer.Argument(metavar="[CKPT]", help="A checkpoint file or 'embedded'.")] = "embedded",
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint file or 'embedded'.")] = "embedded",
     as_json: options.Json = False,
 ) -> None:
     """What a checkpoint holds: its space, what trained it, on what, from what, under which licence."""
@@ -49,22 +50,34 @@ def import_(
     space: Annotated[str, typer.Option("--space", metavar="SPACE")] = "ofa-lite0",
     as_json: options.Json = False,
 ) -> None:
-    """Read published weights into a checkpoint to train from (no BN bank: subnets need training first)."""
+    """Read published weights into a checkpoint to train from (no BN bank: subnets need training first).
+
+    Its channels are sorted as `train` sorts them, so training from it is training from the file.
+    """
+    import torch
+
     from ofa_edge.errors import UsageError
     from ofa_edge.space.spaces import OFA_LITE0, get_space
+    from ofa_edge.supernet.network import Supernet
     from ofa_edge.weights import checkpoint as checkpoints
     from ofa_edge.weights import imports
 
     target = get_space(space)
     if target != OFA_LITE0:
         raise UsageError(f"weights for {space} cannot be imported yet", hint="use --space ofa-lite0")
-    arrays = imports.from_lite0(imports.read_torch_file(file), target, imports.IMAGENETTE_ROWS)
-    arrays |= imports.identity_transforms(target)
+    given = imports.from_lite0(imports.read_torch_file(file), target, imports.IMAGENETTE_ROWS)
+    given |= imports.identity_transforms(target)
+    network = Supernet(target)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in given.items()})
+    network.sort_channels()
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    published = digest == imports.LITE0_SHA256
     metadata = checkpoints.Metadata(
         space=space,
         labels=tuple(f"imagenet {row}" for row in imports.IMAGENETTE_ROWS),
-        source=imports.LITE0_SOURCE,
-        licence="Apache-2.0; weights derived from ImageNet images: non-commercial research",
+        source=imports.LITE0_SOURCE if published else f"{file.name}, sha256 {digest}",
+        licence=imports.LITE0_LICENCE if published else "unknown: ask whoever made the file",
         recipe={},
         data={},
         bank={},

@@ -17,13 +17,11 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 from ofa_edge.train import schedule
 
 if TYPE_CHECKING:
+    from ofa_edge.train.images import ImageSet
     from ofa_edge.train.trainer import Trainer
 
 CHECKPOINT_FILE = "supernet.safetensors"
 SCRATCH = "scratch"
-
-# ImageNet's terms for whoever trains on (a part of) it.
-_IMAGENET_TERMS = "weights derived from ImageNet images: non-commercial research"
 
 
 def train(
@@ -73,19 +71,14 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    out.say(f"reading images from {data}")
-    loaded = images.load_images(data, "train")
-    if loaded.corrupt:
-        out.warning(f"{len(loaded.corrupt)} corrupt images left out: {', '.join(loaded.corrupt[:5])}")
-    splits = images.split_training(loaded, heldout)
-    if int(loaded.labels.max()) >= target.classes:
-        raise UsageError(f"the images have {loaded.labels.max() + 1} classes, space {space} has {target.classes}")
+    splits = images.split_training(read_images(data, "train", target, out), heldout)
     out.say(
         f"{len(splits.train)} images to train on, {len(splits.heldout)} held out, "
         f"{len(splits.unseen)} unseen by published weights kept for tests"
     )
     trainer = Trainer(target, plan, splits, out_dir, TrainOptions(seed, checkpoint_minutes, epochs_scale), _Report(out))
     origin = _start(trainer, target, source, out)
+    trainer.origin = origin[0]
     if resume:
         trainer.resume()
         out.say(f"resumed at phase {trainer.position.phase + 1}, epoch {trainer.position.epoch + 1}")
@@ -98,6 +91,23 @@ def train(
             "bank": loss,
         }
     )
+
+
+def read_images(data: Path, split: str, space: Space, out: Output) -> ImageSet:
+    """The images of a split, with what is said about them.
+
+    Raises:
+        UsageError: there are none, or they are of more classes than the space has.
+    """
+    from ofa_edge.train import images
+
+    out.say(f"reading images of {split} from {data}")
+    loaded = images.load_images(data, split)
+    if loaded.corrupt:
+        out.warning(f"{len(loaded.corrupt)} corrupt images left out: {', '.join(loaded.corrupt[:5])}")
+    if int(loaded.labels.max()) >= space.classes:
+        raise UsageError(f"the images have {loaded.labels.max() + 1} classes, space {space.name} has {space.classes}")
+    return loaded
 
 
 class _Report:
@@ -136,7 +146,7 @@ def _start(trainer: Trainer, space: Space, source: str | None, out: Output) -> t
         state = imports.read_torch_file(imports.lite0_package_file())
         trainer.start_from(imports.from_lite0(state, space, imports.IMAGENETTE_ROWS))
         trainer.network.sort_channels()
-        return imports.LITE0_SOURCE, f"Apache-2.0; {_IMAGENET_TERMS}"
+        return imports.LITE0_SOURCE, imports.LITE0_LICENCE
     given = checkpoint.load(source)
     if given.space != space:
         raise UsageError(f"{source} is a supernet of {given.space.name}, not of {space.name}", hint="give its --space")

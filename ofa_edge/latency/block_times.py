@@ -23,7 +23,7 @@ from ofa_edge.errors import BadFile
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_weight_bytes
 
-# Interpolating in the area between sizes 16 px apart costs 2-4 % (FINDINGS 3); outside them about twice that.
+# Interpolating in the area between sizes 16 px apart costs 2-4 % (the study in docs/); outside them about twice that.
 _BETWEEN_ERROR = 0.04
 _BEYOND_ERROR = 0.08
 _KERNELS = (3, 5, 7)

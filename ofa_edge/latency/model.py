@@ -1,6 +1,6 @@
 """The latency model: blocks -> Estimate of a whole network's median latency in a fresh process.
 
-In: a LatencyTable. Out: a LatencyModel, additive in blocks. Rules kept (DESIGN 7, FINDINGS 9):
+In: a LatencyTable. Out: a LatencyModel, additive in blocks. Rules kept (docs/how-the-numbers-are-made.md):
 
     T = offset + scale x sum of the blocks' isolated medians + rate x weight bytes
 
@@ -33,7 +33,7 @@ from ofa_edge.space.spaces import get_space
 
 _TERM_SETS = (("scale",), ("offset", "scale"), ("scale", "bytes"), ("offset", "scale", "bytes"))
 _ALL_TERMS = ("offset", "scale", "bytes")
-# Calibration networks that are enough (FINDINGS 9: with 8 the held-out error is 1.3 %, with 12 1.2 %).
+# Calibration networks that are enough (the study in docs/: with 8 the held-out error is 1.3 %, with 12 1.2 %).
 _ENOUGH_QUIET = 8
 _MARGIN_SAMPLE = 400
 

@@ -42,7 +42,7 @@ class Effort:
 
 
 # A block's first figures settle within .1-.2 s; the full effort narrows those that noise keeps wide. A network
-# needs at least 10 interleaved batches of 130 ms (FINDINGS 9).
+# needs at least 10 interleaved batches of 130 ms (docs/how-the-numbers-are-made.md).
 FULL = Effort(block_rel=0.02, block_seconds=1.0, network_rel=0.02, network_seconds=4.0)
 QUICK = Effort(block_rel=0.03, block_seconds=0.2, network_rel=0.03, network_seconds=2.0, attempts=2)
 

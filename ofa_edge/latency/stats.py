@@ -197,7 +197,7 @@ class Quality:
     loo_error: float | None
 
 
-# (code, noisy above, unusable above). On the quiet machine of FINDINGS 9 the anchor's spread is 3.8 %, the
+# (code, noisy above, unusable above). On the quiet machine of the study in docs/ the anchor's spread is 3.8 %, the
 # held-out error 1.2-1.5 %; under load medians are off by up to 50 %.
 _LIMITS = (
     ("disturbed", 0.10, 0.50),

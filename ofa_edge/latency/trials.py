@@ -1,7 +1,7 @@
 """Whole networks in fresh processes: the one statistic that is calibrated, promised and checked.
 
 In: jobs or model files, and a device. Out: what each process measured, and the median over processes, raw and as
-its ratio to the anchor times the anchor's reference. Rules kept (DESIGN 2, FINDINGS 9): every process interleaves
+its ratio to the anchor times the anchor's reference. Rules kept (docs/how-the-numbers-are-made.md): every process interleaves
 the anchor; a process that was disturbed, or whose anchor is off its reference, is repeated up to three times before
 it counts; rounds go over all networks in turn, so that a slow minute does not hit one network alone.
 """
@@ -21,7 +21,7 @@ from ofa_edge.latency.plan import FULL, Effort
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.latency.workload import Device, Model, Source, upload
 
-# How far the anchor may be off its reference: the drift of FINDINGS 9 is 3.8 % from process to process.
+# How far the anchor may be off its reference: the drift of the study in docs/ is 3.8 % from process to process.
 ANCHOR_TOLERANCE = 0.05
 ANCHOR_OFF = "anchor-off"
 

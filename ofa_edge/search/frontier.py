@@ -44,7 +44,7 @@ PER_SCORE = 10**12
 _FAILED = 1 << 60
 
 # Rows of one join that are in memory at once (40 bytes each and as much again for sorting).
-_ROWS = 1 << 19
+_ROWS = 1 << 17
 _MOST_CHOICES = 1 << 20
 
 

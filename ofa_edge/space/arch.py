@@ -227,9 +227,7 @@ class Space:
         for stage in self.stages:
             depth = int(rng.choice(stage.depths))
             stages.append(
-                tuple(
-                    BlockChoice(int(rng.choice(stage.kernels)), int(rng.choice(stage.expands))) for _ in range(depth)
-                )
+                tuple(BlockChoice(int(rng.choice(stage.kernels)), int(rng.choice(stage.expands))) for _ in range(depth))
             )
         return Arch(resolution or int(rng.choice(self.resolutions)), tuple(stages))
 

@@ -1,6 +1,6 @@
 """Batch-norm statistics of single subnets: recalibration on images, and imposing statistics from elsewhere.
 
-A subnet of a supernet has no statistics of its own until it is given some (DESIGN 8): either the ones
+A subnet of a supernet has no statistics of its own until it is given some: either the ones
 measured here on training images, or predicted ones from the checkpoint's bank (weights/bank.py).
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ofa_edge.space.arch import Arch
+from ofa_edge.errors import UsageError
+from ofa_edge.space.arch import Arch, Space
 from ofa_edge.supernet.elastic import BatchStatistics
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.weights.bank import Bank, Statistics, features, norms
@@ -35,7 +36,11 @@ def recalibrate(network: Supernet, arch: Arch, batches: Iterable[Tensor]) -> Sta
     try:
         for batch in batches:
             network(batch, arch)
-        return {name: (n.collected.mean.numpy(), n.collected.var.numpy()) for name, n in norms.items() if n.collected}
+        return {
+            name: (n.collected.mean.numpy(), n.collected.var.numpy())
+            for name, n in norms.items()
+            if n.collected and n.collected.count  # an expansion that this subnet goes without was not run
+        }
     finally:
         for norm in norms.values():
             norm.collected = None
@@ -58,14 +63,28 @@ def given_statistics(network: Supernet, statistics: Mapping[str, tuple[np.ndarra
 def fit_bank(network: Supernet, draws: Iterable[tuple[Arch, Iterable[Tensor]]]) -> Bank:
     """Fit the bank to recalibrated statistics of many random subnets, each with its batches of images.
 
-    Channels that only wide subnets have are fitted on those subnets alone.
+    Raises:
+        UsageError: as `fit_statistics`.
     """
-    space = network.space
+    measured = ((arch, recalibrate(network, arch, batches)) for arch, batches in draws)
+    return fit_statistics(network.space, measured)
+
+
+def fit_statistics(space: Space, measured: Iterable[tuple[Arch, Statistics]]) -> Bank:
+    """Fit the bank to statistics of many subnets.
+
+    Channels that only wide subnets have are fitted on those subnets alone.
+
+    Raises:
+        UsageError: no subnet has a batch norm at its full width.
+    """
     rows: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
-    for arch, batches in draws:
-        for name, (mean, var) in recalibrate(network, arch, batches).items():
+    for arch, statistics in measured:
+        for name, (mean, var) in statistics.items():
             rows.setdefault(name, []).append((features(space, arch, name), mean, var))
     widths = dict(norms(space, space.largest()))
+    if never := [name for name, width in widths.items() if all(len(row[1]) < width for row in rows.get(name, []))]:
+        raise UsageError(f"no subnet measured has {never[0]} at its full width", hint="draw more subnets")
     return Bank({name: _fit_norm(rows[name], width) for name, width in widths.items()})
 
 

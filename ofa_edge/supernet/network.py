@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticDepthwiseConv2d
@@ -43,6 +44,8 @@ class InvertedBottleneck(nn.Module):
 
     def __init__(self, widest: Block, kernels: tuple[int, ...], eps: float):
         super().__init__()
+        if widest.se:
+            raise UsageError("squeeze-and-excitation cannot be trained in this version", hint="use another space")
         if widest.mid_channels != widest.in_channels:
             self.expand = ElasticConv2d(widest.in_channels, widest.mid_channels)
             self.expand_bn = ElasticBatchNorm2d(widest.mid_channels, eps)

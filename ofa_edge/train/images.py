@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Preprocess
@@ -29,6 +29,9 @@ STORED_SIDE = 224
 UNSEEN_MARK = "ILSVRC2012_val"
 
 _FORMATS = "a .parquet file with columns image{bytes,path} and label, a folder of them, or a folder of class folders"
+
+# The split whose class folders number the classes, for the other splits too.
+_TRAIN = "train"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,13 @@ class ImageSet:
 def load_images(path: Path, split: str | None = None) -> ImageSet:
     """Read every image of a file or folder; `split` picks `<split>.parquet` or `<split>/` where `path` holds it.
 
-    Corrupt images are left out and named in `corrupt`.
+    Corrupt images are left out and named in `corrupt`. The class folders of `train/` number the classes of every
+    split beside it.
 
     Raises:
-        UsageError: there is no such path, or nothing in it that can be read.
+        UsageError: there is no such path, nothing in it that can be read, or a class that `train/` has not.
     """
+    numbering = path / _TRAIN if split and (path / _TRAIN).is_dir() else None
     if split and path.is_dir():
         for candidate in (path / f"{split}.parquet", path / split):
             if candidate.exists():
@@ -72,7 +77,7 @@ def load_images(path: Path, split: str | None = None) -> ImageSet:
     if path.suffix == ".parquet" and path.is_file():
         encoded = _read_parquet(path)
     elif path.is_dir():
-        encoded = _read_folder(path)
+        encoded = _read_folder(path, numbering or path)
     else:
         raise UsageError(f"there are no images at {path}", hint=f"--data takes {_FORMATS}")
     with ThreadPoolExecutor() as pool:
@@ -96,18 +101,33 @@ def _read_parquet(path: Path) -> list[tuple[str, bytes, int]]:
         table = pyarrow.parquet.read_table(path, columns=["image", "label"])
     except (pyarrow.ArrowException, OSError) as error:
         raise UsageError(f"cannot read {path}: {error}", hint=f"--data takes {_FORMATS}") from error
-    images, labels = table["image"].to_pylist(), table["label"].to_pylist()
-    return [(item["path"], item["bytes"], label) for item, label in zip(images, labels, strict=True)]
+    encoded = []
+    for row, (item, label) in enumerate(zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)):
+        if not isinstance(item, dict) or not isinstance(label, int) or isinstance(label, bool) or label < 0:
+            raise UsageError(
+                f"{path} row {row}: not an image{{bytes,path}} with a label of 0 or more",
+                hint=f"--data takes {_FORMATS}",
+            )
+        # Either may be null; an image without bytes counts as corrupt.
+        encoded.append((str(item.get("path") or f"row {row}"), item.get("bytes") or b"", label))
+    return encoded
 
 
-def _read_folder(path: Path) -> list[tuple[str, bytes, int]]:
-    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+def _read_folder(path: Path, numbering: Path) -> list[tuple[str, bytes, int]]:
+    labels = {name: label for label, name in enumerate(_class_folders(numbering))}
+    names = _class_folders(path)
+    if unknown := [name for name in names if name not in labels]:
+        raise UsageError(f"{path} has a class {unknown[0]} that {numbering} has not", hint=f"--data takes {_FORMATS}")
     return [
-        (f"{name}/{file.name}", file.read_bytes(), label)
-        for label, name in enumerate(classes)
+        (f"{name}/{file.name}", file.read_bytes(), labels[name])
+        for name in names
         for file in sorted((path / name).iterdir())
         if file.is_file()
     ]
+
+
+def _class_folders(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _decode(data: bytes) -> np.ndarray | None:
@@ -115,7 +135,7 @@ def _decode(data: bytes) -> np.ndarray | None:
         with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (STORED_SIDE, STORED_SIDE))
             rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+    except Exception:  # Pillow's decoders end in many types on damaged bytes, SyntaxError and struct.error among them
         return None
     if min(rgb.size) > STORED_SIDE:
         scale = STORED_SIDE / min(rgb.size)

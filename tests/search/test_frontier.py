@@ -3,6 +3,7 @@ combination of side limits; and on the whole ofa-lite0 it reaches the optimum of
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -34,18 +35,20 @@ STEPS = st.sampled_from([2**-2, 2**-4, 2**-20])  # many ties, some, hardly any
 SEEDS = st.integers(0, 10**6)
 
 
+SIDES = ("macs", "size_bytes", "memory_bytes")
+COMBINATIONS = [names for n in (1, 2, 3) for names in itertools.combinations(SIDES, n)]
+
+
 @st.composite
-def side_limits(draw, space=SMALL):
-    """Limits that some subnets keep, from those that subnets have; memory and size bind together or alone."""
-    subnets = listed(space)
-    costs = [draw(st.sampled_from(subnets)).cost for _ in range(3)]
+def side_limits(draw, names=None):
+    """Limits that some subnets just keep; on all of `names`, or on any."""
+    costs = [draw(st.sampled_from(listed(SMALL))).cost for _ in range(3)]
     limits = {
         "macs": costs[0].macs,
         "size_bytes": costs[1].weight_bytes,
         "memory_bytes": costs[2].weight_bytes + costs[2].peak_activation_bytes,
     }
-    chosen = draw(st.sets(st.sampled_from(sorted(limits)), min_size=1))
-    return Budget(**{name: limits[name] for name in chosen})
+    return Budget(**{name: limits[name] for name in names or draw(st.sampled_from(COMBINATIONS))})
 
 
 def points_by_listing(space, latency, scores, budget=None):
@@ -77,9 +80,11 @@ def test_equals_listing_every_subnet_and_of_equals_keeps_the_first(seed, step, s
     assert_same(front, front_by_listing(points_by_listing(SMALL, latency, scores)))
 
 
-@given(seed=SEEDS, step=STEPS, score_step=STEPS, failed=st.sampled_from([0.0, 0.1]), budget=side_limits())
-@settings(max_examples=80, deadline=None)
-def test_equals_listing_every_subnet_that_keeps_the_side_limits(seed, step, score_step, failed, budget):
+@pytest.mark.parametrize("names", COMBINATIONS, ids="+".join)
+@given(seed=SEEDS, step=STEPS, score_step=STEPS, failed=st.sampled_from([0.0, 0.1]), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_equals_listing_every_subnet_that_keeps_the_side_limits(names, seed, step, score_step, failed, data):
+    budget = data.draw(side_limits(names))
     latency, scores = DrawnLatency(seed, step, failed=failed), DrawnScores(seed, score_step)
     front = exact_front(SMALL, latency, scores, SMALL.resolutions, budget)
     assert_same(front, front_by_listing(points_by_listing(SMALL, latency, scores, budget)), archs=False)
@@ -150,6 +155,41 @@ def test_on_ofa_lite0_every_weighted_sum_has_its_optimum_on_the_front():
         assert np.max(front.score - price * front.latency_ms) == pytest.approx(best, abs=1e-6)
     assert (np.diff(front.latency_ms) > 0).all()
     assert (np.diff(front.score) > 0).all()
+
+
+@pytest.mark.parametrize("text", ["macs=100M,size=10MB,memory=14MB", "macs=200M,size=9MB,memory=10MB"])
+def test_on_ofa_lite0_under_limits_no_point_gains_by_changing_one_stage(text):
+    """A join of this size is pruned in several slices. Every neighbour of a point that keeps the limits is no better
+    than the point of the front at its latency."""
+    budget = Budget.parse(text)
+    latency, scores = GrowingLatency(), GrowingScores()
+    front = exact_front(OFA_LITE0, latency, scores, OFA_LITE0.resolutions, budget)
+    assert len(front) > 100
+    rng = np.random.default_rng(0)
+    feasible = 0
+    for i in np.linspace(0, len(front) - 1, 12).astype(int):
+        arch = front.arch(int(i))
+        assert keeps(cost(OFA_LITE0.blocks(arch)), budget)
+        for s, stage in enumerate(OFA_LITE0.stages):
+            choices = list(stage.choices())
+            for j in rng.choice(len(choices), min(len(choices), 15), replace=False):
+                neighbour = replace(arch, stages=(*arch.stages[:s], choices[j], *arch.stages[s + 1 :]))
+                blocks = OFA_LITE0.blocks(neighbour)
+                if keeps(cost(blocks), budget):
+                    feasible += 1
+                    value = latency.offset_ms + sum(map(latency.block_ms, blocks))
+                    reached = front.score[front.latency_ms <= value + 1e-8]
+                    assert len(reached)
+                    assert reached[-1] >= whole_score(scores, neighbour) - 1e-8
+    assert feasible > 300
+
+
+def whole_score(scores, arch):
+    parts = [
+        scores.stage_scores(s, StageArrays.of(stage, [choice]))[0]
+        for s, (stage, choice) in enumerate(zip(OFA_LITE0.stages, arch.stages, strict=True))
+    ]
+    return scores.offset(arch.resolution) + sum(parts)
 
 
 def weighted_optimum(latency, scores, resolution, price):
