@@ -127,6 +127,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metada
         },
     )
     path.parent.mkdir(parents=True, exist_ok=True)
+    content = _sorted_header(content)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         file.write(content)
@@ -134,6 +135,15 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metada
         os.fsync(file.fileno())
     part.replace(path)
     return hashlib.sha256(content).hexdigest()
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """The same file with its header's keys in order: safetensors writes metadata in a random one, and the sha256 of a
+    checkpoint is its name in every table made with it."""
+    size = int.from_bytes(content[:8], "little")
+    header = strict_json.canonical(strict_json.loads(content[8 : 8 + size]))
+    header += b" " * (-len(header) % 8)  # the tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def _read_metadata(raw: Mapping[str, str], file: Path) -> Metadata:
