@@ -78,8 +78,8 @@ class AccuracyHeader(BaseModel):
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """The fields that must be equal for rows to stand in one table."""
-        return {name: getattr(self, name) for name in type(self).model_fields}
+        """What must be equal for rows to stand in one table: every field, further ones too, but `provenance`."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if name != "provenance"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,13 +239,13 @@ def _header(value: Mapping[str, Any], name: str) -> AccuracyHeader:
 
 
 def _require_same(old: AccuracyHeader, new: AccuracyHeader, name: str) -> None:
-    other = new.conditions
-    for key, value in old.conditions.items():
-        if value != other[key]:
+    there, asked = old.conditions, new.conditions
+    for key in sorted(there.keys() & asked.keys()):
+        if there[key] != asked[key]:
             raise BadFile(
-                f"{name} was measured with {key} {value!r}, not {other[key]!r}",
+                f"{name} was measured with {key} {there[key]!r}, not {asked[key]!r}",
                 hint="run with the same settings, or write another file with --out",
-                details={"key": key, "file": str(value), "asked": str(other[key])},
+                details={"key": key, "file": str(there[key]), "asked": str(asked[key])},
             )
 
 

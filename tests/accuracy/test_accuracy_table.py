@@ -100,6 +100,14 @@ def test_resume_under_other_conditions_is_refused_naming_both(path, key, value):
     fill(path, ARCHS, resume=True)
 
 
+def test_further_fields_are_conditions_too_but_provenance_is_not(path):
+    fill(path, ARCHS[:2], images_sha256="e" * 64, provenance={"host": "a"})
+    with pytest.raises(BadFile, match="was measured with images_sha256 "):
+        fill(path, ARCHS, resume=True, images_sha256="f" * 64)
+    fill(path, ARCHS, resume=True, images_sha256="e" * 64, provenance={"host": "b"})
+    assert len(AccuracyTable.read(path).frame) == len(ARCHS)
+
+
 def test_a_failure_is_a_row_until_the_subnet_is_measured(path):
     with AccuracyWriter.open(path, OFA_LITE0, header()) as writer:
         writer.fail(ARCHS[0], "no batch-norm statistics")
