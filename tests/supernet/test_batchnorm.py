@@ -1,4 +1,4 @@
-"""Batch-norm statistics: recalibration pools all images, given ones are taken back, the bank's fit finds a linear law."""
+"""Batch-norm statistics: recalibration pools all images, given ones are taken back, the bank finds a linear law."""
 
 from __future__ import annotations
 

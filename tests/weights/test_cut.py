@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import build, onnx
-from ofa_edge.space.arch import Arch, BlockChoice, Space
+from ofa_edge.space.arch import Arch, BlockChoice
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.supernet.batchnorm import given_statistics
 from ofa_edge.supernet.network import Supernet
@@ -121,6 +121,6 @@ def test_a_missing_statistic_is_named() -> None:
         fold(TINY, arrays_of(NETWORK), TINY.smallest(), statistics)
 
 
-def test_an_arch_of_another_space_is_refused(space: Space = OFA_LITE0) -> None:
+def test_an_arch_of_another_space_is_refused() -> None:
     with pytest.raises(UsageError, match="resolution 160 is not in space tiny"):
-        fold(TINY, arrays_of(NETWORK), space.largest(), {})
+        fold(TINY, arrays_of(NETWORK), OFA_LITE0.largest(), {})
