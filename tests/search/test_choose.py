@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.block_times import BlockTimes
+from ofa_edge.latency.model import Estimate, LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose, choose_measured, default_budget, shared_resolutions
 from ofa_edge.search.frontier import exact_front
+from ofa_edge.search.selection import Selection
 from ofa_edge.space.block import Block
+from ofa_edge.space.cost import block_macs, cost
+from ofa_edge.space.spaces import OFA_LITE0
 from tests.search.doubles import SMALL, DrawnLatency, DrawnScores, keeps, listed
 
 INPUTS = {"latency-table": "1" * 64, "accuracy-table": "2" * 64}
@@ -132,15 +136,16 @@ def test_the_subnets_own_interval_has_the_last_word(accuracy):
 
 @given(
     seed=st.integers(0, 10**6),
-    latency_ms=st.floats(0.01, 3),
+    share=st.floats(0.01, 0.999),
     size=st.none() | st.integers(1, 30_000),
     memory=st.none() | st.integers(1, 60_000),
     width=st.sampled_from([0.0, 0.06]),
 )
 @settings(max_examples=30, deadline=None)
-def test_an_infeasible_budget_is_refused_with_one_that_works(accuracy, seed, latency_ms, size, memory, width):
+def test_an_infeasible_budget_is_refused_with_one_that_works(accuracy, seed, share, size, memory, width):
     latency = DrawnLatency(seed, width=width)
-    budget = Budget(latency_ms=latency_ms, size_bytes=size, memory_bytes=memory)
+    fastest = min(latency.value(subnet.blocks) for subnet in listed(SMALL)) * (1 + width)
+    budget = Budget(latency_ms=share * fastest, size_bytes=size, memory_bytes=memory)
     with pytest.raises(InfeasibleBudget) as caught:
         chosen_at(budget, latency, accuracy)
     error = caught.value
@@ -186,6 +191,32 @@ def test_resolutions_are_those_both_tables_know(accuracy):
     assert shared_resolutions((64, 32, 24, 17, 8), accuracy) == (17, 24, 32)
     with pytest.raises(UsageError, match=r"of resolutions 8, 64, the accuracy table of 17\.\.32"):
         shared_resolutions((64, 8), accuracy)
+
+
+def test_the_real_models_on_ofa_lite0():
+    """A latency model calibrated on twelve networks, an accuracy model fitted on sixty: chosen within the bound, and
+    read back from its file as it was."""
+    rng = np.random.default_rng(0)
+    blocks = OFA_LITE0.distinct_blocks(OFA_LITE0.resolutions)
+    times = BlockTimes({b.key: (block_macs(b) / 2e7 + 0.01) * rng.uniform(0.9, 1.1) for b in blocks})
+    networks = [OFA_LITE0.blocks(OFA_LITE0.sample(rng)) for _ in range(12)]
+    sums = np.array([sum(times.get(block).ms for block in network) for network in networks])
+    weights = np.array([cost(network).weight_bytes / 1e6 for network in networks])
+    features = np.stack([np.ones(12), sums, weights], axis=1)
+    fit = fit_terms(features, (0.3 + 1.1 * sums + 0.05 * weights) * rng.normal(1, 0.01, 12))
+    latency = LatencyModel(times, fit, OFA_LITE0, OFA_LITE0.resolutions)
+    archs = [OFA_LITE0.sample(rng) for _ in range(60)]
+    correct = [round(1000 - 3000 / cost(OFA_LITE0.blocks(arch)).macs ** 0.15) for arch in archs]
+    accuracy = AdditiveAccuracy.fit_rows(OFA_LITE0, archs, correct, [1000] * 60)
+    sizes = shared_resolutions(latency.resolutions, accuracy)
+    budget = default_budget(exact_front(OFA_LITE0, latency, accuracy, sizes), latency.margin())
+    selection = choose(OFA_LITE0, latency, accuracy, budget, resolutions=sizes, inputs=INPUTS).selection
+    own = latency.estimate(OFA_LITE0.blocks(selection.arch))
+    assert selection.latency_ms.high == pytest.approx(own.high, abs=1e-8)
+    assert own.value < own.high <= budget.latency_ms
+    assert selection.proven_optimal
+    assert selection.bound == selection.top1.value
+    assert Selection.from_bytes(selection.to_bytes(), "it") == selection
 
 
 # -- strategy table -----------------------------------------------------------------------------
