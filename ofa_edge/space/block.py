@@ -20,7 +20,7 @@ ACTIVATIONS = ("none", "relu", "relu6", "h_swish")
 _N = "0|[1-9][0-9]{0,6}"
 _KEY = re.compile(
     rf"b1:(?P<type>\w+):in(?P<in_channels>{_N})x(?P<in_size>{_N}):mid(?P<mid_channels>{_N})"
-    rf":out(?P<out_channels>{_N}):k(?P<kernel>{_N}):s(?P<stride>{_N}):skip(?P<skip>[01]):se(?P<se>[01])"
+    rf":out(?P<out_channels>{_N}):k(?P<kernel>{_N}):s(?P<stride>[1-9][0-9]{{0,6}}):skip(?P<skip>[01]):se(?P<se>[01])"
     rf":(?P<activation>\w+):(?P<bits>{_N})bit"
 )
 

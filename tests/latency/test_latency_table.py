@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ofa_edge import journal
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, mismatches, require_match
+from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.simulated import FACTS, figures
 from ofa_edge.latency.table import FORMAT, LatencyTable, newest_match
 from tests.latency.helpers import device_for, profile, task
@@ -243,3 +247,40 @@ def test_a_campaigns_table_holds_its_conditions_and_provenance(tmp_path: Path) -
     assert header.conditions == CONDITIONS
     assert header.provenance.boot_id == FACTS.boot_id
     assert (header.space, header.resolutions, header.plan) == ("ofa-lite0", [96], work.settings)
+
+
+# -- hostile tables -------------------------------------------------------------------------------
+JUNK = (None, True, -1, 0, 1e308, 5e-324, 10**25, "x", "", [], {}, [1], {"a": 1}, KEY.replace(":s1", ":s0"))
+LINES = [json.loads(line) for line in FROZEN.read_text().splitlines()[:-1]]
+
+
+def paths(value: dict[str, Any], before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for key, item in value.items():
+        found.append((*before, key))
+        if isinstance(item, dict):
+            found += paths(item, (*before, key))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_table_with_any_field_replaced_is_used_or_refused_and_nothing_else(data: st.DataObject) -> None:
+    line = data.draw(st.integers(0, len(LINES) - 1))
+    row = json.loads(json.dumps(LINES[line]))
+    path = data.draw(st.sampled_from(paths(row)))
+    place = row
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = data.draw(st.sampled_from(JUNK))
+    text = "".join(json.dumps(r) + "\n" for r in [*LINES[:line], row, *LINES[line + 1 :]])
+    try:
+        read = LatencyTable.from_contents(journal.parse(text.encode(), FORMAT, "t"), "t")
+        read.check()
+        model = LatencyModel.from_table(read)
+        model.margin()
+        predictions = model.predict([model.space.smallest(96), model.space.largest(96)])
+    except OfaEdgeError:
+        return
+    for prediction in predictions:
+        assert prediction.latency is None or math.isfinite(prediction.latency.value)
