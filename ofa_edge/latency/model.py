@@ -206,6 +206,11 @@ class LatencyModel:
             times, fit, space, table.header.resolutions, reference_ms=reference, anchor_spread=spread, drift=drift
         )
 
+    @property
+    def anchor(self) -> Arch:
+        """The network that `reference_ms` is of, and that a trial of a promise must be interleaved with."""
+        return plan.middle(self.space, self.resolutions)
+
     # -- the additive form ------------------------------------------------------------------------
     @property
     def calibrated(self) -> bool:

@@ -1,9 +1,9 @@
 """Whole networks in fresh processes: the one statistic that is calibrated, promised and checked.
 
 In: jobs or model files, and a device. Out: what each process measured, and the median over processes, raw and as
-its ratio to the anchor times the anchor's reference. Rules kept (docs/how-the-numbers-are-made.md): every process interleaves
-the anchor; a process that was disturbed, or whose anchor is off its reference, is repeated up to three times before
-it counts; rounds go over all networks in turn, so that a slow minute does not hit one network alone.
+its ratio to the anchor times the anchor's reference. Rules kept (docs/how-the-numbers-are-made.md): every process
+interleaves the anchor; a process that was disturbed, or whose anchor is off its reference, is repeated up to three
+times before it counts; rounds go over all networks in turn, so that a slow minute does not hit one network alone.
 """
 
 from __future__ import annotations

@@ -248,6 +248,8 @@ def test_a_model_from_a_campaign_predicts_its_holdout_networks(outcome: Outcome)
     fit = outcome.table.contents.of("fit")[-1]
     assert fit["held_out"]["mape_pct"] == pytest.approx(100 * outcome.held_out.mape)
     assert fit["reference_ms"] == outcome.model.reference_ms
+    assert outcome.model.reference_ms == pytest.approx(LAW.network(SPACE.blocks(outcome.model.anchor)), rel=0.6)
+    assert outcome.model.anchor == make_plan(SPACE, (96, 128), outcome.table.header.plan).anchor
 
 
 def test_drift_is_removed_from_blocks_and_does_not_reach_the_anchored_networks(outcome: Outcome) -> None:
