@@ -104,7 +104,9 @@ def spread_sample(space: Space, count: int, resolutions: tuple[int, ...], seed: 
         UsageError: the space has fewer.
     """
     if count > space.count():
-        raise UsageError(f"space {space.name} has {space.count()} subnets, {count} were asked for")
+        raise UsageError(
+            f"space {space.name} has {space.count()} subnets, {count} were asked for", hint="ask for fewer --samples"
+        )
     rng = np.random.default_rng(seed)
     stages = dict.fromkeys((space.largest().stages, space.smallest().stages))
     while len(stages) < count:

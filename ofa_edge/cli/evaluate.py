@@ -12,7 +12,7 @@ import typer
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
 from ofa_edge.cli.train import read_images
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch
 
@@ -63,6 +63,8 @@ def evaluate(
             f"--split {split} --bn {bn} is not possible", hint=f"--split {'|'.join(SPLITS)}, --bn bank|recalibrated"
         )
     checkpoint = checkpoints.load(supernet)
+    if bn == "bank" and checkpoint.bank is None:
+        raise BadFile(f"checkpoint {supernet} has no BN bank", hint="measure with --bn recalibrated")
     space = checkpoint.space
     sizes = options.resolutions(resolutions, space.resolutions)
     if arch is not None:

@@ -106,7 +106,10 @@ def read_images(data: Path, split: str, space: Space, out: Output) -> ImageSet:
     if loaded.corrupt:
         out.warning(f"{len(loaded.corrupt)} corrupt images left out: {', '.join(loaded.corrupt[:5])}")
     if int(loaded.labels.max()) >= space.classes:
-        raise UsageError(f"the images have {loaded.labels.max() + 1} classes, space {space.name} has {space.classes}")
+        raise UsageError(
+            f"the images have {loaded.labels.max() + 1} classes, space {space.name} has {space.classes}",
+            hint="give images of the space's classes, labelled from 0",
+        )
     return loaded
 
 

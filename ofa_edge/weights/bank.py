@@ -21,6 +21,8 @@ Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
 
 PREFIX = "bank."
 
+_HINT = "recalibrate with --data, or take another checkpoint"
+
 
 @dataclass(frozen=True, slots=True)
 class Bank:
@@ -37,11 +39,13 @@ class Bank:
         result: Statistics = {}
         for name, channels in norms(space, arch):
             if name not in self.coefficients:
-                raise BadFile(f"the BN bank has no statistics for {name}", hint="recalibrate with --data")
+                raise BadFile(f"the BN bank has no statistics for {name}", hint=_HINT)
             mean, log_std = self.coefficients[name]
             x = features(space, arch, name)
             if mean.shape[0] != len(x) or mean.shape[1] < channels:
-                raise BadFile(f"the BN bank's entry for {name} has shape {mean.shape}, not ({len(x)}, {channels})")
+                raise BadFile(
+                    f"the BN bank's entry for {name} has shape {mean.shape}, not ({len(x)}, {channels})", hint=_HINT
+                )
             result[name] = (
                 (x @ mean[:, :channels]).astype(np.float32),
                 np.exp(2 * (x @ log_std[:, :channels])).astype(np.float32),
@@ -69,12 +73,12 @@ class Bank:
         try:
             entries = {n: (arrays[f"{PREFIX}{n}.mean"], arrays[f"{PREFIX}{n}.log_std"]) for n in names}
         except KeyError as error:
-            raise BadFile(f"the BN bank is torn: {error} is missing") from error
+            raise BadFile(f"the BN bank is torn: {error} is missing", hint=_HINT) from error
         for name, (mean, log_std) in entries.items():
             if mean.ndim != 2 or mean.shape != log_std.shape:
-                raise BadFile(f"the BN bank's entry for {name} has shapes {mean.shape} and {log_std.shape}")
+                raise BadFile(f"the BN bank's entry for {name} has shapes {mean.shape} and {log_std.shape}", hint=_HINT)
             if not (np.isfinite(mean).all() and np.isfinite(log_std).all()):
-                raise BadFile(f"the BN bank's entry for {name} holds a value that is not finite")
+                raise BadFile(f"the BN bank's entry for {name} holds a value that is not finite", hint=_HINT)
         return cls(entries)
 
 

@@ -112,7 +112,7 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metada
     with np.errstate(over="ignore"):  # found below, by name
         half = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(tensors.items())}
     if unfit := [name for name, value in half.items() if not np.isfinite(value).all()]:
-        raise BadFile(f"{unfit[0]} does not fit half precision")
+        raise BadFile(f"{unfit[0]} does not fit half precision", hint="did training diverge? lower its rates")
     content = safetensors.numpy.save(
         half,
         metadata={
@@ -170,20 +170,25 @@ def _space(metadata: Metadata, file: Path) -> Space:
     try:
         return get_space(metadata.space)
     except UsageError as error:
-        raise BadFile(f"{file} is of a space this ofa-edge does not know: {metadata.space!r}") from error
+        raise BadFile(
+            f"{file} is of a space this ofa-edge does not know: {metadata.space!r}", hint=error.hint
+        ) from error
 
 
 def _check_arrays(space: Space, arrays: Arrays, file: Path) -> None:
     """Raises BadFile unless these are the arrays of the space's supernet, every one and no other."""
-    expected = supernet_shapes(space)
+    expected, hint = supernet_shapes(space), "take another file, or make one with `ofa-edge train`"
     missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
     if missing or extra:
         raise BadFile(
             f"{file} is not a supernet of {space.name}: missing {missing[:3]}, extra {extra[:3]}",
+            hint=hint,
             details={"missing": missing, "extra": extra},
         )
     for name, value in arrays.items():
         if value.shape != expected[name]:
-            raise BadFile(f"{file}: {name} has shape {value.shape}, space {space.name} needs {expected[name]}")
+            raise BadFile(
+                f"{file}: {name} has shape {value.shape}, space {space.name} needs {expected[name]}", hint=hint
+            )
         if not np.isfinite(value).all():
-            raise BadFile(f"{file}: {name} holds a value that is not finite")
+            raise BadFile(f"{file}: {name} holds a value that is not finite", hint=hint)

