@@ -1,4 +1,4 @@
-"""The tiny space under its name, and one thread: these networks are too small to share."""
+"""The tiny space under its name, one thread (these networks are too small to share), banks of few subnets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import pytest
 import torch
 
 from ofa_edge.space import spaces
+from ofa_edge.train import trainer
+from tests.train import runs
 from tests.train.tiny import TINY
 
 
-@pytest.fixture(autouse=True)
-def tiny_space(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(spaces.SPACES, TINY.name, TINY)
+@pytest.fixture(autouse=True, scope="module")
+def small_scale() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(spaces.SPACES, TINY.name, TINY)
+        patch.setattr(trainer, "BANK_PHASE_SUBNETS", runs.BANK_SUBNETS)
+        patch.setattr(trainer, "BANK_SUBNETS", runs.BANK_SUBNETS)
+        patch.setattr(trainer, "BANK_CHECK_SUBNETS", 4)
+        yield
     torch.set_num_threads(threads)

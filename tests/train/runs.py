@@ -1,0 +1,46 @@
+"""A small training run of every kind of phase, the same wherever it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ofa_edge.space.arch import Space
+from ofa_edge.train.images import Splits
+from ofa_edge.train.schedule import Phase, Recipe
+from ofa_edge.train.trainer import Progress, Trainer, TrainOptions
+from tests.train.tiny import TINY, splits
+
+RECIPE = Recipe(
+    name="short",
+    phases=(
+        Phase("largest", 1, ("largest",), 0.05, warmup_steps=2, distill=False),
+        Phase("elastic", 2, ("largest", "smallest", "random"), 0.05),
+        Phase("bank", 1, ("largest", "random"), 0.01, statistics="bank"),
+    ),
+    batch_size=8,
+)
+
+# 24 images are three steps an epoch; twelve in all.
+STEPS = 12
+
+OPTIONS = TrainOptions(seed=3, checkpoint_minutes=0)
+
+# Enough for every batch norm at its full width with these seeds.
+BANK_SUBNETS = 25
+
+
+def trainer(
+    out: Path,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    options: TrainOptions = OPTIONS,
+    recipe: Recipe = RECIPE,
+    data: Splits | None = None,
+    space: Space = TINY,
+) -> Trainer:
+    """A trainer with the same initial weights each time, which saves its state after every step."""
+    torch.manual_seed(0)
+    return Trainer(space, recipe, data or splits(24), out, options, report)
