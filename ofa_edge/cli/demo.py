@@ -62,9 +62,7 @@ def demo(
         chosen.selection.write(selection_file)
         out.say(f"chosen in {chosen.seconds:.2f} s out of {space.count() * len(space.resolutions):,} subnets")
         bundle = assemble(chosen.selection, checkpoint, app=APP, runs_on=runs_on, conditions=outcome.table.conditions)
-        deployed = deploying.install(
-            session, bundle, out, host=host, reference_ms=models.latency.reference_ms
-        ).as_json()
+        deployed = deploying.install(session, bundle, out, host=host, latency=models.latency).as_json()
         release = f"{session.root}/{APP}/current"
     value: dict[str, Any] = {
         **deployed,

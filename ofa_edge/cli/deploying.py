@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ofa_edge.device import ConnectOptions
     from ofa_edge.device.session import Session
     from ofa_edge.latency.conditions import RunsOn
+    from ofa_edge.latency.model import LatencyModel
 
 
 def deploy(
@@ -71,9 +72,9 @@ def deploy(
 
     def deploy_one(session: Session, name: str) -> Outcome:
         if bundle is not None:
-            ready, reference = bundles.read(bundle), None
+            ready, latency = bundles.read(bundle), None
         else:
-            ready, reference = make_bundle(
+            ready, latency = make_bundle(
                 session,
                 out,
                 app=app,
@@ -88,9 +89,7 @@ def deploy(
             )
         if keep_bundle is not None:
             bundles.write(ready, keep_bundle)
-        return install(
-            session, ready, out, host=name, reference_ms=reference, dry_run=dry_run, accept_stale=accept_stale
-        )
+        return install(session, ready, out, host=name, latency=latency, dry_run=dry_run, accept_stale=accept_stale)
 
     _each_host(host, connecting, out, deploy_one)
 
@@ -108,8 +107,8 @@ def make_bundle(
     runs_on: RunsOn,
     confidence: float,
     seed: int,
-) -> tuple[Bundle, float | None]:
-    """The bundle for a device, and the anchor's reference of the table it was chosen with (None without one).
+) -> tuple[Bundle, LatencyModel | None]:
+    """The bundle for a device, and the latency model it was chosen with (None where its table is not at hand).
 
     A selection file is taken as it is; a budget chooses from the device's newest table that fits it.
     """
@@ -124,12 +123,12 @@ def make_bundle(
     if selection is not None:
         chosen = Selection.read(selection, space)
         found = inputs.table_of_selection(chosen, table_file, session.facts, out)
-        reference = None if found is None else LatencyModel.from_table(found).reference_ms
+        latency = None if found is None else LatencyModel.from_table(found)
     else:
         found = inputs.device_latency_table(table_file, session.facts, runs_on, space.name, out)
         models = inputs.models(found, inputs.accuracy_table(accuracy_table, space.name, checkpoint, out), seed)
         chosen = selecting.choose_exact(models, budget, confidence=confidence, seed=seed).selection
-        reference = models.latency.reference_ms
+        latency = models.latency
     ready = assemble.assemble(
         chosen,
         checkpoint,
@@ -137,7 +136,7 @@ def make_bundle(
         runs_on=runs_on,
         conditions=None if found is None else found.conditions,
     )
-    return ready, reference
+    return ready, latency
 
 
 def install(
@@ -146,19 +145,17 @@ def install(
     out: Output,
     *,
     host: str,
-    reference_ms: float | None,
+    latency: LatencyModel | None,
     dry_run: bool = False,
     accept_stale: bool = False,
 ) -> Outcome:
     """Deploy a bundle through a session, saying each step. Raises as deploy.run.deploy."""
     from ofa_edge.deploy import assemble, run
-    from ofa_edge.space.spaces import get_space
 
-    space = get_space(bundle.manifest.space)
     return run.deploy(
         session,
         bundle,
-        measure=assemble.measurer(session, bundle, space, reference_ms),
+        measure=assemble.measurer(session, bundle, latency),
         dry_run=dry_run,
         accept_stale=accept_stale,
         host=host,

@@ -39,11 +39,7 @@ class Models:
     @property
     def inputs(self) -> dict[str, str]:
         """Hex sha256 by role, for a selection."""
-        return {
-            "latency-table": self.latency_table.sha256,
-            "accuracy-table": self.accuracy_table.sha256,
-            "supernet": self.accuracy_table.header.checkpoint,
-        }
+        return hashes(self.latency_table, self.accuracy_table)
 
 
 def named_latency_table(path: Path | None, space: str | None, out: Output) -> LatencyTable:
@@ -149,6 +145,15 @@ def accuracy_table(path: Path | None, space: str, checkpoint: Checkpoint | None,
         + (f" for checkpoint {checkpoint.sha256[:12]}" if checkpoint else ""),
         hint="make one with `ofa-edge evaluate --data PATH --samples 300 --out FILE`, and name it",
     )
+
+
+def hashes(latency: LatencyTable, accuracy: AccuracyTable) -> dict[str, str]:
+    """Hex sha256 of what a selection from these tables comes from, by role."""
+    return {
+        "latency-table": latency.sha256,
+        "accuracy-table": accuracy.sha256,
+        "supernet": accuracy.header.checkpoint,
+    }
 
 
 def models(latency: LatencyTable, accuracy: AccuracyTable, seed: int) -> Models:

@@ -44,6 +44,7 @@ def select(
     An infeasible budget is answered at once (exit 3) with the nearest subnet and a budget that it fits.
     """
     from ofa_edge.cli import inputs
+    from ofa_edge.latency.model import LatencyModel
     from ofa_edge.search import choose
     from ofa_edge.search.budget import Budget
     from ofa_edge.weights import checkpoint as checkpoints
@@ -55,18 +56,19 @@ def select(
     checkpoint = None if accuracy_table is not None else checkpoints.load(supernet)
     latency = inputs.named_latency_table(latency_table, checkpoint.space.name if checkpoint else None, out)
     accuracy = inputs.accuracy_table(accuracy_table, latency.header.space, checkpoint, out)
-    models = inputs.models(latency, accuracy, seed)
     if strategy == "table":
+        model = LatencyModel.from_table(latency)
         chosen = choose.choose_measured(
-            models.latency.space,
-            models.latency,
+            model.space,
+            model,
             accuracy,
             limits,
-            inputs=models.inputs,
+            inputs=inputs.hashes(latency, accuracy),
             confidence=confidence,
             top=top,
         )
     else:
+        models = inputs.models(latency, accuracy, seed)
         chosen = choose_exact(models, limits, confidence=confidence, seed=seed, top=top)
     if out_file is not None:
         chosen.selection.write(out_file)

@@ -17,9 +17,10 @@ from ofa_edge.errors import BadFile
 from ofa_edge.graph import build, check, onnx, reference
 from ofa_edge.latency import plan, trials, workload
 from ofa_edge.latency.conditions import Conditions, RunsOn
+from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.search.selection import Selection
-from ofa_edge.space.arch import Space
+from ofa_edge.space.spaces import get_space
 from ofa_edge.weights.checkpoint import Checkpoint
 
 # Fresh processes of a trial: the median of five bears two bad ones.
@@ -77,17 +78,18 @@ def assemble(
     )
 
 
-def measurer(device: workload.Device, bundle: Bundle, space: Space, reference_ms: float | None) -> Measure:
+def measurer(device: workload.Device, bundle: Bundle, latency: LatencyModel | None) -> Measure:
     """Measures a bundle's model as promises are judged: raw medians of fresh processes, interleaved with the anchor.
 
     The measurement is disturbed where more of its processes were than their median bears; it is the caller's to
     repeat it.
 
     Args:
-        reference_ms: the anchor's latency in the table the promise was made with; a process with the anchor off it
-            is a disturbed one.
+        latency: the model the promise was made with. A process whose anchor is off the reference in its table is a
+            disturbed one; without a model nothing says what the anchor should take.
     """
-    anchor = workload.network_source(space, plan.middle(space, space.resolutions))
+    space = get_space(bundle.manifest.space)
+    anchor = workload.network_source(space, latency.anchor if latency else plan.middle(space, space.resolutions))
 
     def measure(manifest: Manifest) -> Timing | wire.Failed:
         processes: list[trials.Trial] = []
@@ -97,7 +99,7 @@ def measurer(device: workload.Device, bundle: Bundle, space: Space, reference_ms
             runs_on=manifest.runs.runs_on(),
             processes=TRIAL_PROCESSES,
             anchor=anchor,
-            reference_ms=reference_ms,
+            reference_ms=latency.reference_ms if latency else None,
             effort=replace(plan.QUICK, attempts=1),
             on_process=lambda key, trial: processes.append(trial),
         )

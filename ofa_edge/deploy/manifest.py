@@ -89,7 +89,7 @@ class Predicted(_Value):
     """The latency Estimate in ms; the interval is absent where it is unknown."""
 
     value: Milliseconds
-    low: Milliseconds | None = None
+    low: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
     high: Milliseconds | None = None
 
 
