@@ -43,7 +43,7 @@ SANDWICH = Recipe(
     phases=(
         Phase("largest", 2, ("largest",), 0.02, warmup_steps=100, distill=False),
         Phase("elastic", 16, ("largest", "smallest", "random"), 0.03, warmup_steps=100),
-        Phase("bank", 2, ("largest", "smallest", "random"), 0.002, statistics="bank"),
+        Phase("bank", 1, ("largest", "smallest", "random"), 0.002, statistics="bank"),
     ),
 )
 

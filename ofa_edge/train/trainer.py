@@ -37,8 +37,8 @@ GRADIENT_NORM = 10.0  # clips only the rare exploding step of a narrow subnet
 BANK_FILE = "bank.safetensors"
 
 # The bank held during a phase is fitted to fewer subnets than the one that ships.
-BANK_PHASE_SUBNETS = 120
-BANK_SUBNETS = 250
+BANK_PHASE_SUBNETS = 100
+BANK_SUBNETS = 200
 BANK_IMAGES = 400
 
 # What the bank costs against recalibration is measured on this many random subnets and images.
