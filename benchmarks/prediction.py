@@ -3,7 +3,8 @@
     python benchmarks/prediction.py [--table TABLE] [--host local] [--networks 20] [--processes 5] [--json]
 
 Says the mean and worst relative error of `predict` against the anchored and the raw medians, and how many of them lie
-inside the interval. Without --table one of ofa-lite0 is measured first. And how well the raw medians of single processes repeat themselves, which bounds all of it.
+inside the interval; and how well raw medians of single processes repeat themselves, which bounds all of it. Without
+--table one of ofa-lite0 is measured first.
 """
 
 from __future__ import annotations

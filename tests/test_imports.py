@@ -254,6 +254,7 @@ def test_torch_is_imported_only_where_training_lives() -> None:
         "ofa_edge.accuracy.recalibrate",
         "ofa_edge.weights.imports",
         "ofa_edge.cli.train",
+        "ofa_edge.cli.supernet",
     )
     users = {
         source.name
