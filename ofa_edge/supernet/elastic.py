@@ -53,11 +53,14 @@ class ElasticBatchNorm2d(nn.Module):
         weight, bias = self.weight[:channels], self.bias[:channels]
         if self.given is not None:
             return F.batch_norm(x, self.given.mean, self.given.var, weight, bias, False, 0.0, self.eps)
-        if self.collected is not None:
-            with torch.no_grad():
-                var, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-                self.collected.add(mean, var, x.numel() // channels)
-        return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        if self.collected is None:
+            return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        # With momentum 1 the kernel leaves this batch's statistics, for which torch.var_mean takes a pass of its own.
+        mean, var = torch.zeros(channels), torch.ones(channels)
+        y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, self.eps)
+        count = x.numel() // channels
+        self.collected.add(mean, var * ((count - 1) / count), count)  # it leaves the unbiased variance
+        return y
 
 
 class ElasticConv2d(nn.Module):
