@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ofa_edge.accuracy.evaluate import Evaluator, fill_table, spread_sample
 from ofa_edge.accuracy.recalibrate import Recalibrator
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.space.arch import Arch
+from ofa_edge.space.arch import Arch, Preprocess
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.supernet.batchnorm import given_statistics, recalibrate
 from ofa_edge.supernet.network import Supernet
@@ -42,9 +43,10 @@ def checkpoint(with_bank: bool = True) -> Checkpoint:
 
 def direct(network: Supernet, arch: Arch, statistics: Statistics) -> np.ndarray:
     """Predictions of the elastic net itself, all images at once."""
-    views = images.centre_crops(IMAGES, arch.resolution, TINY.preprocess)
+    preprocess = network.space.preprocess
+    views = images.centre_crops(IMAGES, arch.resolution, preprocess)
     with torch.no_grad(), given_statistics(network, statistics):
-        return network(batches.normalise(views, TINY.preprocess), arch).argmax(dim=1).numpy()
+        return network(batches.normalise(views, preprocess), arch).argmax(dim=1).numpy()
 
 
 # -- one subnet ---------------------------------------------------------------------------------
@@ -65,6 +67,18 @@ def test_counts_are_those_of_a_direct_run_with_given_statistics() -> None:
         assert np.array_equal(found, direct(NETWORK, arch, random_statistics(arch, 3)))
     assert len({answer.tobytes() for answer in answers}) > 1
     assert len(set(np.concatenate(answers))) > 1
+
+
+def test_images_are_prepared_as_the_checkpoints_space_says() -> None:
+    other = replace(TINY, preprocess=Preprocess(mean=200.0, std=20.0, crop=0.5))
+    network = random_network(5, other)
+    changed = 0
+    for arch in ARCHS:
+        evaluator = Evaluator(replace(checkpoint(), space=other), IMAGES, lambda arch: random_statistics(arch, 3))
+        found = evaluator.predictions(arch)
+        assert np.array_equal(found, direct(network, arch, random_statistics(arch, 3)))
+        changed += (found != direct(NETWORK, arch, random_statistics(arch, 3))).sum()
+    assert changed > 10
 
 
 @pytest.mark.parametrize("workers", [1, 2, 40])
@@ -196,8 +210,6 @@ def test_a_longer_sample_begins_with_the_shorter_one() -> None:
 
 
 def test_a_sample_may_be_the_whole_space_and_no_more() -> None:
-    from dataclasses import replace
-
     small = replace(TINY, stages=tuple(replace(s, depths=(1,), kernels=(3,)) for s in TINY.stages))
     assert len({arch.stages for arch in spread_sample(small, 6, (16,), 0)}) == small.count() == 6
     with pytest.raises(UsageError, match="has 6 subnets, 7 were asked for"):

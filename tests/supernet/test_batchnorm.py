@@ -155,12 +155,12 @@ def test_too_few_subnets_are_refused_by_the_name_of_what_they_miss() -> None:
 def test_the_bank_of_a_network_predicts_what_recalibration_measures() -> None:
     """Far from exact with a random network, but much nearer than the average over subnets."""
     network, rng = random_network(4), np.random.default_rng(4)
-    images = batches(24)
-    drawn = [TINY.sample(rng, 32) for _ in range(60)]
+    images = batches(12, side=16)
+    drawn = [TINY.sample(rng, 16) for _ in range(50)]
     bank = fit_bank(network, [(arch, images) for arch in drawn])
     measured = [recalibrate(network, arch, images) for arch in drawn]
     errors = spread = 0.0
-    for arch in [TINY.sample(rng, 32) for _ in range(10)]:
+    for arch in [TINY.sample(rng, 16) for _ in range(10)]:
         predicted = bank.statistics(TINY, arch)
         for name, (mean, _) in recalibrate(network, arch, images).items():
             others = [found[name][0] for found in measured if name in found]
