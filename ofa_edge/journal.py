@@ -27,7 +27,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -211,10 +211,17 @@ class Writer:
         return cls._begin(path, format, descriptor, header)
 
     @classmethod
-    def resume(cls, path: Path | str, format: Format, header: Mapping[str, Any]) -> tuple[Contents, Writer]:
+    def resume(
+        cls,
+        path: Path | str,
+        format: Format,
+        header: Mapping[str, Any],
+        accept: Callable[[Contents], object] = lambda contents: None,
+    ) -> tuple[Contents, Writer]:
         """Continue a journal, or start it where it does not exist or was killed before its header was complete.
 
-        `header` is used only for a journal that is started; whether an existing one fits is the caller's rule.
+        `header` is used only for a journal that is started. Whether an existing one fits is the caller's rule: `accept`
+        raises where it does not, before anything in the file is changed.
 
         Raises:
             BadFile: the file is no journal of this schema, or was changed.
@@ -235,6 +242,7 @@ class Writer:
                 data = _read_all(descriptor)
                 return parse(data, format, str(path)), writer
             contents = parse(data, format, str(path))
+            accept(contents)
             os.ftruncate(descriptor, contents.size)
             os.fsync(descriptor)
             os.lseek(descriptor, 0, os.SEEK_END)
@@ -341,7 +349,9 @@ def _damaged(name: str, number: int, reason: str) -> BadFile:
 def _check_header(header: dict[str, Any], format: Format, name: str) -> tuple[int, int]:
     if header["record"] != "header" or header.get("schema") != format.schema:
         said = str(header.get("schema", header["record"]))[:60]
-        raise BadFile(f"{name} is not a {format.schema}: its first line says {said!r}")
+        raise BadFile(
+            f"{name} is not a {format.schema}: its first line says {said!r}", hint=f"name the file of a {format.schema}"
+        )
     match = _VERSION.fullmatch(str(header.get("version")))
     version = (int(match[1]), int(match[2])) if match else (-1, 0)
     if version[0] != format.version[0]:

@@ -160,14 +160,14 @@ class AccuracyWriter:
         values = header.model_dump(mode="json")
         if not resume:
             return cls(space, journal.Writer.create(path, FORMAT, values), set())
-        contents, writer = journal.Writer.resume(path, FORMAT, values)
-        try:
-            table = AccuracyTable.of(contents, str(path), space)
+
+        def read(found: journal.Contents) -> AccuracyTable:
+            table = AccuracyTable.of(found, str(path), space)
             _require_same(table.header, header, str(path))
-        except BaseException:
-            writer.close()
-            raise
-        return cls(space, writer, set(table.frame["arch"]))
+            return table
+
+        contents, writer = journal.Writer.resume(path, FORMAT, values, accept=read)
+        return cls(space, writer, set(read(contents).frame["arch"]))
 
     def __contains__(self, arch: Arch) -> bool:
         """Whether this subnet is measured already; failed ones are not."""

@@ -90,14 +90,17 @@ def run(
     plan = make_plan(task.space, task.resolutions, task.settings)
     header = _header(device.facts, task)
     began = clock()
+
+    def accept(found: journal.Contents) -> None:
+        _require_same(LatencyTable.from_contents(found, str(path)).header, header, Path(path))
+
     if resume:
-        contents, writer = journal.Writer.resume(path, FORMAT, header.as_json())
+        contents, writer = journal.Writer.resume(path, FORMAT, header.as_json(), accept)
     else:
         writer = journal.Writer.create(path, FORMAT, header.as_json())
         contents = journal.read(path, FORMAT)
     with writer:
         before = LatencyTable.from_contents(contents, str(path))
-        _require_same(before.header, header, path)
         campaign = _Campaign(device, writer, plan, task, before, on_step or (lambda step: None), clock)
         if campaign.remaining:
             campaign.measure(None if max_minutes is None else began + 60 * max_minutes)

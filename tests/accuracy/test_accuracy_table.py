@@ -91,7 +91,7 @@ def test_one_writer_at_a_time(path):
     ("key", "value"), [("checkpoint", "d" * 64), ("data", "other images"), ("bn", "recalibrated"), ("seed", 6)]
 )
 def test_resume_under_other_conditions_is_refused_naming_both(path, key, value):
-    fill(path, ARCHS[:2])
+    fill(path, ARCHS[:2], finish=True)
     before = path.read_bytes()
     with pytest.raises(BadFile, match=f"was measured with {key} ") as caught:
         fill(path, ARCHS, resume=True, **{key: value})

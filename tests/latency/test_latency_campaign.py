@@ -127,7 +127,8 @@ def test_a_campaign_is_not_resumed_on_another_device_or_with_another_plan(tmp_pa
         profile(path, device_for(WORK), task(SETTINGS.model_copy(update={"seed": 2})), resume=True)
     with pytest.raises(UsageError, match=r"begun with resolutions \[96\], this run has resolutions \[96, 112\]"):
         profile(path, device_for(WORK), task(resolutions=(96, 112)), resume=True)
-    assert profile(path, device_for(WORK), WORK, resume=True).table.sha256
+    assert path.read_bytes() == before
+    profile(path, device_for(WORK), WORK, resume=True)
     assert path.read_bytes() == before
 
 
