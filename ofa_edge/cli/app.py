@@ -49,10 +49,10 @@ COMMANDS: dict[str, Entry] = {
     "select": Entry("selecting", "select", "Choose the best subnet inside a budget."),
     "export": Entry("exporting", "export", "Write a subnet as a model file."),
     "deploy": Entry("deploying", "deploy", "Bring a subnet to a device and prove that it holds its budget."),
-    "status": Entry("deploying", "status", "What runs on a device, and what happened there."),
-    "releases": Entry("deploying", "releases", "The releases a device keeps."),
-    "rollback": Entry("deploying", "rollback", "Switch a device back to its previous release."),
-    "prune": Entry("deploying", "prune", "Remove all releases but the current and the previous one."),
+    "status": Entry("releases", "status", "What runs on a device, and what happened there."),
+    "releases": Entry("releases", "releases", "The releases a device keeps."),
+    "rollback": Entry("releases", "rollback", "Switch a device back to its previous release."),
+    "prune": Entry("releases", "prune", "Remove all releases but the current and the previous one."),
 }
 
 # Which extra brings a module that the base install lacks.

@@ -44,24 +44,25 @@ def demo(
     limits = None if budget is None else Budget.parse(budget)
     checkpoint = checkpoints.load()
     space, runs_on = checkpoint.space, RunsOn()
-    accuracy = inputs.accuracy_table(None, space.name, checkpoint, out)
+    accuracy = inputs.accuracy_table(None, checkpoint.sha256, out)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
         profiling.say_device(out, session.facts)
         path = settings.tables_dir(session.facts.device_model) / f"demo-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-        plan = PlanSettings(seed=seed, quick=True, networks=12)
-        outcome = profiling.measure_table(out, session, path, Task(space, space.resolutions, runs_on, plan))
-        models = inputs.models(outcome.table, accuracy, seed)
+        task = Task(space, space.resolutions, runs_on, PlanSettings(seed=seed, quick=True, networks=12))
+        go_on = f"`ofa-edge profile --host {host} --quick --seed {seed} --resume --out {path}`, then select and deploy"
+        table = profiling.measure_table(out, session, path, task, go_on=go_on).table
+        models = inputs.Models(table, accuracy, seed)
         if limits is None:
             sizes = choose.shared_resolutions(models.latency.resolutions, models.accuracy)
             front = exact_front(space, models.latency, models.accuracy, sizes)
             limits = choose.default_budget(front, models.latency.margin())
             out.say(f"{len(front)} subnets are best for some budget; taking the middle one's: {limits}")
-        chosen = selecting.choose_exact(models, limits, seed=seed)
+        chosen = selecting.choose_exact(models, limits)
         selection_file = settings.home() / "selections" / f"{path.stem}.json"
         chosen.selection.write(selection_file)
         out.say(f"chosen in {chosen.seconds:.2f} s out of {space.count() * len(space.resolutions):,} subnets")
-        bundle = assemble(chosen.selection, checkpoint, app=APP, runs_on=runs_on, conditions=outcome.table.conditions)
+        bundle = assemble(chosen.selection, checkpoint, app=APP, runs_on=runs_on, conditions=table.conditions)
         deployed = deploying.install(session, bundle, out, host=host, latency=models.latency).as_json()
         release = f"{session.root}/{APP}/current"
     value: dict[str, Any] = {

@@ -1,9 +1,8 @@
-"""`ofa-edge deploy`, `status`, `releases`, `rollback` and `prune`: releases on devices."""
+"""`ofa-edge deploy`: a subnet on devices, proven there; and what an action on several devices has in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, fields, milliseconds, table
-from ofa_edge.errors import OfaEdgeError
+from ofa_edge.errors import OfaEdgeError, UsageError
 
 if TYPE_CHECKING:
     from ofa_edge.deploy.bundle import Bundle
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from ofa_edge.device.session import Session
     from ofa_edge.latency.conditions import RunsOn
     from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.search.budget import Budget
+
+    # What a device gets: its bundle, and the latency model it was chosen with (None where its table is not at hand).
+    Maker = Callable[[Session], tuple[Bundle, LatencyModel | None]]
 
 
 def deploy(
@@ -36,9 +39,7 @@ def deploy(
         Path | None, typer.Option("--keep-bundle", metavar="DIR", help="Also write the bundle to this folder.")
     ] = None,
     table_file: options.LatencyTableFile = None,
-    accuracy_table: Annotated[
-        Path | None, typer.Option("--accuracy-table", metavar="FILE", help="The supernet's own if left out.")
-    ] = None,
+    accuracy_table: options.AccuracyTableFile = None,
     supernet: options.Supernet = "embedded",
     runtime: options.Runtime = "onnxruntime",
     threads: options.Threads = 1,
@@ -65,78 +66,126 @@ def deploy(
 
     out = Output(as_json)
     options.exactly_one(budget=budget, selection=selection, bundle=bundle)
-    limits = None if budget is None else Budget.parse(budget)
-    mask = options.cores(cores)
-    runs_on = _runs_on(runtime, threads, mask)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
+    hosts = expanded(host, connecting)
+    if keep_bundle is not None and len(hosts) > 1:
+        raise UsageError(
+            f"--keep-bundle keeps one bundle, and each of {len(hosts)} devices has its own", hint="give one --host"
+        )
+    runs_on = options.runs_on(runtime, threads, cores)
+    # Everything that does not depend on the device is read now: a mistyped file ends here, before any device is asked.
+    make: Maker
+    if bundle is not None:
+        make = from_bundle(bundle, app)
+    elif selection is not None:
+        make = from_selection(selection, table_file, out, supernet=supernet, app=app, runs_on=runs_on)
+    else:
+        make = from_budget(
+            Budget.parse(budget or ""),
+            table_file,
+            accuracy_table,
+            out,
+            supernet=supernet,
+            app=app,
+            runs_on=runs_on,
+            confidence=confidence,
+            seed=seed,
+            accept_stale=accept_stale,
+        )
 
     def deploy_one(session: Session, name: str) -> Outcome:
-        if bundle is not None:
-            ready, latency = bundles.read(bundle), None
-        else:
-            ready, latency = make_bundle(
-                session,
-                out,
-                app=app,
-                budget=limits,
-                selection=selection,
-                table_file=table_file,
-                accuracy_table=accuracy_table,
-                supernet=supernet,
-                runs_on=runs_on,
-                confidence=confidence,
-                seed=seed,
-            )
+        ready, latency = make(session)
         if keep_bundle is not None:
             bundles.write(ready, keep_bundle)
         return install(session, ready, out, host=name, latency=latency, dry_run=dry_run, accept_stale=accept_stale)
 
-    _each_host(host, connecting, out, deploy_one)
+    each_host(hosts, connecting, out, deploy_one)
 
 
-def make_bundle(
-    session: Session,
-    out: Output,
-    *,
-    app: str | None,
-    budget: Any,
-    selection: Path | None,
-    table_file: Path | None,
-    accuracy_table: Path | None,
-    supernet: str,
-    runs_on: RunsOn,
-    confidence: float,
-    seed: int,
-) -> tuple[Bundle, LatencyModel | None]:
-    """The bundle for a device, and the latency model it was chosen with (None where its table is not at hand).
+def from_bundle(folder: Path, app: str | None) -> Maker:
+    """Every device gets this bundle, as it is.
 
-    A selection file is taken as it is; a budget chooses from the device's newest table that fits it.
+    Raises:
+        UsageError: there is no such folder, or its bundle is of another app.
+        BadFile: the bundle is damaged.
     """
-    from ofa_edge.cli import inputs, selecting
+    from ofa_edge.deploy import bundle as bundles
+
+    ready = bundles.read(folder)
+    if app not in (None, ready.manifest.app):
+        raise UsageError(f"{folder} is a bundle of app {ready.manifest.app}, not of {app}", hint="leave --app out")
+    return lambda session: (ready, None)
+
+
+def from_selection(
+    file: Path, table_file: Path | None, out: Output, *, supernet: str, app: str | None, runs_on: RunsOn
+) -> Maker:
+    """Every device gets the selected subnet.
+
+    Raises:
+        UsageError: a file cannot be opened.
+        BadFile: it is no selection, or was made for another checkpoint, or another table than the one at `table_file`.
+    """
+    from ofa_edge.cli import inputs
     from ofa_edge.deploy import assemble
     from ofa_edge.latency.model import LatencyModel
     from ofa_edge.search.selection import Selection
     from ofa_edge.weights import checkpoint as checkpoints
 
     checkpoint = checkpoints.load(supernet)
-    space = checkpoint.space
-    if selection is not None:
-        chosen = Selection.read(selection, space)
-        found = inputs.table_of_selection(chosen, table_file, session.facts, out)
-        latency = None if found is None else LatencyModel.from_table(found)
-    else:
-        found = inputs.device_latency_table(table_file, session.facts, runs_on, space.name, out)
-        models = inputs.models(found, inputs.accuracy_table(accuracy_table, space.name, checkpoint, out), seed)
-        chosen = selecting.choose_exact(models, budget, confidence=confidence, seed=seed).selection
-        latency = models.latency
-    ready = assemble.assemble(
-        chosen,
-        checkpoint,
-        app=app or space.name,
-        runs_on=runs_on,
-        conditions=None if found is None else found.conditions,
-    )
-    return ready, latency
+    chosen = Selection.read(file, checkpoint.space)
+    assemble.require_checkpoint(chosen, checkpoint)
+    named = None if table_file is None else inputs.selections_table(chosen, table_file)
+
+    def make(session: Session) -> tuple[Bundle, LatencyModel | None]:
+        found = inputs.find_selections_table(chosen, session.facts, out) if named is None else named
+        at = None if found is None else found.conditions
+        ready = assemble.assemble(chosen, checkpoint, app=app or checkpoint.space.name, runs_on=runs_on, conditions=at)
+        return ready, None if found is None else LatencyModel.from_table(found)
+
+    return make
+
+
+def from_budget(
+    budget: Budget,
+    table_file: Path | None,
+    accuracy_table: Path | None,
+    out: Output,
+    *,
+    supernet: str,
+    app: str | None,
+    runs_on: RunsOn,
+    confidence: float,
+    seed: int,
+    accept_stale: bool,
+) -> Maker:
+    """Every device gets the best subnet within the budget by its own table, or by the one at `table_file`.
+
+    Raises:
+        UsageError: a file cannot be opened.
+        BadFile: a table is damaged, or the accuracy table is of another checkpoint.
+    """
+    from ofa_edge.cli import inputs, selecting
+    from ofa_edge.deploy import assemble
+    from ofa_edge.latency.table import LatencyTable
+    from ofa_edge.weights import checkpoint as checkpoints
+
+    checkpoint = checkpoints.load(supernet)
+    named = None if table_file is None else LatencyTable.read(table_file)
+    accuracy = inputs.accuracy_table(accuracy_table, checkpoint.sha256, out)
+
+    def make(session: Session) -> tuple[Bundle, LatencyModel | None]:
+        found = inputs.device_latency_table(
+            named, session.facts, runs_on, checkpoint.space.name, out, accept_stale=accept_stale
+        )
+        models = inputs.Models(found, accuracy, seed)
+        chosen = selecting.choose_exact(models, budget, confidence=confidence).selection
+        ready = assemble.assemble(
+            chosen, checkpoint, app=app or checkpoint.space.name, runs_on=runs_on, conditions=found.conditions
+        )
+        return ready, models.latency
+
+    return make
 
 
 def install(
@@ -163,141 +212,67 @@ def install(
     )
 
 
-def describe(outcome: dict[str, Any]) -> str:
+def describe(outcome: Mapping[str, Any]) -> str:
     """A deployment's outcome for people; for one that was only planned, its steps."""
-    planned = outcome["steps"] if outcome["state"] == "unchanged" else []
-    return fields(
-        {
-            "state": outcome["state"],
-            "release": f"{outcome['release']}" + (f" (before: {outcome['previous']})" if outcome["previous"] else ""),
-            "predicted": milliseconds(outcome["predicted_ms"]),
-            "measured": milliseconds(outcome["measured_ms"]),
-            "budget": milliseconds(outcome["budget_ms"]),
-            "promise": outcome["promise"],
-            "top-1": "-" if outcome["top1"] is None else f"{outcome['top1']:.1f} %, predicted",
-            "reason": outcome["reason"] or "-",
-        }
-    ) + "".join(
+    return "\n".join(
         [
-            *(f"\nnote: {notice}" for notice in outcome["notices"]),
-            *(f"\nwould {one['step']}: {one['detail']}".rstrip(": ") for one in planned),
+            fields(
+                {
+                    "state": outcome["state"],
+                    "release": outcome["release"]
+                    + (f" (before: {outcome['previous']})" if outcome["previous"] else ""),
+                    "predicted": milliseconds(outcome["predicted_ms"]),
+                    "measured": milliseconds(outcome["measured_ms"]),
+                    "budget": milliseconds(outcome["budget_ms"]),
+                    "promise": outcome["promise"],
+                    "top-1": "-" if outcome["top1"] is None else f"{outcome['top1']:.1f} %, predicted",
+                    "reason": outcome["reason"] or "-",
+                }
+            ),
+            *(f"note: {notice}" for notice in outcome["notices"]),
+            *_planned(outcome),
         ]
     )
 
 
-def status(
-    host: options.Host,
-    app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
-) -> None:
-    """What runs on a device: current and previous release, the lock, and the newest journal records."""
-    from ofa_edge.deploy import run
-
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with _open(host, connecting) as session:
-        found = run.status(session, app or _default_app())
-    out.result(found, lambda: _status_text(found))
+def _planned(outcome: Mapping[str, Any]) -> list[str]:
+    """The steps of a deployment that was only planned; those of one that ran were said as they ran."""
+    steps = outcome["steps"] if outcome.get("state") == "unchanged" else []
+    return [f"would {one['step']}: {one['detail']}".rstrip(": ") for one in steps]
 
 
-def releases(
-    host: options.Host,
-    app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
-) -> None:
-    """The releases a device keeps."""
-    from ofa_edge.deploy import run
+def expanded(hosts: Sequence[str], connecting: ConnectOptions) -> list[str]:
+    """Each host once, groups replaced by their devices. Raises as Inventory.load and expand."""
+    from ofa_edge.device import Inventory
 
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with _open(host, connecting) as session:
-        found = run.status(session, app or _default_app())
-    value = {name: found[name] for name in ("app", "current", "previous", "releases")}
-    out.result(
-        value,
-        lambda: table(
-            ["release", ""],
-            [
-                [one, {found["current"]: "current", found["previous"]: "previous"}.get(one, "")]
-                for one in found["releases"]
-            ],
-        ),
-    )
+    return Inventory.load(connecting.inventory).expand(hosts)
 
 
-def rollback(
-    host: options.Hosts,
-    app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
-) -> None:
-    """Make the release before the current one current again, after checking its files and outputs on the device."""
-    from ofa_edge.deploy import run
-
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-
-    def back(session: Session, name: str) -> Outcome:
-        return run.rollback(
-            session,
-            app or _default_app(),
-            host=name,
-            progress=lambda planned: out.say(f"{name}: {planned.step} {planned.detail}".rstrip()),
-        )
-
-    _each_host(host, connecting, out, back)
-
-
-def prune(
-    host: options.Host,
-    app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
-) -> None:
-    """Remove all releases but the current and the previous one."""
-    from ofa_edge.deploy import run
-
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with _open(host, connecting) as session:
-        value = run.prune(session, app or _default_app(), host=host)
-    out.result(value)
-
-
-def _each_host(
+def each_host(
     hosts: Sequence[str], connecting: ConnectOptions, out: Output, action: Callable[[Session, str], Outcome]
 ) -> None:
     """Run an action on each device; one outcome for one host, a list for several, exit 1 where any failed."""
-    from ofa_edge.device import Inventory
+    from ofa_edge.device import open_device
 
-    names = list(Inventory.load(connecting.inventory).expand(list(hosts)))
-    if len(names) == 1:
-        with _open(names[0], connecting) as session:
-            value = action(session, names[0]).as_json()
+    if len(hosts) == 1:
+        with open_device(hosts[0], options=connecting) as session:
+            value = action(session, hosts[0]).as_json()
         out.result(value, lambda: describe(value))
         return
     results: list[dict[str, Any]] = []
-    for name in names:
+    for host in hosts:
         try:
-            with _open(name, connecting) as session:
-                results.append({"host": name, **action(session, name).as_json()})
+            with open_device(host, options=connecting) as session:
+                results.append({"host": host, **action(session, host).as_json()})
         except OfaEdgeError as error:
-            out.warning(f"{name}: {error.message}")
-            results.append({"host": name, **error.details, "error": error.as_json()})
+            out.warning(f"{host}: {error.message}")
+            results.append({"host": host, **error.details, "error": error.as_json()})
+    out.result(results, lambda: _describe_all(results))
+    if any("error" in one for one in results):
+        raise typer.Exit(1)
+
+
+def _describe_all(results: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             one["host"],
@@ -309,46 +284,5 @@ def _each_host(
         ]
         for one in results
     ]
-    out.result(results, lambda: table(["host", "state", "release", "measured", "promise", "reason"], rows))
-    if any("error" in one for one in results):
-        raise typer.Exit(1)
-
-
-def _open(host: str, connecting: ConnectOptions) -> Session:
-    from ofa_edge.device import open_device
-
-    return open_device(host, options=connecting)
-
-
-def _runs_on(runtime: str, threads: int, cores: list[int] | None) -> RunsOn:
-    from ofa_edge.latency.conditions import RunsOn
-
-    runs_on = RunsOn(runtime, threads)
-    return runs_on if cores is None else replace(runs_on, cores=tuple(cores))
-
-
-def _default_app() -> str:
-    from ofa_edge.space.spaces import OFA_LITE0
-
-    return OFA_LITE0.name
-
-
-def _status_text(found: dict[str, Any]) -> str:
-    lines = {
-        "app": found["app"],
-        "current": found["current"] or "none",
-        "previous": found["previous"] or "none",
-        "releases": " ".join(found["releases"]) or "none",
-    }
-    if found["lock"]:
-        lock = found["lock"]
-        lines["lock"] = lock["holder"] + (f", for {lock['age_s']:.0f} s" if lock["alive"] else ", which ended")
-    if found["problem"]:
-        lines["problem"] = str(found["problem"])
-    if found["unfinished"]:
-        lines["unfinished"] = f"{found['unfinished']}; the next deploy puts it right"
-    records = [
-        "  ".join(f"{key}={value}" for key, value in record.items() if not isinstance(value, (dict, list)))
-        for record in found["journal"]
-    ]
-    return "\n".join([fields(lines), *records])
+    planned = [f"{one['host']}: {line}" for one in results for line in _planned(one)]
+    return "\n".join([table(["host", "state", "release", "measured", "promise", "reason"], rows), *planned])

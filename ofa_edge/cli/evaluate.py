@@ -17,7 +17,7 @@ from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch
 
 if TYPE_CHECKING:
-    from ofa_edge.train.images import ImageSet
+    from ofa_edge.train.images import ImageSet, Splits
     from ofa_edge.weights.bank import Statistics
     from ofa_edge.weights.checkpoint import Checkpoint
 
@@ -80,7 +80,7 @@ def evaluate(
     )
     start = time.monotonic()
     with (
-        AccuracyWriter.open(out_file, space, header, resume=resume and out_file.exists()) as writer,
+        AccuracyWriter.open(out_file, space, header, resume=resume) as writer,
         out.progress("evaluate", len(archs)) as bar,
     ):
         fill_table(Evaluator(checkpoint, images, statistics), archs, writer, lambda done: bar.advance())
@@ -126,13 +126,14 @@ def _images(
     return chosen, f"{data.name}, {split}, {len(chosen)} images", statistics
 
 
-def _choose(training: object, validation: ImageSet | None, split: str) -> ImageSet:
+def _choose(training: Splits | None, validation: ImageSet | None, split: str) -> ImageSet:
+    """The images of a split, out of those it needs."""
     from ofa_edge.train import images as data_images
 
     if split == "val":
         assert validation is not None
         return validation
-    assert isinstance(training, data_images.Splits)
+    assert training is not None
     if split == "heldout":
         return training.heldout
     assert validation is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -13,16 +14,13 @@ from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, fields, size
 from ofa_edge.errors import OfaEdgeError, UsageError
 from ofa_edge.space import codecs
-from ofa_edge.space.spaces import OFA_LITE0, get_space
 
 
 def export(
     arch: options.ArchFile,
     out_file: options.Out,
     supernet: options.Supernet = "embedded",
-    random_weights: Annotated[
-        int | None, typer.Option("--random-weights", metavar="SEED", help="Random weights instead of --supernet's.")
-    ] = None,
+    random_weights: options.RandomWeights = None,
     space: options.SpaceName = None,
     format_: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
     precision: Annotated[str, typer.Option("--precision", help="fp32.")] = "fp32",
@@ -37,33 +35,33 @@ def export(
     The reference is our own numpy arithmetic on the same folded arrays, so a wrong node or a runtime's faulty
     optimisation is found here and not on the device. A file that fails is not written.
     """
+    from ofa_edge.cli import inputs
     from ofa_edge.graph import build, check, onnx, reference
-    from ofa_edge.weights import checkpoint as checkpoints
-    from ofa_edge.weights.random import random_arrays
 
     out = Output(as_json)
     if format_ != "onnx" or precision != "fp32":
         raise UsageError(f"--format {format_} --precision {precision} is not in this version", hint="use onnx and fp32")
-    if random_weights is not None:
-        target = get_space(space or OFA_LITE0.name)
-        (one,) = _single(codecs.read_archs(target, arch))
-        arrays, bn = random_arrays(target.layers(one), random_weights), "none (random weights)"
-    else:
-        checkpoint = checkpoints.load(supernet)
-        target = checkpoint.space
-        (one,) = _single(codecs.read_archs(target, arch))
-        statistics, bn = None, "bank"
+    weights = inputs.weights(supernet, random_weights, space)
+    archs = codecs.read_archs(weights.space, arch)
+    if len(archs) != 1:
+        raise UsageError(f"export writes one subnet, {arch} holds {len(archs)}", hint="give one arch a file")
+    one, statistics = archs[0], None
+    if weights.checkpoint is None:
         if data is not None:
-            from ofa_edge.accuracy.recalibrate import Recalibrator
-            from ofa_edge.train import images
+            raise UsageError("random weights have no batch norm to recalibrate", hint="leave --data out")
+        bn = "none (random weights)"
+    elif data is None:
+        bn = "bank"
+    else:
+        from ofa_edge.accuracy.recalibrate import Recalibrator
+        from ofa_edge.train import images
 
-            splits = images.split_training(images.load_images(data, "train"), 1000)
-            statistics, bn = Recalibrator(checkpoint, splits.train)(one), "recalibrated"
-        arrays = checkpoint.folded(one, statistics)
-    graph = build.network(target.layers(one), arrays)
+        splits = images.split_training(images.load_images(data, "train"), 1000)
+        statistics, bn = Recalibrator(weights.checkpoint, splits.train)(one), "recalibrated"
+    graph = build.network(weights.space.layers(one), weights.arrays(one, statistics))
     content = onnx.to_bytes(graph)
-    inputs = reference.golden_inputs(graph, 2, seed=0)
-    parity = check.parity(content, inputs, reference.run(graph, inputs))
+    golden = reference.golden_inputs(graph, 2, seed=0)
+    parity = check.parity(content, golden, reference.run(graph, golden))
     check.require_equal(parity, str(out_file))
     _write(out_file, content)
     value = {
@@ -78,12 +76,6 @@ def export(
     out.result(value, lambda: _describe(value))
 
 
-def _single(archs: list[Any]) -> list[Any]:
-    if len(archs) != 1:
-        raise UsageError(f"export writes one subnet, the file holds {len(archs)}", hint="give one arch a file")
-    return archs
-
-
 def _write(path: Path, content: bytes) -> None:
     part = path.with_name(path.name + ".part")
     try:
@@ -94,7 +86,8 @@ def _write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
 
 

@@ -1,13 +1,15 @@
 """Finding and reading what commands work on: checkpoints, tables, and the models fitted to them.
 
 In: what a person named, or nothing. Out: read and checked values. Rules kept: a table that was not named is the
-newest that fits, and the command says which it took; nothing is used under other conditions than its own.
+newest that fits, a finished one before one that was interrupted, and the command says which it took; nothing is used
+under other conditions than its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,152 +22,233 @@ from ofa_edge.latency.conditions import RunsOn, conditions, require_match
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.table import LatencyTable, newest_match
 from ofa_edge.search.selection import Selection
-from ofa_edge.space.spaces import get_space
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.spaces import OFA_LITE0, get_space
+from ofa_edge.weights import checkpoint as checkpoints
+from ofa_edge.weights.bank import Statistics
 from ofa_edge.weights.checkpoint import Checkpoint
+from ofa_edge.weights.cut import Arrays
+from ofa_edge.weights.random import random_arrays
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
 
 
+# -- weights --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Models:
-    """What selection works on: a latency model and an accuracy model of one space, and where both came from."""
+class Weights:
+    """Where the weights of subnets come from: a checkpoint, or where there is none a seed."""
 
-    latency_table: LatencyTable
-    latency: LatencyModel
-    accuracy_table: AccuracyTable
-    accuracy: AdditiveAccuracy
+    space: Space
+    checkpoint: Checkpoint | None
+    seed: int = 0
 
-    @property
-    def inputs(self) -> dict[str, str]:
-        """Hex sha256 by role, for a selection."""
-        return hashes(self.latency_table, self.accuracy_table)
+    def arrays(self, arch: Arch, statistics: Statistics | None = None) -> Arrays:
+        """Folded arrays of a subnet; `statistics` in place of the checkpoint's bank. Raises as Checkpoint.folded."""
+        if self.checkpoint is None:
+            return random_arrays(self.space.layers(arch), self.seed)
+        return self.checkpoint.folded(arch, statistics)
 
 
+def weights(supernet: str, random_weights: int | None, space: str | None) -> Weights:
+    """Read what --supernet, --random-weights SEED and --space name.
+
+    Raises:
+        UsageError: no such checkpoint or space, or the checkpoint is of another space.
+        BadFile: the checkpoint is damaged.
+    """
+    if random_weights is not None:
+        return Weights(get_space(space or OFA_LITE0.name), None, random_weights)
+    checkpoint = checkpoints.load(supernet)
+    if space not in (None, checkpoint.space.name):
+        raise UsageError(
+            f"checkpoint {supernet} is of space {checkpoint.space.name}, not of {space}",
+            hint="leave --space out, or name another --supernet",
+        )
+    return Weights(checkpoint.space, checkpoint)
+
+
+# -- latency tables -------------------------------------------------------------------------------
 def named_latency_table(path: Path | None, space: str | None, out: Output) -> LatencyTable:
-    """The table at `path`, or the newest one that was measured from here for the space.
+    """The table at `path`, or the newest one that was measured from here, whatever the device.
+
+    Args:
+        space: of a table that is not named; None is any.
 
     Raises:
         UsageError: there is none.
         BadFile: the file is damaged.
     """
-    if path is None:
-        tables = settings.home() / "tables"
-        for found in sorted(tables.glob("*/*.jsonl"), key=lambda file: file.stat().st_mtime, reverse=True):
-            try:
-                table = LatencyTable.read(found)
-            except OfaEdgeError:
-                continue
-            if space in (None, table.header.space):
-                out.notice(f"latency table {found}")
-                return table
+    if path is not None:
+        return LatencyTable.read(path)
+    folder = settings.home() / "tables"
+    found = newest_match(folder.glob("*/*.jsonl"), space)
+    if found is None:
         raise UsageError(
-            f"there is no latency table in {tables}", hint="make one with `ofa-edge profile --host HOST`, or name it"
+            f"there is no latency table{f' of space {space}' if space else ''} in {folder}",
+            hint="make one with `ofa-edge profile --host HOST`, or name one",
         )
-    return LatencyTable.read(path)
+    return _taken(found, out)
 
 
-def device_latency_table(path: Path | None, facts: Facts, runs_on: RunsOn, space: str, out: Output) -> LatencyTable:
-    """The table at `path`, or the newest of this device's, measured under the conditions the device is in now.
+def device_latency_table(
+    named: LatencyTable | None,
+    facts: Facts,
+    runs_on: RunsOn,
+    space: str,
+    out: Output,
+    *,
+    accept_stale: bool = False,
+) -> LatencyTable:
+    """The named table, or the newest of this device's, measured under the conditions the device is in now.
+
+    Args:
+        accept_stale: take a named table of other conditions too, with a warning.
 
     Raises:
         UsageError: there is none.
-        BadFile: the named table is damaged, or of other conditions.
+        BadFile: the named table is of other conditions.
     """
     now = conditions(facts, runs_on)
-    if path is None:
+    if named is None:
         folder = settings.tables_dir(facts.device_model)
-        path = newest_match(folder, now, space)
-        if path is None:
+        found = newest_match(folder.glob("*.jsonl"), space, now)
+        if found is None:
             raise UsageError(
                 f"no table in {folder} was measured under the conditions {facts.device_model} is in now",
                 hint="make one with `ofa-edge profile --host HOST`, or name one with --table",
             )
-        out.notice(f"latency table {path}")
-        return LatencyTable.read(path)
+        return _taken(found, out)
+    try:
+        require_match(named.conditions, now, names=(named.path, "this device"))
+    except BadFile as error:
+        if not accept_stale:
+            raise
+        out.warning(error.message)
+    return named
+
+
+def selections_table(chosen: Selection, path: Path) -> LatencyTable:
+    """The table at `path`, which must be the one the selection was made with.
+
+    Raises:
+        UsageError: the file cannot be opened.
+        BadFile: it is another table, or damaged.
+    """
     table = LatencyTable.read(path)
-    require_match(table.conditions, now, names=(str(path), "this device"))
+    if chosen.inputs.get("latency-table") not in (None, table.sha256):
+        raise BadFile(
+            f"{path} changed since the selection was made, or is another table",
+            hint="select again with this table, or name the one it was made with",
+        )
     return table
 
 
-def table_of_selection(chosen: Selection, path: Path | None, facts: Facts, out: Output) -> LatencyTable | None:
-    """The latency table a selection was made with: the one at `path`, or the one among this device's with its hash.
+def find_selections_table(chosen: Selection, facts: Facts, out: Output) -> LatencyTable | None:
+    """The table a selection was made with, found by its hash among this device's.
 
-    None where it is not at hand; the promise is then measured, but the device's state is held against nothing.
-
-    Raises:
-        BadFile: the named table is another one, or is damaged.
+    None, with a warning, where it is not at hand: the promise is then measured, but the device's state is held
+    against nothing.
     """
     wanted = chosen.inputs.get("latency-table")
-    if path is not None:
-        table = LatencyTable.read(path)
-        if wanted not in (None, table.sha256):
-            raise BadFile(
-                f"{path} changed since the selection was made, or is another table",
-                hint="select again with this table",
-            )
-        return table
-    for found in settings.tables_dir(facts.device_model).glob("*.jsonl"):
+    folder = settings.tables_dir(facts.device_model)
+    for found in folder.glob("*.jsonl"):
         if hashlib.sha256(found.read_bytes()).hexdigest() == wanted:
             return LatencyTable.read(found)
-    out.warning("the latency table of the selection is not here: conditions of the device are not compared")
+    out.warning(
+        f"the latency table of the selection is not in {folder}: whether the device is as it was when it was "
+        "profiled is not checked; name the table with --table"
+    )
     return None
 
 
-def accuracy_table(path: Path | None, space: str, checkpoint: Checkpoint | None, out: Output) -> AccuracyTable:
-    """The table at `path`, or the newest one of this checkpoint in the home or among those that ship.
+def _taken(table: LatencyTable, out: Output) -> LatencyTable:
+    """Say which table was taken though nobody named it."""
+    out.notice(f"latency table {table.path}")
+    if not table.complete:
+        out.warning(
+            f"it is not finished, so predictions are less sure; `ofa-edge profile --resume --out {table.path}` with "
+            "the options it was begun with goes on"
+        )
+    return table
+
+
+# -- accuracy tables and models -------------------------------------------------------------------
+def accuracy_table(path: Path | None, checkpoint: str | None, out: Output) -> AccuracyTable:
+    """The table at `path`, or the newest in the home, else among those that ship.
+
+    Args:
+        checkpoint: hex sha256 of the checkpoint that it must be of; None is any.
 
     Raises:
-        UsageError: there is none, or the named one is of another space or checkpoint.
-        BadFile: the named one is damaged.
+        UsageError: there is none.
+        BadFile: the named one is damaged or of another checkpoint.
     """
     if path is not None:
-        table = AccuracyTable.read(path, get_space(space))
-        if checkpoint is not None and table.header.checkpoint != checkpoint.sha256:
-            raise UsageError(
-                f"{path} was measured with another checkpoint ({table.header.checkpoint[:12]}, "
-                f"not {checkpoint.sha256[:12]})",
-                hint="measure this one with `ofa-edge evaluate`",
+        table = AccuracyTable.read(path)
+        if checkpoint not in (None, table.header.checkpoint):
+            raise BadFile(
+                f"{path} was measured with checkpoint {table.header.checkpoint[:12]}, not {str(checkpoint)[:12]}",
+                hint="name the checkpoint it was measured with, or measure this one with `ofa-edge evaluate`",
             )
         return table
-    folders = (settings.home() / "accuracy", shipped.tables() / "accuracy")
-    for folder in folders:
+    for folder in (settings.home() / "accuracy", shipped.tables() / "accuracy"):
         for found in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime, reverse=True):
             try:
                 table = AccuracyTable.read(found)
             except OfaEdgeError:
                 continue
-            if (table.header.space == space and checkpoint is None) or (
-                checkpoint is not None and table.header.checkpoint == checkpoint.sha256
-            ):
+            if checkpoint in (None, table.header.checkpoint):
                 out.notice(f"accuracy table {found}")
                 return table
     raise UsageError(
-        f"there is no accuracy table of space {space}"
-        + (f" for checkpoint {checkpoint.sha256[:12]}" if checkpoint else ""),
+        f"there is no accuracy table{f' of checkpoint {checkpoint[:12]}' if checkpoint else ''}",
         hint="make one with `ofa-edge evaluate --data PATH --samples 300 --out FILE`, and name it",
     )
 
 
-def hashes(latency: LatencyTable, accuracy: AccuracyTable) -> dict[str, str]:
-    """Hex sha256 of what a selection from these tables comes from, by role."""
-    return {
-        "latency-table": latency.sha256,
-        "accuracy-table": accuracy.sha256,
-        "supernet": accuracy.header.checkpoint,
-    }
+@dataclass(frozen=True)
+class Models:
+    """What is selected from: a latency and an accuracy table of one space, and the models of both.
 
+    The models are fitted when they are first asked for: a measured choice needs no accuracy model.
 
-def models(latency: LatencyTable, accuracy: AccuracyTable, seed: int) -> Models:
-    """Fit both models.
+    Args:
+        seed: of the accuracy model's folds.
 
     Raises:
         UsageError: the tables are of different spaces.
     """
-    if latency.header.space != accuracy.header.space:
-        raise UsageError(
-            f"the latency table is of space {latency.header.space}, the accuracy table of {accuracy.header.space}",
-            hint="give tables of one space",
-        )
-    space = get_space(latency.header.space)
-    return Models(latency, LatencyModel.from_table(latency), accuracy, AdditiveAccuracy.fit(space, accuracy, seed=seed))
+
+    latency_table: LatencyTable
+    accuracy_table: AccuracyTable
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        latency, accuracy = self.latency_table.header.space, self.accuracy_table.header.space
+        if latency != accuracy:
+            raise UsageError(
+                f"the latency table is of space {latency}, the accuracy table of {accuracy}",
+                hint="give tables of one space",
+            )
+
+    @property
+    def space(self) -> Space:
+        return self.accuracy_table.space
+
+    @cached_property
+    def latency(self) -> LatencyModel:
+        return LatencyModel.from_table(self.latency_table)
+
+    @cached_property
+    def accuracy(self) -> AdditiveAccuracy:
+        return AdditiveAccuracy.fit(self.space, self.accuracy_table, seed=self.seed)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Hex sha256 of what a selection from these comes from, by role."""
+        return {
+            "latency-table": self.latency_table.sha256,
+            "accuracy-table": self.accuracy_table.sha256,
+            "supernet": self.accuracy_table.header.checkpoint,
+        }

@@ -7,6 +7,7 @@ Every option can also come from the environment (OFA_EDGE_<COMMAND>_<OPTION>) or
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from ofa_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_edge.device import ConnectOptions
+    from ofa_edge.latency.conditions import RunsOn
 
 # A range longer than this is a typing error, not a plan: OFA's own has 25 resolutions.
 _MOST_RESOLUTIONS = 1000
@@ -28,6 +30,15 @@ def _use_home(path: Path | None) -> Path | None:
     if path is not None:
         settings.use_home(path)
     return path
+
+
+def _plain_name(app: str | None) -> str | None:
+    """An app is a folder on the device, so its name is refused here if the device would refuse it."""
+    from ofa_edge.deploy.manifest import NAME
+
+    if app is not None and not re.fullmatch(NAME, app):
+        raise UsageError(f"{app[:80]!r} cannot be the name of an app", hint="use lower-case letters, digits, . _ -")
+    return app
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON value on stdout.")]
@@ -71,6 +82,10 @@ SpaceName = Annotated[
 Supernet = Annotated[
     str, typer.Option("--supernet", metavar="CKPT", help="A safetensors checkpoint, or 'embedded' for the shipped one.")
 ]
+RandomWeights = Annotated[
+    int | None,
+    typer.Option("--random-weights", metavar="SEED", min=0, help="Random weights instead of --supernet's."),
+]
 ArchFile = Annotated[
     str, typer.Option("--arch", metavar="ARCH", help="JSON file of one arch or a list in OFA's form; '-' for stdin.")
 ]
@@ -83,7 +98,7 @@ Resolutions = Annotated[
     typer.Option("--resolutions", metavar="A:B:STEP", help="Input sizes in pixels, both ends included; or 96,128."),
 ]
 Runtime = Annotated[str, typer.Option("--runtime", metavar="NAME", help="Inference runtime on the device.")]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads the runtime may use.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads the runtime may use.")]
 Cores = Annotated[
     str | None, typer.Option("--cores", metavar="MASK", help="Cores to run on, such as 0-3 or 4,5; all where left out.")
 ]
@@ -94,7 +109,10 @@ BudgetText = Annotated[
     str | None, typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M.")
 ]
 App = Annotated[
-    str | None, typer.Option("--app", metavar="NAME", help="Name of the app on the device; the space's by default.")
+    str | None,
+    typer.Option(
+        "--app", metavar="NAME", callback=_plain_name, help="Name of the app on the device; the space's by default."
+    ),
 ]
 Data = Annotated[Path, typer.Option("--data", metavar="PATH", help="Images: a folder of parquet files, or one file.")]
 MaybeData = Annotated[
@@ -102,6 +120,9 @@ MaybeData = Annotated[
 ]
 LatencyTableFile = Annotated[
     Path | None, typer.Option("--table", metavar="FILE", help="Latency table; the newest that fits where left out.")
+]
+AccuracyTableFile = Annotated[
+    Path | None, typer.Option("--accuracy-table", metavar="FILE", help="The supernet's own if left out.")
 ]
 
 # Options that ofa-edge.toml may set once for every command, outside any command's section.
@@ -135,7 +156,7 @@ def resolutions(text: str | None, default: tuple[int, ...]) -> tuple[int, ...]:
     parts: list[str] = text.split(":") if ":" in text else text.split(",")
     if not all(part.strip().isascii() and part.strip().isdigit() and len(part) < 7 for part in parts):
         raise UsageError(f"--resolutions {text!r} is not a range of input sizes", hint=hint)
-    numbers = [int(part) for part in parts]
+    numbers = [int(part.strip()) for part in parts]  # int() alone takes fewer blanks off than strip()
     if ":" in text:
         if len(numbers) not in (2, 3) or (step := numbers[2] if len(numbers) == 3 else 1) < 1:
             raise UsageError(f"--resolutions {text!r} is not a range of input sizes", hint=hint)
@@ -165,6 +186,14 @@ def cores(text: str | None) -> list[int] | None:
     if not found or max(found) >= 1024:
         raise UsageError(f"--cores {text!r} is not a list of cores", hint="write 0-3, 4,5 or 0-1,4")
     return sorted(found)
+
+
+def runs_on(runtime: str, threads: int, mask: str | None) -> RunsOn:
+    """How models run, from --runtime, --threads and --cores. Raises as `cores`."""
+    from ofa_edge.latency.conditions import RunsOn
+
+    chosen = cores(mask)
+    return RunsOn(runtime, threads, None if chosen is None else tuple(chosen))
 
 
 def connecting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 from ofa_edge import settings
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, milliseconds, size, table
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError, UsageError
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
@@ -20,15 +20,12 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
-    from ofa_edge.latency.campaign import Step
-    from ofa_edge.latency.conditions import RunsOn
+    from ofa_edge.latency.campaign import Step, Task
     from ofa_edge.latency.outcome import Outcome
     from ofa_edge.latency.trials import Trial
-    from ofa_edge.latency.workload import Source
+    from ofa_edge.latency.workload import Device, Source
 
-_Networks = Annotated[
-    int, typer.Option("--networks", min=0, help="Whole networks to calibrate the prediction on; 8 to 20 are useful.")
-]
+_MOST_NETWORKS = 10_000  # what a table's header may say
 
 
 def profile(
@@ -39,9 +36,18 @@ def profile(
     threads: options.Threads = 1,
     cores: options.Cores = None,
     quick: Annotated[bool, typer.Option("--quick", help="Shorter measurements, wider intervals.")] = False,
-    networks: _Networks = 12,
+    networks: Annotated[
+        int,
+        typer.Option(
+            "--networks",
+            min=0,
+            max=_MOST_NETWORKS,
+            help="Whole networks to calibrate the prediction on; 8 to 20 are useful.",
+        ),
+    ] = 12,
     holdout: Annotated[
-        int, typer.Option("--holdout", min=0, help="Further networks that only judge the prediction.")
+        int,
+        typer.Option("--holdout", min=0, max=_MOST_NETWORKS, help="Further networks that only judge the prediction."),
     ] = 0,
     max_minutes: Annotated[
         float | None, typer.Option("--max-minutes", min=0.1, help="Stop then; --resume goes on.")
@@ -58,36 +64,59 @@ def profile(
 ) -> None:
     """Measure every different block of a space on a device, and whole networks to calibrate their sum.
 
-    Results are appended to the table as they come: Ctrl-C keeps them and --resume goes on.
+    Results are appended to the table as they come: Ctrl-C keeps them and --resume goes on. Without --out the table
+    goes to the home, and --resume takes the newest one there that was not finished.
     """
     from ofa_edge.device import open_device
     from ofa_edge.latency.campaign import Task
-    from ofa_edge.latency.conditions import PlanSettings, RunsOn
+    from ofa_edge.latency.conditions import PlanSettings
+    from ofa_edge.latency.plan import make_plan
 
     out = Output(as_json)
     target = get_space(space or OFA_LITE0.name)
-    settings_ = PlanSettings(seed=seed, quick=quick, networks=networks, holdout=holdout)
-    mask = options.cores(cores)
-    runs_on = RunsOn(runtime, threads, None if mask is None else tuple(mask))
-    sizes = options.resolutions(resolutions, target.resolutions)
-    task = Task(target, sizes, runs_on, settings_)
+    task = Task(
+        space=target,
+        resolutions=options.resolutions(resolutions, target.resolutions),
+        runs_on=options.runs_on(runtime, threads, cores),
+        settings=PlanSettings(seed=seed, quick=quick, networks=networks, holdout=holdout),
+    )
+    make_plan(task.space, task.resolutions, task.settings)  # what cannot be planned is refused before connecting
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
-        facts = session.facts
-        path = out_file or default_table_path(facts, runs_on, target, quick)
-        if out_file is None and path.exists() and not resume:
-            path = path.with_name(f"{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
-        say_device(out, facts)
-        outcome = measure_table(out, session, path, task, resume=resume, max_minutes=max_minutes)
+        path = out_file or table_path(session.facts, task, resume=resume)
+        say_device(out, session.facts)
+        outcome = measure_table(
+            out, session, path, task, go_on="the same command with --resume", resume=resume, max_minutes=max_minutes
+        )
     if strict:
         outcome.require_good()
     out.result(outcome.as_json(), lambda: describe(outcome))
 
 
-def default_table_path(facts: Facts, runs_on: RunsOn, space: Space, quick: bool) -> Path:
-    """`<home>/tables/<device model>/<space>-<runtime>-t<threads>[-quick].jsonl`."""
-    name = f"{space.name}-{runs_on.runtime}-t{runs_on.threads}{'-quick' if quick else ''}.jsonl"
-    return settings.tables_dir(facts.device_model) / name
+def table_path(facts: Facts, task: Task, *, resume: bool = False) -> Path:
+    """Where a table goes that nobody named.
+
+    It is `<home>/tables/<device model>/<space>-<runtime>-t<threads>[-quick].jsonl`, with the time in the name where
+    that one exists. With `resume` it is the newest of these that was not finished, else the newest.
+    """
+    quick = "-quick" if task.settings.quick else ""
+    stem = f"{task.space.name}-{task.runs_on.runtime}-t{task.runs_on.threads}{quick}"
+    folder = settings.tables_dir(facts.device_model)
+    first = folder / f"{stem}.jsonl"
+    if not resume:
+        return folder / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl" if first.exists() else first
+    begun = [path for path in (first, *folder.glob(f"{stem}-[0-9]*.jsonl")) if path.exists()]
+    begun.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return next(filter(_unfinished, begun), begun[0] if begun else first)
+
+
+def _unfinished(path: Path) -> bool:
+    from ofa_edge.latency.table import LatencyTable
+
+    try:
+        return not LatencyTable.read(path).complete
+    except OfaEdgeError:
+        return False
 
 
 def say_device(out: Output, facts: Facts) -> None:
@@ -99,13 +128,28 @@ def say_device(out: Output, facts: Facts) -> None:
 
 
 def measure_table(
-    out: Output, session: Any, path: Path, task: Any, *, resume: bool = False, max_minutes: float | None = None
+    out: Output,
+    device: Device,
+    path: Path,
+    task: Task,
+    *,
+    go_on: str,
+    resume: bool = False,
+    max_minutes: float | None = None,
 ) -> Outcome:
-    """Run a campaign under a progress bar. Raises as latency.campaign.run."""
+    """Run a campaign under a progress bar. Raises as latency.campaign.run.
+
+    Args:
+        go_on: the command that goes on where this one is interrupted.
+    """
     from ofa_edge.latency import campaign
 
-    with _CampaignBar(out) as bar:
-        return campaign.run(session, path, task, resume=resume, max_minutes=max_minutes, on_step=bar)
+    try:
+        with _CampaignBar(out) as bar:
+            return campaign.run(device, path, task, resume=resume, max_minutes=max_minutes, on_step=bar)
+    except (KeyboardInterrupt, DeviceLost):
+        out.notice(f"what was measured is kept in {path}; to go on: {go_on}")
+        raise
 
 
 class _CampaignBar:
@@ -146,13 +190,9 @@ def describe(outcome: Outcome) -> str:
         f"took       {value['seconds']:.0f} s, {size(value['bytes_pushed'])} sent",
         f"verdict    {value['verdict']}",
     ]
-    if value.get("held_out"):
-        held = value["held_out"]
+    if held := value["held_out"]:
         lines.append(f"held out   {held['networks']} networks, {held['mape_pct']:.1f} % mean error")
-    lines += [f"note       {notice['text'] if isinstance(notice, dict) else notice}" for notice in value["notices"]]
-    if not outcome.finished:
-        lines.append("           not finished: run the same command with --resume")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note       {notice.text}" for notice in outcome.notices)])
 
 
 def predict(
@@ -166,15 +206,13 @@ def predict(
     from ofa_edge.latency.model import LatencyModel
 
     out = Output(as_json)
-    found = named_latency_table(table_file, None, out)
-    model = LatencyModel.from_table(found)
-    space = get_space(found.header.space)
+    model = LatencyModel.from_table(named_latency_table(table_file, None, out))
     rows = []
-    for prediction in model.predict(codecs.read_archs(space, arch), confidence):
-        costs = cost(space.blocks(prediction.arch))
+    for prediction in model.predict(codecs.read_archs(model.space, arch), confidence):
+        costs = cost(model.space.blocks(prediction.arch))
         rows.append(
             {
-                "arch": codecs.encode(space, prediction.arch),
+                "arch": codecs.encode(model.space, prediction.arch),
                 "latency_ms": None if prediction.latency is None else prediction.latency.as_json(),
                 "macs": costs.macs,
                 "params": costs.params,
@@ -186,20 +224,18 @@ def predict(
     out.result(rows, lambda: _predictions_text(rows))
 
 
-def _predictions_text(rows: Sequence[dict[str, Any]]) -> str:
-    cells = []
-    for row in rows:
-        latency = row["latency_ms"]
-        cells.append(
-            [
-                row["arch"]["r"],
-                "-" if latency is None else milliseconds(latency["value"], latency["low"], latency["high"]),
-                f"{row['macs'] / 1e6:.1f} M",
-                size(row["weight_bytes"]),
-                size(row["peak_activation_bytes"]),
-                len(row["missing"]),
-            ]
-        )
+def _predictions_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = [
+        [
+            row["arch"]["r"],
+            "-" if row["latency_ms"] is None else milliseconds(**row["latency_ms"]),
+            f"{row['macs'] / 1e6:.1f} M",
+            size(row["weight_bytes"]),
+            size(row["peak_activation_bytes"]),
+            len(row["missing"]),
+        ]
+        for row in rows
+    ]
     return table(["r", "latency", "MACs", "weights", "peak activation", "missing blocks"], cells)
 
 
@@ -208,9 +244,7 @@ def measure(
     arch: options.MaybeArchFile = None,
     model: Annotated[Path | None, typer.Option("--model", metavar="FILE", help="An ONNX file of fixed shape.")] = None,
     supernet: options.Supernet = "embedded",
-    random_weights: Annotated[
-        int | None, typer.Option("--random-weights", metavar="SEED", help="Random weights instead of --supernet's.")
-    ] = None,
+    random_weights: options.RandomWeights = None,
     space: options.SpaceName = None,
     runtime: options.Runtime = "onnxruntime",
     threads: options.Threads = 1,
@@ -226,29 +260,33 @@ def measure(
     identity: options.Identity = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure whole networks on a device in fresh processes, interleaved with an anchor network."""
+    """Measure whole networks on a device in fresh processes, interleaved with an anchor network.
+
+    Exit 1 where one of them failed; its row says why.
+    """
     from ofa_edge.device import open_device
     from ofa_edge.latency import plan, trials, workload
-    from ofa_edge.latency.conditions import RunsOn, conditions, require_match
+    from ofa_edge.latency.conditions import conditions, require_match
     from ofa_edge.latency.model import LatencyModel
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
     options.exactly_one(arch=arch, model=model)
     target, archs, sources = _sources(arch, model, supernet, random_weights, space)
-    mask = options.cores(cores)
-    runs_on = RunsOn(runtime, threads, None if mask is None else tuple(mask))
-    reference, sizes, found = None, target.resolutions, None
+    runs_on = options.runs_on(runtime, threads, cores)
+    found: LatencyTable | None = None
+    latency: LatencyModel | None = None
+    anchor = workload.network_source(target, plan.middle(target, target.resolutions))
     if table_file is not None:
         found = LatencyTable.read(table_file)
         latency = LatencyModel.from_table(found)
-        reference, sizes = latency.reference_ms, tuple(found.header.resolutions)
-    anchor = workload.network_source(target, plan.middle(target, sizes))
+        anchor = workload.network_source(latency.space, latency.anchor)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
         say_device(out, session.facts)
+        now = conditions(session.facts, runs_on)
         if found is not None:
-            require_match(found.conditions, conditions(session.facts, runs_on), names=(str(table_file), "this device"))
+            require_match(found.conditions, now, names=(found.path, "this device"))
         with out.progress("measure", len(sources) * processes) as bar:
 
             def on_process(key: str, trial: Trial) -> None:
@@ -260,7 +298,7 @@ def measure(
                 runs_on=runs_on,
                 processes=processes,
                 anchor=anchor,
-                reference_ms=reference,
+                reference_ms=latency.reference_ms if latency else None,
                 on_process=on_process,
             )
     rows = [
@@ -268,37 +306,38 @@ def measure(
         for one, result in zip(archs, results, strict=True)
     ]
     out.result(rows, lambda: _measured_text(rows))
+    if any(row["failed"] for row in rows):
+        raise typer.Exit(1)
 
 
 def _sources(
     arch: str | None, model: Path | None, supernet: str, random_weights: int | None, space: str | None
-) -> tuple[Space, list[Arch | None], dict[str, Source]]:
-    """The space, the archs (None for a model file), and where each model comes from, in the same order."""
-    from ofa_edge.graph import check, subnet
-    from ofa_edge.latency.workload import Source, network_source
-    from ofa_edge.weights import checkpoint as checkpoints
+) -> tuple[Space, Sequence[Arch | None], dict[str, Source]]:
+    """The space of the anchor, the archs (None for a model file), and where each model comes from, in that order."""
+    from ofa_edge.cli.inputs import weights
+    from ofa_edge.graph import build, check, onnx
+    from ofa_edge.latency.workload import Source
 
     if model is not None:
         try:
             content = model.read_bytes()
         except OSError as error:
             raise UsageError(f"cannot read {model}: {error.strerror}", hint="--model takes an ONNX file") from error
-        check.load(content)
-        return get_space(space or OFA_LITE0.name), [None], {model.name: Source(lambda: content)}
-    if random_weights is not None:
-        target, seed = get_space(space or OFA_LITE0.name), random_weights
-        archs = codecs.read_archs(target, str(arch))
-        return target, list(archs), {str(i): network_source(target, one, seed) for i, one in enumerate(archs)}
-    checkpoint = checkpoints.load(supernet)
-    archs = codecs.read_archs(checkpoint.space, str(arch))
+        try:
+            check.load(content)
+        except BadFile as error:
+            raise BadFile(f"{model}: {error.message}", hint=error.hint) from error
+        return get_space(space or OFA_LITE0.name), [None], {"model": Source(lambda: content)}
+    given = weights(supernet, random_weights, space)
 
-    def maker(one: Arch) -> Source:
-        return Source(lambda: subnet.to_onnx(checkpoint, one))
+    def source(one: Arch) -> Source:
+        return Source(lambda: onnx.to_bytes(build.network(given.space.layers(one), given.arrays(one))))
 
-    return checkpoint.space, list(archs), {str(i): maker(one) for i, one in enumerate(archs)}
+    archs = codecs.read_archs(given.space, str(arch))
+    return given.space, archs, {f"arch {i}": source(one) for i, one in enumerate(archs, 1)}
 
 
-def _measured_text(rows: Sequence[dict[str, Any]]) -> str:
+def _measured_text(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = []
     for row in rows:
         figures, anchored = row["latency_ms"], row["anchored_ms"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,10 @@ from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, fields, milliseconds, size
 from ofa_edge.errors import UsageError
 
-STRATEGIES = ("exact", "table")
+if TYPE_CHECKING:
+    from ofa_edge.cli.inputs import Models
+    from ofa_edge.search.budget import Budget
+    from ofa_edge.search.choose import Chosen
 
 
 def select(
@@ -21,9 +24,7 @@ def select(
     latency_table: Annotated[
         Path | None, typer.Option("--latency-table", metavar="FILE", help="The newest measured from here if left out.")
     ] = None,
-    accuracy_table: Annotated[
-        Path | None, typer.Option("--accuracy-table", metavar="FILE", help="The supernet's own if left out.")
-    ] = None,
+    accuracy_table: options.AccuracyTableFile = None,
     supernet: options.Supernet = "embedded",
     strategy: Annotated[
         str,
@@ -44,51 +45,46 @@ def select(
     An infeasible budget is answered at once (exit 3) with the nearest subnet and a budget that it fits.
     """
     from ofa_edge.cli import inputs
-    from ofa_edge.latency.model import LatencyModel
     from ofa_edge.search import choose
     from ofa_edge.search.budget import Budget
+    from ofa_edge.search.selection import STRATEGIES
     from ofa_edge.weights import checkpoint as checkpoints
 
     out = Output(as_json)
     if strategy not in STRATEGIES:
         raise UsageError(f"there is no strategy {strategy!r}", hint=f"use one of: {', '.join(STRATEGIES)}")
     limits = Budget.parse(budget)
-    checkpoint = None if accuracy_table is not None else checkpoints.load(supernet)
-    latency = inputs.named_latency_table(latency_table, checkpoint.space.name if checkpoint else None, out)
-    accuracy = inputs.accuracy_table(accuracy_table, latency.header.space, checkpoint, out)
-    if strategy == "table":
-        model = LatencyModel.from_table(latency)
-        chosen = choose.choose_measured(
-            model.space,
-            model,
-            accuracy,
-            limits,
-            inputs=inputs.hashes(latency, accuracy),
-            confidence=confidence,
-            top=top,
-        )
+    # With both tables named no weights are needed; deploy holds the selection against its checkpoint.
+    needed = accuracy_table is None or supernet != checkpoints.EMBEDDED
+    checkpoint = checkpoints.load(supernet).sha256 if needed else None
+    accuracy = inputs.accuracy_table(accuracy_table, checkpoint, out)
+    latency = inputs.named_latency_table(latency_table, accuracy.header.space, out)
+    models = inputs.Models(latency, accuracy, seed)
+    if strategy == "exact":
+        chosen = choose_exact(models, limits, confidence=confidence, top=top)
     else:
-        models = inputs.models(latency, accuracy, seed)
-        chosen = choose_exact(models, limits, confidence=confidence, seed=seed, top=top)
+        chosen = choose.choose_measured(
+            models.space, models.latency, accuracy, limits, inputs=models.inputs, confidence=confidence, top=top
+        )
     if out_file is not None:
         chosen.selection.write(out_file)
     value = chosen.as_json()
     out.result(value, lambda: describe(value, out_file))
 
 
-def choose_exact(models: Any, budget: Any, *, confidence: float = 0.95, seed: int = 0, top: int = 5) -> Any:
-    """Strategy exact on fitted models. Raises as search.choose.choose."""
+def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95, top: int = 5) -> Chosen:
+    """Strategy exact. Raises as search.choose.choose and shared_resolutions."""
     from ofa_edge.search import choose
 
     return choose.choose(
-        models.latency.space,
+        models.space,
         models.latency,
         models.accuracy,
         budget,
         resolutions=choose.shared_resolutions(models.latency.resolutions, models.accuracy),
         inputs=models.inputs,
         confidence=confidence,
-        seed=seed,
+        seed=models.seed,
         top=top,
     )
 
@@ -96,13 +92,13 @@ def choose_exact(models: Any, budget: Any, *, confidence: float = 0.95, seed: in
 def describe(value: dict[str, Any], file: Path | None = None) -> str:
     """A selection for people."""
     arch, predicted = value["arch"], value["predicted"]
-    latency, top1 = predicted["latency_ms"], predicted["top1"]
+    top1 = predicted["top1"]
     lines = {
         "resolution": str(arch["r"]),
         "depth": " ".join(map(str, arch["d"])),
         "kernel": " ".join(map(str, arch["ks"])),
         "expand": " ".join(map(str, arch["e"])),
-        "latency": milliseconds(latency["value"], latency["low"], latency["high"]),
+        "latency": milliseconds(**predicted["latency_ms"]),
         "top-1": f"{100 * top1['value']:.1f} % ({100 * top1['low']:.1f} to {100 * top1['high']:.1f}), "
         + ("predicted" if value["strategy"] == "exact" else "measured on the table's images"),
         "MACs": f"{predicted['macs'] / 1e6:.1f} M",
@@ -113,10 +109,7 @@ def describe(value: dict[str, Any], file: Path | None = None) -> str:
     }
     for index, other in enumerate(value["alternatives"], 1):
         theirs = other["predicted"]
-        lines[f"next {index}"] = (
-            f"{100 * theirs['top1']['value']:.1f} %, "
-            f"{milliseconds(theirs['latency_ms']['value'], theirs['latency_ms']['low'], theirs['latency_ms']['high'])}"
-        )
+        lines[f"next {index}"] = f"{100 * theirs['top1']['value']:.1f} %, {milliseconds(**theirs['latency_ms'])}"
     if file is not None:
         lines["selection"] = str(file)
     return fields(lines)

@@ -43,11 +43,7 @@ def assemble(
         OfaEdgeError: the model does not compute what the reference does.
         UsageError: `app` is not a plain name.
     """
-    if (made_for := selection.inputs.get("supernet")) not in (None, checkpoint.sha256):
-        raise BadFile(
-            f"the selection was made for checkpoint {str(made_for)[:12]}, this one is {checkpoint.sha256[:12]}",
-            hint="select again, or name the checkpoint it was made for with --supernet",
-        )
+    require_checkpoint(selection, checkpoint)
     graph = build.network(checkpoint.space.layers(selection.arch), checkpoint.folded(selection.arch))
     model = onnx.to_bytes(graph)
     inputs = reference.golden_inputs(graph, 1, _GOLDEN_SEED)
@@ -76,6 +72,16 @@ def assemble(
         runs_on=runs_on,
         promise=promise,
     )
+
+
+def require_checkpoint(selection: Selection, checkpoint: Checkpoint) -> None:
+    """Raises BadFile where the selection was made for another checkpoint."""
+    made_for = selection.inputs.get("supernet", checkpoint.sha256)
+    if made_for != checkpoint.sha256:
+        raise BadFile(
+            f"the selection was made for checkpoint {made_for[:12]}, this one is {checkpoint.sha256[:12]}",
+            hint="select again, or name the checkpoint it was made for with --supernet",
+        )
 
 
 def measurer(device: workload.Device, bundle: Bundle, latency: LatencyModel | None) -> Measure:

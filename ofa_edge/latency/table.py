@@ -20,7 +20,7 @@ since that session began):
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,17 +292,24 @@ def _header(value: dict[str, Any], name: str) -> Header:
         ) from error
 
 
-def newest_match(folder: Path, conditions: Conditions, space: str) -> Path | None:
-    """The most recently changed table in `folder` that was measured under these conditions for this space.
+def newest_match(
+    files: Iterable[Path], space: str | None = None, conditions: Conditions | None = None
+) -> LatencyTable | None:
+    """The most recently changed finished table among `files` of this space and these conditions (None: any).
 
-    Files that are no tables are passed over. Only headers are read.
+    Where none is finished, the newest that holds blocks. Files that are no tables are passed over.
     """
-    found = sorted(folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found:
+    begun = None
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             header = _header(journal.read_header(path, FORMAT), str(path))
+            if space not in (None, header.space) or (conditions and mismatches(header.conditions, conditions)):
+                continue
+            table = LatencyTable.read(path)
         except OfaEdgeError:
             continue
-        if header.space == space and not mismatches(header.conditions, conditions):
-            return path
-    return None
+        if table.complete:
+            return table
+        if begun is None and not table.blocks.empty:
+            begun = table
+    return begun

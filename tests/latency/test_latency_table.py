@@ -230,15 +230,28 @@ def test_conditions_need_a_runtime_and_cores_that_the_device_has() -> None:
     assert conditions(FACTS, RunsOn(cores=(2, 1))).cores == [1, 2]
 
 
-def test_the_newest_matching_table_is_found(tmp_path: Path) -> None:
-    for age, (name, change) in enumerate([("new", {"threads": 2}), ("mid", {}), ("old", {})]):
+def test_the_newest_matching_table_is_found_a_finished_one_first(tmp_path: Path) -> None:
+    changes: dict[str, dict[str, Any]] = {"busy": {"threads": 2}, "begun": {}, "mid": {}, "old": {}}
+    for age, (name, change) in enumerate(changes.items()):
+        path = tmp_path / f"{name}.jsonl"
         header = HEADER | {"conditions": HEADER["conditions"] | change}  # type: ignore[operator]
-        journal.write(tmp_path / f"{name}.jsonl", FORMAT, header, [block()])
-        os.utime(tmp_path / f"{name}.jsonl", (1e9 - age, 1e9 - age))
+        journal.write(path, FORMAT, header, [block()])
+        if name == "begun":
+            path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+        os.utime(path, (1e9 - age, 1e9 - age))
     (tmp_path / "junk.jsonl").write_text("not a table\n")
-    assert newest_match(tmp_path, CONDITIONS, "ofa-lite0") == tmp_path / "mid.jsonl"
-    assert newest_match(tmp_path, CONDITIONS, "other") is None
-    assert newest_match(tmp_path / "nowhere", CONDITIONS, "ofa-lite0") is None
+
+    def found(*match: Any) -> str | None:
+        table = newest_match(tmp_path.glob("*.jsonl"), *match)
+        return None if table is None else Path(table.path).stem
+
+    assert found() == "busy"
+    assert found("ofa-lite0", CONDITIONS) == "mid"
+    assert found("other", CONDITIONS) is None
+    assert newest_match([]) is None
+    (tmp_path / "mid.jsonl").unlink()
+    (tmp_path / "old.jsonl").unlink()
+    assert found("ofa-lite0", CONDITIONS) == "begun"
 
 
 def test_a_campaigns_table_holds_its_conditions_and_provenance(tmp_path: Path) -> None:
