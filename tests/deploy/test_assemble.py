@@ -1,0 +1,169 @@
+"""A selection becomes a bundle that says what was promised, and only with the weights it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from device_agents import wire
+from ofa_edge.accuracy.predictor import Top1
+from ofa_edge.deploy import assemble
+from ofa_edge.deploy.bundle import Bundle
+from ofa_edge.deploy.manifest import GOLDEN_INPUT, GOLDEN_OUTPUT, MODEL
+from ofa_edge.deploy.outcome import Timing
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.graph import check
+from ofa_edge.latency.conditions import RunsOn
+from ofa_edge.latency.model import Estimate, LatencyModel
+from ofa_edge.latency.simulated import SimulatedDevice
+from ofa_edge.latency.trials import ANCHOR_OFF
+from ofa_edge.search.budget import Budget
+from ofa_edge.search.selection import Selection
+from ofa_edge.space import codecs
+from ofa_edge.space.cost import cost
+from ofa_edge.weights import checkpoint as checkpoints
+from ofa_edge.weights.checkpoint import Checkpoint
+from tests.reduced import REDUCED, registered, simulated, write_latencies, write_supernet
+
+ARCH = REDUCED.sample(np.random.default_rng(5), 32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _space() -> Iterator[None]:
+    with registered():
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    path = tmp_path_factory.mktemp("supernet") / "reduced.safetensors"
+    write_supernet(path)
+    return checkpoints.load(path)
+
+
+@pytest.fixture(scope="module")
+def latency(tmp_path_factory: pytest.TempPathFactory) -> LatencyModel:
+    return write_latencies(tmp_path_factory.mktemp("table") / "t.jsonl").model
+
+
+@pytest.fixture(scope="module")
+def selection(checkpoint: Checkpoint) -> Selection:
+    return Selection(
+        space=REDUCED,
+        arch=ARCH,
+        top1=Top1(0.85, 0.8, 0.9),
+        latency_ms=Estimate(2.0, 1.9, 2.1),
+        cost=cost(REDUCED.blocks(ARCH)),
+        budget=Budget(latency_ms=2.5, macs=10**9),
+        strategy="exact",
+        confidence=0.95,
+        model="drawn",
+        proven_optimal=True,
+        bound=0.85,
+        inputs={"supernet": checkpoint.sha256, "latency-table": "1" * 64, "accuracy-table": "2" * 64},
+        seed=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(selection: Selection, checkpoint: Checkpoint, latency: LatencyModel) -> Bundle:
+    return assemble.assemble(selection, checkpoint, app="door", runs_on=RunsOn(threads=2), conditions=None)
+
+
+def test_a_bundle_says_what_was_promised_and_where_it_came_from(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    manifest = bundle.manifest
+    assert (manifest.app, manifest.space) == ("door", "reduced")
+    assert manifest.arch.model_dump(mode="json") == codecs.encode(REDUCED, ARCH)
+    assert (manifest.budget.latency_ms, manifest.budget.macs, manifest.budget.size_bytes) == (2.5, 10**9, None)
+    assert manifest.predicted is not None
+    assert (manifest.predicted.value, manifest.predicted.high) == (2.0, 2.1)
+    assert manifest.top1 == 85.0
+    assert (manifest.runs.runtime, manifest.runs.threads) == ("onnxruntime", 2)
+    assert manifest.labels == checkpoint.metadata.labels
+    sources = manifest.sources
+    assert (sources.checkpoint, sources.latency_table, sources.accuracy_table, sources.bn) == (
+        checkpoint.sha256,
+        "1" * 64,
+        "2" * 64,
+        "bank",
+    )
+
+
+def test_its_golden_outputs_are_those_of_its_model(bundle: Bundle) -> None:
+    golden = bundle.manifest.golden
+    inputs = np.frombuffer(bundle.files[GOLDEN_INPUT], "<f4").reshape(golden.input_shape)
+    outputs = np.frombuffer(bundle.files[GOLDEN_OUTPUT], "<f4").reshape(golden.output_shape)
+    assert check.parity(bundle.files[MODEL], inputs, outputs).rel < golden.tolerance
+    assert inputs.shape == (1, 3, 32, 32)
+
+
+def test_the_same_selection_is_the_same_release(bundle: Bundle, selection: Selection, checkpoint: Checkpoint) -> None:
+    again = assemble.assemble(selection, checkpoint, app="door", runs_on=RunsOn(threads=2), conditions=None)
+    assert again.files == bundle.files
+    other = assemble.assemble(selection, checkpoint, app="door", runs_on=RunsOn(threads=1), conditions=None)
+    assert other.release != bundle.release
+
+
+def test_a_selection_for_another_checkpoint_is_refused(selection: Selection, checkpoint: Checkpoint) -> None:
+    other = replace(selection, inputs={**selection.inputs, "supernet": "0" * 64})
+    with pytest.raises(BadFile, match="made for checkpoint 000000000000, this one is") as found:
+        assemble.assemble(other, checkpoint, app="door", runs_on=RunsOn(), conditions=None)
+    assert "--supernet" in found.value.hint
+
+
+def test_one_that_names_no_checkpoint_is_taken(selection: Selection, checkpoint: Checkpoint) -> None:
+    assemble.require_checkpoint(replace(selection, inputs={}), checkpoint)
+
+
+def test_an_app_is_a_plain_name(selection: Selection, checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of an app"):
+        assemble.assemble(selection, checkpoint, app="../door", runs_on=RunsOn(), conditions=None)
+
+
+def test_without_a_bank_there_is_no_bundle(selection: Selection, checkpoint: Checkpoint) -> None:
+    with pytest.raises(BadFile, match="no BN bank"):
+        assemble.assemble(selection, replace(checkpoint, bank=None), app="door", runs_on=RunsOn(), conditions=None)
+
+
+# -- measuring the promise ------------------------------------------------------------------------
+def board(bundle: Bundle, **what: object) -> SimulatedDevice:
+    """A board on which the bundle's model is the network of ARCH."""
+    return simulated(named={bundle.release: ARCH}, **what)
+
+
+def true_ms(device: SimulatedDevice) -> float:
+    return device.law.network(REDUCED.blocks(ARCH))
+
+
+def test_a_promise_is_measured_in_fresh_processes(bundle: Bundle, latency: LatencyModel) -> None:
+    device = board(bundle)
+    timing = assemble.measurer(device, bundle, latency)(bundle.manifest)
+    assert timing == Timing(pytest.approx(true_ms(device)))
+    assert device.asked == [(bundle.release, True)] * assemble.TRIAL_PROCESSES
+
+
+@pytest.mark.parametrize(("disturbed", "counts"), [(2, False), (3, True)])
+def test_it_is_disturbed_where_most_processes_were(
+    bundle: Bundle, latency: LatencyModel, disturbed: int, counts: bool
+) -> None:
+    device = board(bundle, flags=lambda key, before: ("cpu-starved", "short") if before < disturbed else ())
+    timing = assemble.measurer(device, bundle, latency)(bundle.manifest)
+    assert isinstance(timing, Timing)
+    assert timing.disturbed == (("cpu-starved",) if counts else ())
+
+
+def test_a_slow_anchor_disturbs_only_where_its_reference_is_known(bundle: Bundle, latency: LatencyModel) -> None:
+    for model, disturbed in ((latency, (ANCHOR_OFF,)), (None, ())):
+        timing = assemble.measurer(board(bundle, speed=lambda now: 1.3), bundle, model)(bundle.manifest)
+        assert isinstance(timing, Timing)
+        assert timing.disturbed == disturbed
+
+
+def test_a_model_that_crashes_is_a_failure_with_its_reason(bundle: Bundle, latency: LatencyModel) -> None:
+    device = board(bundle, crashes=frozenset({bundle.release}))
+    found = assemble.measurer(device, bundle, latency)(bundle.manifest)
+    assert isinstance(found, wire.Failed)
+    assert "signal 11" in found.reason
