@@ -200,6 +200,8 @@ def accuracy_table(path: Path | None, checkpoint: str | None, out: Output) -> Ac
                 continue
             if checkpoint in (None, table.header.checkpoint):
                 out.notice(f"accuracy table {found}")
+                if not table.complete:
+                    out.warning("it is not finished; `ofa-edge evaluate --resume` goes on")
                 return table
     raise UsageError(
         f"there is no accuracy table{f' of checkpoint {checkpoint[:12]}' if checkpoint else ''}",
