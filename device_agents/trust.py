@@ -1,7 +1,8 @@
 """Signals that something else ran on the machine while a measurement did.
 
 In: /proc. Out: flags out of wire.FLAGS. What a system does not tell gives no flag. Thresholds
-(docs/how-the-numbers-are-made.md): time stolen at all, tasks waiting for a CPU more than 10 % of the time, more runnable tasks than cores.
+(docs/how-the-numbers-are-made.md): time stolen at all, tasks waiting for a CPU more than 10 % of the time, more
+runnable tasks than cores.
 """
 
 from __future__ import annotations
