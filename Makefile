@@ -42,8 +42,9 @@ demo: $(VENV)/.base
 
 setup: $(VENV)/.dev
 
+# Two workers: most of the time goes by in child processes that wait. No clock decides a test.
 test: setup
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 lint: setup
 	$(PY) -m ruff check .
