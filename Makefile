@@ -44,7 +44,7 @@ setup: $(VENV)/.dev
 
 # Two workers: most of the time goes by in child processes that wait. No clock decides a test.
 test: setup
-	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST)
 
 lint: setup
 	$(PY) -m ruff check .

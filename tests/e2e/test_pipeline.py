@@ -24,10 +24,13 @@ from ofa_edge.weights.checkpoint import embedded_path
 from tests.sshd import Sshd
 
 # The weights and their table are made by one training run; a tree between two runs may lack them.
-pytestmark = pytest.mark.skipif(
-    not (embedded_path().exists() and any((shipped.tables() / "accuracy").glob("*.jsonl"))),
-    reason="the embedded supernet or its accuracy table is not in this tree",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (embedded_path().exists() and any((shipped.tables() / "accuracy").glob("*.jsonl"))),
+        reason="the embedded supernet or its accuracy table is not in this tree",
+    ),
+    pytest.mark.xdist_group("pipeline"),  # they share a profile, which takes half a minute
+]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ALWAYS, NEVER = "latency=60s", "latency=1us"
