@@ -35,6 +35,7 @@ from typing import Any, Self
 
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, LockHeld, OfaEdgeError, UsageError
+from ofa_edge.files import sync_folder, write_whole
 
 # Caps against hostile or mistaken files: the largest table foreseen (100,000 rows) is about 30 MB.
 MAX_FILE_BYTES = 1 << 30
@@ -163,15 +164,8 @@ def write(
         parts.append(_row_line(str(row["record"]), row))
     body = b"".join(parts)
     data = body + _end_line(counts, hashlib.sha256(body).hexdigest())
-    temporary = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        write_whole(path, data)
     except OSError as error:
         raise _cannot_write(path, error) from error
     return hashlib.sha256(data).hexdigest()
@@ -260,7 +254,7 @@ class Writer:
         writer = cls(path, format, descriptor, Counter(), hashlib.sha256())
         writer._write(_header_line(format, header))
         writer.sync()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return writer
 
     def append(self, record: str, row: Mapping[str, Any]) -> None:
@@ -416,16 +410,6 @@ def _lock(descriptor: int, path: Path) -> None:
         raise LockHeld(
             f"another process is writing {path}", hint="wait for it, or choose another file with --out"
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename or a new name durable; not every file system lets a folder be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _cannot_write(path: Path, error: OSError) -> OfaEdgeError:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +11,7 @@ import typer
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, fields, size
 from ofa_edge.errors import OfaEdgeError, UsageError
+from ofa_edge.files import write_whole
 from ofa_edge.space import codecs
 
 
@@ -77,17 +76,9 @@ def export(
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_whole(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
 
 

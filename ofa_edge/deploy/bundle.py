@@ -44,6 +44,7 @@ from ofa_edge.deploy.manifest import (
     release_id,
 )
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.files import write_whole
 from ofa_edge.graph import check
 from ofa_edge.latency.conditions import Conditions, RunsOn
 from ofa_edge.limits import LIMITS, Limits
@@ -160,14 +161,8 @@ def write(bundle: Bundle, folder: Path | str) -> None:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for name in (*FILES, MANIFEST):
-            part = folder / f"{name}.part"
-            with part.open("wb") as file:
-                file.write(bundle.files[name])
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(folder / name)
+            write_whole(folder / name, bundle.files[name])
     except OSError as error:
         raise OfaEdgeError(f"cannot write {folder}: {error.strerror}", hint="check the path and the space") from error
 

@@ -8,7 +8,6 @@ is read strictly, and one of an unknown major version is refused.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from ofa_edge import __version__, strict_json
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.files import write_whole
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.space import codecs
@@ -92,14 +92,8 @@ class Selection:
     def write(self, path: Path | str) -> None:
         """Write the file in one step (temporary file, fsync, rename)."""
         path = Path(path)
-        temporary = path.with_name(path.name + ".part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(self.to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_whole(path, self.to_bytes())
         except OSError as error:
             raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="check its folder") from error
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import write_whole
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.supernet.batchnorm import fit_bank, given_statistics, recalibrate
 from ofa_edge.supernet.network import Supernet
@@ -205,9 +206,7 @@ class Trainer:
                 raise BadFile(f"{path} holds no BN bank", hint="start another run")
             return held
         bank = self.fit_bank(BANK_PHASE_SUBNETS)
-        part = path.with_suffix(".part")
-        safetensors.numpy.save_file(bank.arrays(), part)
-        part.replace(path)
+        write_whole(path, safetensors.numpy.save(bank.arrays()))
         self.save()
         return bank
 

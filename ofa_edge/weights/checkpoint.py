@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import safetensors.numpy
 
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import write_whole
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import get_space
 from ofa_edge.weights.bank import PREFIX, Bank, Statistics
@@ -126,14 +126,8 @@ def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metada
             "bank": strict_json.canonical(metadata.bank).decode(),
         },
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = _sorted_header(content)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
