@@ -24,7 +24,7 @@ from ofa_edge.latency.model import LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose, default_budget
 from ofa_edge.search.frontier import exact_front
-from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
+from ofa_edge.space.arch import Arch, Head, MobileStem, Preprocess, Space, Stage
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes, cost
 from ofa_edge.space.spaces import OFA_LITE0
@@ -33,16 +33,15 @@ _WIDTHS = ((24, 2, "relu", False), (40, 2, "relu", True), (80, 2, "h_swish", Fal
 MOBILENET_V3 = Space(
     name="ofa-mbv3-geometry",
     resolutions=tuple(range(128, 225, 4)),
-    stem_channels=16,
-    first_channels=16,
-    activation="h_swish",
+    stem=MobileStem(16, "h_swish", 16, "h_swish"),
     stages=tuple(
         Stage(width, stride, (2, 3, 4), (3, 5, 7), (3, 4, 6), activation, se)
         for width, stride, activation, se in (*_WIDTHS, (112, 1, "h_swish", True), (160, 2, "h_swish", True))
     ),
-    head_channels=960,
+    head=Head(960, "h_swish"),
     classes=1000,
     preprocess=Preprocess(mean=127.0, std=128.0, crop=0.875),
+    bn_eps=1e-3,
 )
 
 

@@ -57,7 +57,7 @@ class Evaluator:
         def classify(part: np.ndarray) -> list[int]:
             found = []
             for image in part:
-                x = (image.transpose(2, 0, 1)[None].astype(np.float32) - preprocess.mean) / preprocess.std
+                x = np.ascontiguousarray(preprocess.normalised(image).transpose(2, 0, 1)[None])
                 logits = session.run(None, {"input": x})[0]
                 if not np.isfinite(logits).all():
                     raise OfaEdgeError("the subnet's outputs are not finite", hint="recalibrate with --bn recalibrated")

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ofa_edge import journal
 from ofa_edge.errors import BadFile, UsageError
@@ -39,13 +39,24 @@ COLUMNS = ("arch", "resolution", "correct", "n", "top1", "low", "high")
 _Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
+def _per_channel(value: Any) -> Any:
+    """One number, or a list of one for each of three channels (a union's error would name its branches)."""
+    for number in value if isinstance(value, list) and len(value) == 3 else [value]:
+        if not isinstance(number, (int, float)) or isinstance(number, bool):
+            raise ValueError("must be a number, or a list of three")
+    return value
+
+
+PerChannel = Annotated[Any, BeforeValidator(_per_channel)]
+
+
 class PreprocessFields(BaseModel):
     """`space.Preprocess` as the header writes it."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    mean: float
-    std: float
+    mean: PerChannel
+    std: PerChannel
     crop: float
 
 
@@ -74,7 +85,7 @@ class AccuracyHeader(BaseModel):
     def of(cls, space: Space, *, checkpoint: str, data: str, bn: str, seed: int, **more: Any) -> AccuracyHeader:
         """The header of tables of this space; `more` are further JSON-able fields, kept as they are."""
         fields = {"space": space.name, "checkpoint": checkpoint, "data": data, "bn": bn, "seed": seed, **more}
-        return cls.model_validate({**fields, "preprocess": asdict(space.preprocess)})
+        return cls.model_validate({**fields, "preprocess": space.preprocess.as_json()})
 
     @property
     def conditions(self) -> dict[str, Any]:

@@ -127,12 +127,7 @@ def build(
         "app": app,
         "space": space.name,
         "arch": codecs.encode(space, arch),
-        "input": {
-            "resolution": arch.resolution,
-            "mean": space.preprocess.mean,
-            "std": space.preprocess.std,
-            "crop": space.preprocess.crop,
-        },
+        "input": {"resolution": arch.resolution, **space.preprocess.as_json()},
         "labels": list(labels),
         "budget": promise.budget.model_dump(mode="json"),
         "predicted": promise.predicted.model_dump(mode="json") if promise.predicted else None,

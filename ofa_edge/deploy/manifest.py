@@ -33,6 +33,8 @@ Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Channels = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
 Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 20)], ...], Field(min_length=1, max_length=8)]
 
 
@@ -59,21 +61,22 @@ class Golden(_Value):
 
 class Input(_Value):
     """What the application feeds: RGB, (x - mean) / std on 0..255 after a resize of the short side to
-    resolution / crop and a centre crop; NCHW float32."""
+    resolution / crop and a centre crop; NCHW float32. Mean and deviation are one number, or one a channel."""
 
     resolution: Annotated[int, Field(ge=1, le=65_536)]
-    mean: float
-    std: Annotated[float, Field(gt=0)]
+    mean: float | Channels
+    std: Positive | tuple[Positive, Positive, Positive]
     crop: Annotated[float, Field(gt=0, le=1)]
 
 
 class ArchDict(_Value):
-    """The arch in OFA's form."""
+    """The arch in OFA's form: `ks` where kernels are elastic, `w` where widths are."""
 
     r: int
     d: tuple[int, ...]
-    ks: tuple[int, ...]
-    e: tuple[int, ...]
+    ks: tuple[int, ...] | None = None
+    e: tuple[int | float, ...]
+    w: tuple[int, ...] | None = None
 
 
 class Budget(_Value):

@@ -2,7 +2,8 @@
 
 In: a space as data (spaces.py). Out: archs (drawn, checked, compared), the Blocks of an arch, and
 exact counts. Rules kept: an arch holds one value per active axis and nothing for skipped blocks, so
-equal subnets are equal values; the depth of a stage is the number of choices it holds.
+equal subnets are equal values; the depth of a stage is the number of choices it holds; an elastic
+width is the number of channels itself, so two multipliers that round to one width are one value.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ofa_edge.errors import UsageError
 from ofa_edge.space.block import Block, make_divisible
 
+_N = TypeVar("_N", int, float)
+
 
 class BlockChoice(NamedTuple):
-    """The elastic choices of one block: depthwise kernel side, and expand ratio mid/in channels."""
+    """The elastic choices of one block: kernel side, and expand ratio (mid channels to in channels, or to out
+    channels in a bottleneck)."""
 
     kernel: int
-    expand: int
+    expand: float
 
 
 StageChoice = tuple[BlockChoice, ...]
@@ -31,40 +35,71 @@ StageChoice = tuple[BlockChoice, ...]
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """One subnet: input resolution in pixels, and for each elastic stage the choices of its active blocks."""
+    """One subnet.
+
+    Attributes:
+        resolution: side of the input in pixels.
+        stages: for each elastic stage the choices of its active blocks.
+        widths: output channels where they are elastic: the stem's middle, the stem, each stage; else ().
+        stem_depth: how many of the stem's optional blocks run.
+    """
 
     resolution: int
     stages: tuple[StageChoice, ...]
+    widths: tuple[int, ...] = ()
+    stem_depth: int = 0
 
     @property
     def depths(self) -> tuple[int, ...]:
         return tuple(len(stage) for stage in self.stages)
 
+    def at(self, resolution: int) -> Arch:
+        """The same subnet at another input size; `at(0)` is what its sizes have in common."""
+        return replace(self, resolution=resolution)
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """An elastic stage: blocks of one output width, the first of which carries the stride."""
+    """An elastic stage: blocks of one output width, the first of which carries the stride.
+
+    Attributes:
+        out_channels: output channels, the greatest of `widths` where these are elastic.
+        depths: numbers of blocks it may have.
+        widths: output channels it may have, () where they are fixed.
+        block: 'expanded_conv' (inverted bottleneck with a depthwise convolution) or 'bottleneck' (ResNet's).
+    """
 
     out_channels: int
     stride: int
     depths: tuple[int, ...]
     kernels: tuple[int, ...]
-    expands: tuple[int, ...]
+    expands: tuple[float, ...]
     activation: str
     se: bool = False
+    widths: tuple[int, ...] = ()
+    block: str = "expanded_conv"
 
     @property
     def max_depth(self) -> int:
         return max(self.depths)
 
+    @property
+    def width_choices(self) -> tuple[int, ...]:
+        return self.widths or (self.out_channels,)
+
     def choices(self) -> Iterator[StageChoice]:
-        """All values of this stage, shallow first."""
+        """All values of this stage's blocks, shallow first."""
         blocks = [BlockChoice(k, e) for k in self.kernels for e in self.expands]
         for depth in self.depths:
             yield from itertools.product(blocks, repeat=depth)
 
     def count(self) -> int:
         return sum((len(self.kernels) * len(self.expands)) ** depth for depth in self.depths)
+
+    def mid_channels(self, in_channels: int, out_channels: int, expand: float) -> int:
+        """Width inside a block, rounded as the reference implementation of Once-for-All does."""
+        base = out_channels if self.block == "bottleneck" else in_channels
+        return make_divisible(round(base * expand))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,33 +111,137 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Preprocess:
-    """How pixels become the network's input: (x * 255 - mean) / std on RGB in 0..255, after a resize of the
-    short side to resolution / crop and a centre crop."""
+class MobileStem:
+    """A 3x3 convolution of stride 2, then one fixed depthwise-separable block."""
 
-    mean: float
-    std: float
+    channels: int
+    activation: str
+    first_channels: int
+    first_activation: str
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        return (self.first_channels,)
+
+    @property
+    def width_choices(self) -> tuple[tuple[int, ...], ...]:
+        return ()
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return (0,)
+
+    def out_size(self, resolution: int) -> int:
+        return -(-resolution // 2)
+
+    def layers(self, resolution: int, widths: Sequence[int], depth: int) -> list[Layer]:
+        """Its blocks in order; nothing of it is elastic."""
+        width, size = self.channels, self.out_size(resolution)
+        stem = Block("Conv", 3, resolution, width, kernel=3, stride=2, activation=self.activation)
+        first = Block(
+            "expanded_conv",
+            width,
+            size,
+            self.first_channels,
+            mid_channels=width,
+            kernel=3,
+            skip=width == self.first_channels,
+            activation=self.first_activation,
+        )
+        return [Layer("stem", stem), Layer("first", first)]
+
+
+@dataclass(frozen=True, slots=True)
+class ResNetStem:
+    """ResNet-D's stem: three 3x3 convolutions, the first of stride 2, the middle one optional, then max pooling.
+
+    Attributes:
+        mid_widths, out_widths: channels that the first two and the last convolution may have.
+        depths: whether the middle convolution, which has a skip around it, may run (1) or be left out (0).
+    """
+
+    mid_widths: tuple[int, ...]
+    out_widths: tuple[int, ...]
+    activation: str
+    depths: tuple[int, ...] = (0, 1)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        return self.out_widths
+
+    @property
+    def width_choices(self) -> tuple[tuple[int, ...], ...]:
+        return (self.mid_widths, self.out_widths)
+
+    def out_size(self, resolution: int) -> int:
+        return -(-resolution // 4)
+
+    def layers(self, resolution: int, widths: Sequence[int], depth: int) -> list[Layer]:
+        """Its blocks in order, for (middle, output) channels and a depth."""
+        mid, out = widths
+        size, act = -(-resolution // 2), self.activation
+        first = Layer("stem.0", Block("Conv", 3, resolution, mid, kernel=3, stride=2, activation=act))
+        optional = Layer("stem.1", Block("Conv", mid, size, mid, kernel=3, skip=True, activation=act))
+        last = Layer("stem.2", Block("Conv", mid, size, out, kernel=3, activation=act))
+        pool = Layer("stem_pool", Block("MaxPool2D", out, size, out, kernel=3, stride=2))
+        return [first, *([optional] if depth else []), last, pool]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What follows the stages: a 1x1 convolution (Conv_1), average pooling, a 1x1 convolution without batch norm
+    (Conv_2, MobileNetV3's feature mix), the classifier. `channels` or `features` 0 leaves that convolution out."""
+
+    channels: int = 0
+    activation: str = "none"
+    features: int = 0
+
+    def layers(self, in_channels: int, size: int, classes: int) -> list[Layer]:
+        layers, width = [], in_channels
+        if self.channels:
+            layers.append(Layer("head", Block("Conv_1", width, size, self.channels, activation=self.activation)))
+            width = self.channels
+        layers.append(Layer("pool", Block("AvgPool2D", width, size, width)))
+        if self.features:
+            layers.append(Layer("features", Block("Conv_2", width, 1, self.features, activation=self.activation)))
+            width = self.features
+        layers.append(Layer("logits", Block("Logits", width, 1, classes)))
+        return layers
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How pixels become the network's input: (x * 255 - mean) / std on RGB in 0..255, after a resize of the short
+    side to resolution / crop and a centre crop. Mean and deviation are one number, or one a channel."""
+
+    mean: float | tuple[float, float, float]
+    std: float | tuple[float, float, float]
     crop: float
+
+    def normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """Images (..., H, W, 3) in 0..255 as float32, still channels last."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        result: np.ndarray = (pixels.astype(np.float32) - mean) / std
+        return result
+
+    def as_json(self) -> dict[str, Any]:
+        """As manifests and table headers write it."""
+        values = {"mean": self.mean, "std": self.std}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} | {"crop": self.crop}
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All subnets one supernet holds, as data.
-
-    The network is: stem convolution (3x3, stride 2), one fixed depthwise-separable block, the elastic
-    `stages`, a 1x1 convolution, global average pooling and the classifier.
-    """
+    """All subnets one supernet holds, as data: stem, elastic stages, head."""
 
     name: str
     resolutions: tuple[int, ...]
-    stem_channels: int
-    first_channels: int
-    activation: str
+    stem: MobileStem | ResNetStem
     stages: tuple[Stage, ...]
-    head_channels: int
+    head: Head
     classes: int
     preprocess: Preprocess
-    bn_eps: float = 1e-3
+    bn_eps: float = 1e-5
 
     # -- blocks ---------------------------------------------------------------------------------
     def layers(self, arch: Arch) -> tuple[Layer, ...]:
@@ -112,59 +251,48 @@ class Space:
             UsageError: the arch is not in this space.
         """
         self.check(arch)
-        act = self.activation
-        size = arch.resolution
-        layers = [Layer("stem", Block("Conv", 3, size, self.stem_channels, kernel=3, stride=2, activation=act))]
-        size = layers[-1].block.out_size
-        first = Block(
-            "expanded_conv",
-            self.stem_channels,
-            size,
-            self.first_channels,
-            mid_channels=self.stem_channels,
-            kernel=3,
-            skip=self.stem_channels == self.first_channels,
-            activation=act,
-        )
-        layers.append(Layer("first", first))
-        width = self.first_channels
-        for s, (stage, choice) in enumerate(zip(self.stages, arch.stages, strict=True)):
+        layers = self.stem.layers(arch.resolution, arch.widths[:2], arch.stem_depth)
+        for s, choice in enumerate(arch.stages):
             for i, block_choice in enumerate(choice):
-                block = self.stage_block(s, i, block_choice, size)
+                block = self.stage_block(s, i, block_choice, layers[-1].block.out_size, arch.widths)
                 layers.append(Layer(f"stages.{s}.{i}", block))
-                size = block.out_size
-            width = stage.out_channels
-        head = Block("Conv_1", width, size, self.head_channels, activation=act)
-        layers += [
-            Layer("head", head),
-            Layer("pool", Block("AvgPool2D", self.head_channels, size, self.head_channels)),
-            Layer("logits", Block("Logits", self.head_channels, 1, self.classes)),
-        ]
+        last = layers[-1].block
+        layers += self.head.layers(last.out_channels, last.out_size, self.classes)
         return tuple(layers)
 
-    def stage_block(self, stage_index: int, block_index: int, choice: BlockChoice, in_size: int) -> Block:
-        """The Block at one place of an elastic stage, for a choice and an input size in pixels."""
-        stage = self.stages[stage_index]
-        first = block_index == 0
-        before = self.stages[stage_index - 1].out_channels if stage_index else self.first_channels
-        in_channels = before if first else stage.out_channels
-        stride = stage.stride if first else 1
+    def stage_block(
+        self, stage_index: int, block_index: int, choice: BlockChoice, in_size: int, widths: Sequence[int] = ()
+    ) -> Block:
+        """The Block at one place of an elastic stage, for a choice, an input size in pixels and an arch's `widths`
+        (the greatest where left out)."""
+        if self.elastic_width:
+            around = list(widths or self.largest().widths)[1:]
+        else:
+            around = [self.stem.out_channels[0], *(stage.out_channels for stage in self.stages)]
+        return self._block(stage_index, block_index, choice, in_size, around[stage_index], around[stage_index + 1])
+
+    def _block(self, s: int, i: int, choice: BlockChoice, in_size: int, before: int, width: int) -> Block:
+        stage = self.stages[s]
+        in_channels = width if i else before
+        stride = 1 if i else stage.stride
+        # A ResNet stage's first block always has its projection, as in the reference implementation.
+        skip = stride == 1 and in_channels == width and (i > 0 or stage.block != "bottleneck")
         return Block(
-            "expanded_conv",
+            stage.block,
             in_channels,
             in_size,
-            stage.out_channels,
-            mid_channels=make_divisible(in_channels * choice.expand),
+            width,
+            mid_channels=stage.mid_channels(in_channels, width, choice.expand),
             kernel=choice.kernel,
             stride=stride,
-            skip=stride == 1 and in_channels == stage.out_channels,
+            skip=skip,
             se=stage.se,
             activation=stage.activation,
         )
 
     def stage_sizes(self, resolution: int) -> tuple[int, ...]:
         """Input size in pixels of each elastic stage, then of the head."""
-        sizes = [-(-resolution // 2)]
+        sizes = [self.stem.out_size(resolution)]
         for stage in self.stages:
             sizes.append(-(-sizes[-1] // stage.stride))
         return tuple(sizes)
@@ -174,19 +302,81 @@ class Space:
 
     def rows(self, resolution: int) -> list[Block]:
         """Every row an OFA-style table has for one resolution: each place once per choice, repeats included."""
-        fixed = self.blocks(self.smallest(resolution))
-        rows = [*fixed[:2], *fixed[-3:]]
-        for s, (stage, size) in enumerate(zip(self.stages, self.stage_sizes(resolution), strict=False)):
+        stem = [
+            layer.block
+            for widths in itertools.product(*self.stem.width_choices)
+            for layer in self.stem.layers(resolution, widths, max(self.stem.depths))
+        ]
+        sizes = self.stage_sizes(resolution)
+        head = [
+            layer.block
+            for width in self.stages[-1].width_choices
+            for layer in self.head.layers(width, sizes[-1], self.classes)
+        ]
+        rows = [*dict.fromkeys(stem), *dict.fromkeys(head)]  # of two widths each block may depend on one
+        widths_before = self.stem.out_channels
+        for s, stage in enumerate(self.stages):
             for i in range(stage.max_depth):
-                in_size = size if i == 0 else -(-size // stage.stride)
                 rows += [
-                    self.stage_block(s, i, BlockChoice(k, e), in_size) for k in stage.kernels for e in stage.expands
+                    self._block(s, i, BlockChoice(k, e), sizes[s + 1] if i else sizes[s], before, width)
+                    for before in (widths_before if i == 0 else widths_before[:1])
+                    for width in stage.width_choices
+                    for k in stage.kernels
+                    for e in stage.expands
                 ]
+            widths_before = stage.width_choices
         return rows
 
     def distinct_blocks(self, resolutions: Sequence[int]) -> list[Block]:
         """The different blocks of all subnets at these resolutions, in a fixed order."""
         return list(dict.fromkeys(block for r in resolutions for block in self.rows(r)))
+
+    # -- axes -----------------------------------------------------------------------------------
+    @property
+    def elastic_width(self) -> bool:
+        """Whether archs say how wide the stem and the stages are."""
+        return bool(self.width_choices)
+
+    @property
+    def width_choices(self) -> tuple[tuple[int, ...], ...]:
+        """What each entry of an arch's `widths` may be; () where widths are fixed."""
+        if not self.stem.width_choices:
+            return ()
+        return (*self.stem.width_choices, *(stage.width_choices for stage in self.stages))
+
+    def top(
+        self,
+        *,
+        depths: int | None = None,
+        kernels: int | None = None,
+        expands: int | None = None,
+        widths: int | None = None,
+    ) -> Space:
+        """The sub-space with only the so many greatest values of an axis (all where None): what a phase of
+        progressive shrinking trains. Its archs are archs of this space."""
+        stages = tuple(
+            replace(
+                stage,
+                depths=_greatest(stage.depths, depths),
+                kernels=_greatest(stage.kernels, kernels),
+                expands=_greatest(stage.expands, expands),
+                widths=_greatest(stage.widths, widths),
+            )
+            for stage in self.stages
+        )
+        stem = self.stem
+        if isinstance(stem, ResNetStem):
+            stem = replace(
+                stem,
+                mid_widths=_greatest(stem.mid_widths, widths),
+                out_widths=_greatest(stem.out_widths, widths),
+                depths=_greatest(stem.depths, depths),
+            )
+        return replace(self, stem=stem, stages=stages)
+
+    def with_classes(self, classes: int) -> Space:
+        """The same space with another number of classes."""
+        return replace(self, classes=classes)
 
     # -- archs ----------------------------------------------------------------------------------
     def check(self, arch: Arch) -> None:
@@ -206,12 +396,23 @@ class Space:
                     raise UsageError(f"stage {s} block {i}: kernel {kernel} is not one of {list(stage.kernels)}")
                 if expand not in stage.expands:
                     raise UsageError(f"stage {s} block {i}: expand {expand} is not one of {list(stage.expands)}")
+        if len(arch.widths) != len(self.width_choices):
+            raise UsageError(
+                f"the arch has {len(arch.widths)} elastic widths, space {self.name} has {len(self.width_choices)}"
+            )
+        for place, (width, choices) in enumerate(zip(arch.widths, self.width_choices, strict=True)):
+            if width not in choices:
+                raise UsageError(f"width {place}: {width} channels is not one of {list(choices)}")
+        if arch.stem_depth not in self.stem.depths:
+            raise UsageError(f"stem depth {arch.stem_depth} is not one of {list(self.stem.depths)}")
 
     def largest(self, resolution: int | None = None) -> Arch:
         """The subnet with every axis at its greatest value."""
         return Arch(
             resolution or max(self.resolutions),
             tuple((BlockChoice(max(s.kernels), max(s.expands)),) * s.max_depth for s in self.stages),
+            tuple(map(max, self.width_choices)),
+            max(self.stem.depths),
         )
 
     def smallest(self, resolution: int | None = None) -> Arch:
@@ -219,6 +420,8 @@ class Space:
         return Arch(
             resolution or min(self.resolutions),
             tuple((BlockChoice(min(s.kernels), min(s.expands)),) * min(s.depths) for s in self.stages),
+            tuple(map(min, self.width_choices)),
+            min(self.stem.depths),
         )
 
     def sample(self, rng: np.random.Generator, resolution: int | None = None) -> Arch:
@@ -227,10 +430,19 @@ class Space:
         for stage in self.stages:
             depth = int(rng.choice(stage.depths))
             stages.append(
-                tuple(BlockChoice(int(rng.choice(stage.kernels)), int(rng.choice(stage.expands))) for _ in range(depth))
+                tuple(
+                    BlockChoice(int(rng.choice(stage.kernels)), rng.choice(stage.expands).item()) for _ in range(depth)
+                )
             )
-        return Arch(resolution or int(rng.choice(self.resolutions)), tuple(stages))
+        widths = tuple(int(rng.choice(choices)) for choices in self.width_choices)
+        stem_depth = int(rng.choice(self.stem.depths)) if len(self.stem.depths) > 1 else self.stem.depths[0]
+        return Arch(resolution or int(rng.choice(self.resolutions)), tuple(stages), widths, stem_depth)
 
     def count(self) -> int:
         """Exact number of subnets at one resolution."""
-        return math.prod(stage.count() for stage in self.stages)
+        widths = math.prod(len(choices) for choices in self.width_choices)
+        return math.prod(stage.count() for stage in self.stages) * widths * len(self.stem.depths)
+
+
+def _greatest(values: tuple[_N, ...], count: int | None) -> tuple[_N, ...]:
+    return values if count is None else tuple(sorted(values)[-count:])

@@ -13,7 +13,7 @@ from ofa_edge.errors import BadFile
 
 KEY_VERSION = "b1"
 
-TYPES = ("Conv", "expanded_conv", "Conv_1", "AvgPool2D", "Conv_2", "Logits", "bottleneck")
+TYPES = ("Conv", "expanded_conv", "Conv_1", "AvgPool2D", "Conv_2", "Logits", "bottleneck", "MaxPool2D")
 ACTIVATIONS = ("none", "relu", "relu6", "h_swish")
 
 # One spelling a number: ASCII digits, no leading zeros, at most seven.
@@ -36,7 +36,9 @@ class Block:
     """A concrete layer group.
 
     Sizes are the side of a square feature map in pixels; channel counts are numbers of feature
-    maps. `mid_channels` is the width of the depthwise convolution (0 for groups without one).
+    maps. `mid_channels` is the width of the depthwise convolution, or of a bottleneck's 3x3 one (0 for
+    groups without one). A bottleneck without `skip` has a projection beside it: average pooling by the
+    stride, then a 1x1 convolution (ResNet-D, He et al., CVPR 2019).
     """
 
     type: str

@@ -24,7 +24,8 @@ _T = TypeVar("_T")
 def normalise(pixels: np.ndarray, preprocess: Preprocess) -> Tensor:
     """uint8 images of shape (N, H, W, 3) to a float32 tensor (N, 3, H, W), channels last in memory."""
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
-    return x.sub_(preprocess.mean).div_(preprocess.std)
+    shape = (-1, 1, 1)  # one number or three
+    return x.sub_(torch.tensor(preprocess.mean).view(shape)).div_(torch.tensor(preprocess.std).view(shape))
 
 
 def _augmented(image: np.ndarray, resolution: int, rng: np.random.Generator) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
-from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
+from ofa_edge.space.arch import Arch, Head, MobileStem, Preprocess, Space, Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import Cost, cost
@@ -26,30 +26,28 @@ from ofa_edge.space.cost import Cost, cost
 SMALL = Space(
     name="small",
     resolutions=(17, 32),
-    stem_channels=8,
-    first_channels=8,
-    activation="relu6",
+    stem=MobileStem(8, "relu6", 8, "relu6"),
     stages=(
         Stage(16, 2, (1, 2), (3, 5), (3, 6), "relu6"),
         Stage(16, 1, (2,), (3,), (1, 4), "h_swish", se=True),
         Stage(24, 2, (1, 2), (5, 7), (4,), "relu"),
     ),
-    head_channels=64,
+    head=Head(64, "relu6"),
     classes=5,
     preprocess=Preprocess(mean=127.0, std=128.0, crop=0.875),
+    bn_eps=1e-3,
 )
 
 # 148,176 subnets.
 REDUCED = Space(
     name="reduced",
     resolutions=(32, 48),
-    stem_channels=16,
-    first_channels=8,
-    activation="relu6",
+    stem=MobileStem(16, "relu6", 8, "relu6"),
     stages=tuple(Stage(width, 2, (1, 2), (3, 5), (3, 4, 6), "relu6") for width in (16, 24, 32)),
-    head_channels=64,
+    head=Head(64, "relu6"),
     classes=5,
     preprocess=Preprocess(mean=127.0, std=128.0, crop=0.875),
+    bn_eps=1e-3,
 )
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from ofa_edge.space.arch import Preprocess, Space, Stage
+from ofa_edge.space.arch import Head, MobileStem, Preprocess, Space, Stage
 
 REDUCED = Space(
     name="reduced",
     resolutions=(17, 32),
-    stem_channels=8,
-    first_channels=8,
-    activation="relu6",
+    stem=MobileStem(8, "relu6", 8, "relu6"),
     stages=(
         Stage(16, 2, (1, 2), (3, 5), (3, 6), "relu6"),
         Stage(16, 1, (2,), (3,), (1, 4), "h_swish", se=True),
         Stage(24, 2, (1, 2), (5, 7), (4,), "relu"),
     ),
-    head_channels=64,
+    head=Head(64, "relu6"),
     classes=5,
     preprocess=Preprocess(mean=127.0, std=128.0, crop=0.875),
+    bn_eps=1e-3,
 )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
+from ofa_edge.space.arch import Arch, Head, MobileStem, Preprocess, Space, Stage
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.train.images import ImageSet, Splits, split_training
 from ofa_edge.weights.bank import Statistics, norms
@@ -22,16 +22,15 @@ from ofa_edge.weights.bank import Statistics, norms
 TINY = Space(
     name="tiny",
     resolutions=(16, 24, 32),
-    stem_channels=8,
-    first_channels=8,
-    activation="relu6",
+    stem=MobileStem(8, "relu6", 8, "relu6"),
     stages=(
         Stage(16, 2, (1, 2), (3, 5, 7), (1, 2, 3), "relu6"),
         Stage(24, 2, (1, 2), (3, 5), (2, 3), "relu6"),
     ),
-    head_channels=32,
+    head=Head(32, "relu6"),
     classes=3,
     preprocess=Preprocess(mean=127.0, std=128.0, crop=0.875),
+    bn_eps=1e-3,
 )
 
 _COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
