@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ofa_edge.supernet.ranks import batch_norm_over_ranks
+
 
 @dataclass(slots=True)
 class BatchStatistics:
@@ -37,7 +39,7 @@ class ElasticBatchNorm2d(nn.Module):
 
     It keeps no running statistics of its own, since those of one subnet are wrong for the next. It
     normalises by `given` where that is set and by the batch otherwise; `collected`, where set, pools what
-    the batches had.
+    the batches had; `over_ranks` takes the batches of all ranks of a training run for one.
     """
 
     def __init__(self, channels: int, eps: float):
@@ -47,6 +49,7 @@ class ElasticBatchNorm2d(nn.Module):
         self.eps = eps
         self.given: BatchStatistics | None = None
         self.collected: BatchStatistics | None = None
+        self.over_ranks = False
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]
@@ -54,6 +57,8 @@ class ElasticBatchNorm2d(nn.Module):
         if self.given is not None:
             return F.batch_norm(x, self.given.mean, self.given.var, weight, bias, False, 0.0, self.eps)
         if self.collected is None:
+            if self.over_ranks:
+                return batch_norm_over_ranks(x, weight, bias, self.eps)
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
         # With momentum 1 the kernel leaves this batch's statistics, for which torch.var_mean takes a pass of its own.
         mean, var = torch.zeros(channels), torch.ones(channels)
