@@ -65,7 +65,8 @@ class Stage:
     Attributes:
         out_channels: output channels, the greatest of `widths` where these are elastic.
         depths: numbers of blocks it may have.
-        widths: output channels it may have, () where they are fixed.
+        widths: output channels it may have, () where they are fixed. Equal entries are one value; they are kept since
+            OFA's dicts count them (codecs.py).
         block: 'expanded_conv' (inverted bottleneck with a depthwise convolution) or 'bottleneck' (ResNet's).
     """
 
@@ -85,7 +86,7 @@ class Stage:
 
     @property
     def width_choices(self) -> tuple[int, ...]:
-        return self.widths or (self.out_channels,)
+        return tuple(dict.fromkeys(self.widths)) or (self.out_channels,)
 
     def choices(self) -> Iterator[StageChoice]:
         """All values of this stage's blocks, shallow first."""
@@ -156,7 +157,8 @@ class ResNetStem:
     """ResNet-D's stem: three 3x3 convolutions, the first of stride 2, the middle one optional, then max pooling.
 
     Attributes:
-        mid_widths, out_widths: channels that the first two and the last convolution may have.
+        mid_widths, out_widths: channels that the first two and the last convolution may have; of equal entries as in
+            `Stage.widths`.
         depths: whether the middle convolution, which has a skip around it, may run (1) or be left out (0).
     """
 
@@ -167,11 +169,11 @@ class ResNetStem:
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        return self.out_widths
+        return tuple(dict.fromkeys(self.out_widths))
 
     @property
     def width_choices(self) -> tuple[tuple[int, ...], ...]:
-        return (self.mid_widths, self.out_widths)
+        return (tuple(dict.fromkeys(self.mid_widths)), self.out_channels)
 
     def out_size(self, resolution: int) -> int:
         return -(-resolution // 4)
@@ -301,7 +303,7 @@ class Space:
         return tuple(layer.block for layer in self.layers(arch))
 
     def rows(self, resolution: int) -> list[Block]:
-        """Every row an OFA-style table has for one resolution: each place once per choice, repeats included."""
+        """The different blocks of all subnets at one resolution, which are the rows OFA's tables have for it."""
         stem = [
             layer.block
             for widths in itertools.product(*self.stem.width_choices)
@@ -313,10 +315,10 @@ class Space:
             for width in self.stages[-1].width_choices
             for layer in self.head.layers(width, sizes[-1], self.classes)
         ]
-        rows = [*dict.fromkeys(stem), *dict.fromkeys(head)]  # of two widths each block may depend on one
+        rows = [*stem, *head]
         widths_before = self.stem.out_channels
         for s, stage in enumerate(self.stages):
-            for i in range(stage.max_depth):
+            for i in range(min(stage.max_depth, 2)):  # the third block of a stage is as the second
                 rows += [
                     self._block(s, i, BlockChoice(k, e), sizes[s + 1] if i else sizes[s], before, width)
                     for before in (widths_before if i == 0 else widths_before[:1])
@@ -325,7 +327,7 @@ class Space:
                     for e in stage.expands
                 ]
             widths_before = stage.width_choices
-        return rows
+        return list(dict.fromkeys(rows))
 
     def distinct_blocks(self, resolutions: Sequence[int]) -> list[Block]:
         """The different blocks of all subnets at these resolutions, in a fixed order."""

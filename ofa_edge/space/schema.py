@@ -1,0 +1,315 @@
+"""A space as a TOML file, or as the JSON of a checkpoint: one form, checked key by key.
+
+In: a file or plain values. Out: a Space, or BadFile that names the file, the key and what is allowed there. Rules kept:
+nothing unknown passes; whatever passes can be built, cut and counted; a Space written and read back is equal to itself.
+
+    name = "my-space"
+    resolutions = [96, 128]              # input sizes in pixels
+    classes = 10
+    bn_eps = 1e-5                        # of every batch norm
+
+    [preprocess]                         # (x - mean) / std on RGB in 0..255, after a resize of the short side to
+    mean = [123.675, 116.28, 103.53]     # resolution / crop and a centre crop; one number, or one a channel
+    std = [58.395, 57.12, 57.375]
+    crop = 0.875
+
+    [stem]                               # type = "mobile": a 3x3 convolution of stride 2, then a depthwise-separable
+    type = "mobile"                      # block. type = "resnet" has mid_widths, out_widths, activation and depths
+    channels = 16                        # (of its optional convolution: [0], [1] or [0, 1]) instead
+    activation = "h_swish"
+    first_channels = 16
+    first_activation = "relu"
+
+    [[stages]]                           # once a stage; a resnet stem is followed by bottlenecks
+    out_channels = 24
+    stride = 2                           # of its first block
+    depths = [2, 3, 4]                   # numbers of blocks
+    kernels = [3, 5, 7]
+    expands = [3, 4, 6]                  # mid channels to in channels (in a bottleneck: to out channels)
+    activation = "relu"                  # none, relu, relu6 or h_swish
+    se = false                           # squeeze-and-excitation
+    widths = []                          # elastic out channels, of bottlenecks only; the greatest is out_channels
+
+    [head]
+    channels = 960                       # of a 1x1 convolution before pooling; 0: none
+    activation = "h_swish"
+    features = 1280                      # of one after pooling, without batch norm; 0: none
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.space.arch import Head, MobileStem, Preprocess, ResNetStem, Space, Stage
+
+_HINT = "`ofa-edge spaces ofa-mbv3-w1.0 --toml` prints a space to start from"
+
+# A file larger than this is no space; the largest built-in one has 2 KB.
+_MOST_BYTES = 1 << 18
+
+
+def _rising(values: list[Any]) -> list[Any]:
+    if any(a >= b for a, b in pairwise(values)):
+        raise ValueError("values must rise, none of them twice")
+    return values
+
+
+def _not_falling(values: list[int]) -> list[int]:
+    if any(a > b for a, b in pairwise(values)):
+        raise ValueError("values must not fall")
+    return values
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("a kernel has an odd side")
+    return value
+
+
+def _whole_as_int(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+_Channels = Annotated[int, Field(ge=1, le=16_384)]
+_OrNone = Annotated[int, Field(ge=0, le=16_384)]
+_Kernel = Annotated[int, Field(ge=3, le=15), AfterValidator(_odd)]
+_Expand = Annotated[float, Field(gt=0, le=16), AfterValidator(_whole_as_int)]
+_Positive = Annotated[float, Field(gt=0)]
+_Activation = Literal["none", "relu", "relu6", "h_swish"]
+_Some = Field(min_length=1, max_length=64)
+_Widths = Annotated[list[_Channels], Field(max_length=64), AfterValidator(_not_falling)]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Mobile(_Value):
+    type: Literal["mobile"]
+    channels: _Channels
+    activation: _Activation
+    first_channels: _Channels
+    first_activation: _Activation
+
+    def value(self) -> MobileStem:
+        return MobileStem(self.channels, self.activation, self.first_channels, self.first_activation)
+
+
+class _ResNet(_Value):
+    type: Literal["resnet"]
+    mid_widths: Annotated[_Widths, _Some]
+    out_widths: Annotated[_Widths, _Some]
+    activation: _Activation
+    depths: Annotated[list[Annotated[int, Field(ge=0, le=1)]], _Some, AfterValidator(_rising)] = [0, 1]
+
+    def value(self) -> ResNetStem:
+        return ResNetStem(tuple(self.mid_widths), tuple(self.out_widths), self.activation, tuple(self.depths))
+
+
+class _Stage(_Value):
+    out_channels: _Channels
+    stride: Annotated[int, Field(ge=1, le=2)]
+    depths: Annotated[list[Annotated[int, Field(ge=1, le=32)]], _Some, AfterValidator(_rising)]
+    kernels: Annotated[list[_Kernel], _Some, AfterValidator(_rising)]
+    expands: Annotated[list[_Expand], _Some, AfterValidator(_rising)]
+    activation: _Activation
+    se: bool = False
+    widths: _Widths = []
+
+    @model_validator(mode="after")
+    def _greatest_width(self) -> _Stage:
+        if self.widths and max(self.widths) != self.out_channels:
+            raise ValueError("out_channels must be the greatest of widths")
+        return self
+
+    def value(self, block: str) -> Stage:
+        return Stage(
+            self.out_channels,
+            self.stride,
+            tuple(self.depths),
+            tuple(self.kernels),
+            tuple(self.expands),
+            self.activation,
+            self.se,
+            tuple(self.widths),
+            block,
+        )
+
+
+class _Head(_Value):
+    channels: _OrNone = 0
+    activation: _Activation = "none"
+    features: _OrNone = 0
+
+
+class _Preprocess(_Value):
+    mean: float | Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: _Positive | Annotated[list[_Positive], Field(min_length=3, max_length=3)]
+    crop: Annotated[float, Field(gt=0, le=1)]
+
+
+class _Space(_Value):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    resolutions: Annotated[
+        list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=1, max_length=1024), AfterValidator(_rising)
+    ]
+    classes: Annotated[int, Field(ge=1, le=1_000_000)]
+    bn_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    preprocess: _Preprocess
+    stem: Annotated[_Mobile | _ResNet, Field(discriminator="type")]
+    stages: Annotated[list[_Stage], Field(min_length=1, max_length=64)]
+    head: _Head = _Head()
+
+    @model_validator(mode="after")
+    def _fits(self) -> _Space:
+        """What a resnet stem and bottlenecks have, others have not."""
+        for s, stage in enumerate(self.stages):
+            if isinstance(self.stem, _Mobile) and stage.widths:
+                raise ValueError(f"stages[{s}].widths: widths are elastic behind a resnet stem only")
+            if isinstance(self.stem, _ResNet) and (stage.se or stage.kernels != [3]):
+                raise ValueError(f"stages[{s}]: bottlenecks, behind a resnet stem, have kernels = [3] and no se")
+        return self
+
+
+def read_toml(path: Path) -> Space:
+    """A space from a user's file.
+
+    Raises:
+        UsageError: the file cannot be read.
+        BadFile: it is not TOML, or not a space.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint=_HINT) from error
+    if len(data) > _MOST_BYTES:
+        raise BadFile(f"{path} is larger than {_MOST_BYTES:,} bytes", hint=_HINT)
+    try:
+        content = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{path} is not TOML: {error}", hint=_HINT) from error
+    return as_space(content, str(path))
+
+
+def as_space(value: Mapping[str, Any], source: str) -> Space:
+    """The space of plain values; `source` is the file they are from.
+
+    Raises:
+        BadFile: a key is missing or unknown, or a value is not allowed; the first mistake is named.
+    """
+    try:
+        found = _Space.model_validate(value)
+    except ValidationError as error:
+        raise BadFile(f"{source}: {_first(error)}", hint=_HINT) from error
+    block = "bottleneck" if isinstance(found.stem, _ResNet) else "expanded_conv"
+    space = Space(
+        found.name,
+        tuple(found.resolutions),
+        found.stem.value(),
+        tuple(stage.value(block) for stage in found.stages),
+        Head(found.head.channels, found.head.activation, found.head.features),
+        found.classes,
+        Preprocess(_per_channel(found.preprocess.mean), _per_channel(found.preprocess.std), found.preprocess.crop),
+        found.bn_eps,
+    )
+    _check_expands(space, source)
+    return space
+
+
+def as_dict(space: Space) -> dict[str, Any]:
+    """Plain values of a space, keys in the order of the module's docstring."""
+    stem: dict[str, Any] = {"activation": space.stem.activation}
+    if isinstance(space.stem, ResNetStem):
+        stem = {"type": "resnet", "mid_widths": list(space.stem.mid_widths), "out_widths": list(space.stem.out_widths)}
+        stem |= {"activation": space.stem.activation, "depths": list(space.stem.depths)}
+    else:
+        stem = {"type": "mobile", "channels": space.stem.channels, "activation": space.stem.activation}
+        stem |= {"first_channels": space.stem.first_channels, "first_activation": space.stem.first_activation}
+    return {
+        "name": space.name,
+        "resolutions": list(space.resolutions),
+        "classes": space.classes,
+        "bn_eps": space.bn_eps,
+        "preprocess": space.preprocess.as_json(),
+        "stem": stem,
+        "stages": [_stage_dict(stage) for stage in space.stages],
+        "head": {
+            "channels": space.head.channels,
+            "activation": space.head.activation,
+            "features": space.head.features,
+        },
+    }
+
+
+def as_toml(space: Space) -> str:
+    """The TOML file of a space."""
+    tables, lines = [], []
+    for key, value in as_dict(space).items():
+        if isinstance(value, dict):
+            tables.append((f"[{key}]", value))
+        elif key == "stages":
+            tables += [(f"[[{key}]]", stage) for stage in value]
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    for title, table in tables:
+        lines += ["", title, *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _stage_dict(stage: Stage) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "out_channels": stage.out_channels,
+        "stride": stage.stride,
+        "depths": list(stage.depths),
+        "kernels": list(stage.kernels),
+        "expands": list(stage.expands),
+        "activation": stage.activation,
+        "se": stage.se,
+    }
+    return found | ({"widths": list(stage.widths)} if stage.widths else {})
+
+
+def _per_channel(value: float | list[float]) -> float | tuple[float, float, float]:
+    return (value[0], value[1], value[2]) if isinstance(value, list) else value
+
+
+def _check_expands(space: Space, source: str) -> None:
+    """Refuse two expand ratios that round to one width: equal subnets would be different archs."""
+    before: Sequence[int] = space.stem.out_channels
+    for s, stage in enumerate(space.stages):
+        for in_channels in (*before, *stage.width_choices):
+            for width in stage.width_choices:
+                mids: dict[Hashable, float] = {}
+                for expand in stage.expands:
+                    mid = stage.mid_channels(in_channels, width, expand)
+                    if mid in mids:
+                        raise BadFile(
+                            f"{source}: stages[{s}].expands: {mids[mid]} and {expand} both give {mid} channels",
+                            hint="leave one of them out, or take more channels",
+                        )
+                    mids[mid] = expand
+        before = stage.width_choices
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake: its key, what is allowed."""
+    mistake = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key = ""
+    for part in mistake["loc"]:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        elif part not in ("mobile", "resnet", "float", "list[float]") and "[" not in part:
+            key += f".{part}" if key else part
+    message = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] == "extra_forbidden":
+        message = "there is no such key"
+    return f"{key}: {message}" if key else message
