@@ -24,9 +24,9 @@ from ofa_edge.space import spaces
 from ofa_edge.space.arch import Space
 from ofa_edge.space.cost import cost
 from ofa_edge.weights import checkpoint
-from ofa_edge.weights.bank import Bank, features, norms
+from ofa_edge.weights.bank import Bank, features
 from ofa_edge.weights.checkpoint import Metadata
-from ofa_edge.weights.layout import supernet_shapes
+from ofa_edge.weights.layout import batch_norms, supernet_shapes
 from tests.search.doubles import REDUCED
 
 TASK = campaign.Task(REDUCED, REDUCED.resolutions, RunsOn(), PlanSettings(seed=1, quick=True, networks=8))
@@ -60,7 +60,7 @@ def _drawn(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
 
 def _bank(rng: np.random.Generator) -> Bank:
     largest = REDUCED.largest()
-    shapes = {name: (len(features(REDUCED, largest, name)), width) for name, width in norms(REDUCED, largest)}
+    shapes = {name: (len(features(REDUCED, largest, name)), width) for name, width in batch_norms(REDUCED, largest)}
     return Bank({name: (rng.normal(0, 0.1, shape), rng.normal(0, 0.1, shape)) for name, shape in shapes.items()})
 
 

@@ -17,7 +17,8 @@ from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.supernet.elastic import BatchStatistics
 from ofa_edge.supernet.network import Supernet
-from ofa_edge.weights.bank import Bank, Statistics, features, norms
+from ofa_edge.weights.bank import Bank, Statistics, features
+from ofa_edge.weights.layout import batch_norms
 
 # Ridge strength of the bank's fit, relative to the number of subnets: features that a few dozen subnets
 # cannot tell apart share their effect instead of cancelling.
@@ -39,7 +40,7 @@ def recalibrate(network: Supernet, arch: Arch, batches: Iterable[Tensor]) -> Sta
         return {
             name: (n.collected.mean.numpy(), n.collected.var.numpy())
             for name, n in norms.items()
-            if n.collected and n.collected.count  # an expansion that this subnet goes without was not run
+            if n.collected and n.collected.count
         }
     finally:
         for norm in norms.values():
@@ -82,7 +83,7 @@ def fit_statistics(space: Space, measured: Iterable[tuple[Arch, Statistics]]) ->
     for arch, statistics in measured:
         for name, (mean, var) in statistics.items():
             rows.setdefault(name, []).append((features(space, arch, name), mean, var))
-    widths = dict(norms(space, space.largest()))
+    widths = dict(batch_norms(space, space.largest()))
     if never := [name for name, width in widths.items() if all(len(row[1]) < width for row in rows.get(name, []))]:
         raise UsageError(f"no subnet measured has {never[0]} at its full width", hint="draw more subnets")
     return Bank({name: _fit_norm(rows[name], width) for name, width in widths.items()})

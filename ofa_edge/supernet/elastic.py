@@ -79,8 +79,28 @@ class ElasticConv2d(nn.Module):
         self.padding = kernel // 2
 
     def forward(self, x: Tensor, out_channels: int) -> Tensor:
-        weight = self.weight[:out_channels, : x.shape[1]]
-        return F.conv2d(x, weight, None, self.stride, self.padding)
+        return F.conv2d(x, corner(self.weight, out_channels, x.shape[1]), None, self.stride, self.padding)
+
+
+class ElasticPointwise(nn.Module):
+    """1x1 convolution of a pooled map (N, C), of which a subnet uses the first inputs and outputs."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out")
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def forward(self, x: Tensor, out_channels: int) -> Tensor:
+        bias = None if self.bias is None else self.bias[:out_channels]
+        return F.linear(x, corner(self.weight, out_channels, x.shape[1]).flatten(1), bias)
+
+
+def corner(weight: Tensor, out_channels: int, in_channels: int) -> Tensor:
+    """The first channels of a weight (O, I, ...); itself where it has no more, as a slice costs a copy backward."""
+    if weight.shape[0] > out_channels:
+        weight = weight[:out_channels]
+    return weight[:, :in_channels] if weight.shape[1] > in_channels else weight
 
 
 class ElasticDepthwiseConv2d(nn.Module):
@@ -97,7 +117,7 @@ class ElasticDepthwiseConv2d(nn.Module):
 
     def kernel_weight(self, channels: int, kernel: int) -> Tensor:
         """The weight a subnet uses, of shape (channels, 1, kernel, kernel)."""
-        weight = self.weight[:channels]
+        weight = corner(self.weight, channels, 1)
         for larger, smaller in pairwise(self.kernels):
             if larger == kernel:
                 break

@@ -15,6 +15,7 @@ import numpy as np
 
 from ofa_edge.errors import BadFile
 from ofa_edge.space.arch import Arch, BlockChoice, Space
+from ofa_edge.weights.layout import batch_norms
 
 # Statistics: name of a batch norm -> (mean, variance), each of shape (channels,)
 Statistics = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -37,7 +38,7 @@ class Bank:
             BadFile: the bank has no entry for one of them, or one of another shape.
         """
         result: Statistics = {}
-        for name, channels in norms(space, arch):
+        for name, channels in batch_norms(space, arch):
             if name not in self.coefficients:
                 raise BadFile(f"the BN bank has no statistics for {name}", hint=_HINT)
             mean, log_std = self.coefficients[name]
@@ -80,21 +81,6 @@ class Bank:
             if not (np.isfinite(mean).all() and np.isfinite(log_std).all()):
                 raise BadFile(f"the BN bank's entry for {name} holds a value that is not finite", hint=_HINT)
         return cls(entries)
-
-
-def norms(space: Space, arch: Arch) -> list[tuple[str, int]]:
-    """Name and width in channels of every batch norm an arch runs, in order."""
-    found = []
-    for layer in space.layers(arch):
-        block = layer.block
-        if block.type == "expanded_conv":
-            if block.mid_channels != block.in_channels:
-                found.append((f"{layer.path}.expand_bn", block.mid_channels))
-            found.append((f"{layer.path}.depthwise_bn", block.mid_channels))
-            found.append((f"{layer.path}.project_bn", block.out_channels))
-        elif block.type in ("Conv", "Conv_1"):
-            found.append((f"{layer.path}.conv_bn", block.out_channels))
-    return found
 
 
 def features(space: Space, arch: Arch, name: str) -> np.ndarray:

@@ -12,9 +12,9 @@ from itertools import pairwise
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.block import Block
+from ofa_edge.space.arch import Arch, Layer, Space
 from ofa_edge.weights.bank import Statistics
+from ofa_edge.weights.layout import OWN_BIAS, array_name, normalised, weight_shapes
 
 Arrays = dict[str, np.ndarray]
 
@@ -22,10 +22,11 @@ Arrays = dict[str, np.ndarray]
 def kernel_weight(arrays: Mapping[str, np.ndarray], name: str, kernels: Sequence[int], kernel: int) -> np.ndarray:
     """Depthwise weight (channels, 1, kernel, kernel): the centre of each larger kernel times its transform.
 
-    The transforms are those of Once-for-All (ICLR 2020, sec. 3.3), stored as `<name>.transform_5to3`.
+    It starts from the stored weight's own side, which among a single subnet's arrays is the kernel's. The transforms
+    are those of Once-for-All (ICLR 2020, sec. 3.3), stored as `<name>.transform_5to3`.
     """
     weight = _get(arrays, f"{name}.weight")
-    descending = sorted(kernels, reverse=True)
+    descending = sorted((k for k in kernels if k <= weight.shape[-1]), reverse=True)
     for larger, smaller in pairwise(descending):
         if larger == kernel:
             break
@@ -39,21 +40,32 @@ def kernel_weight(arrays: Mapping[str, np.ndarray], name: str, kernels: Sequence
 def subnet_arrays(space: Space, arrays: Mapping[str, np.ndarray], arch: Arch) -> Arrays:
     """The subnet's own weights and batch-norm scales, named as the supernet's, without statistics.
 
+    What it gives may be cut again: a subnet of its own arrays is those arrays.
+
     Raises:
         BadFile: an array is missing.
     """
     result: Arrays = {}
     for layer in space.layers(arch):
-        path, block = layer.path, layer.block
-        if block.type == "expanded_conv":
-            _cut_bottleneck(result, space, arrays, path, block)
-        elif block.type in ("Conv", "Conv_1"):
-            result[f"{path}.conv.weight"] = _get(arrays, f"{path}.conv.weight")
-            _cut_norm(result, arrays, f"{path}.conv_bn", block.out_channels)
-        elif block.type == "Logits":
-            for kind in ("weight", "bias"):
-                result[f"{path}.linear.{kind}"] = _get(arrays, f"{path}.linear.{kind}")
+        for conv, shape in weight_shapes(layer.block).items():
+            name = array_name(layer.path, conv)
+            if conv == "depthwise":
+                weight = kernel_weight(arrays, name, _kernels(space, layer), layer.block.kernel)
+            else:
+                weight = _get(arrays, f"{name}.weight")[:, : shape[1]]
+            result[f"{name}.weight"] = weight[: shape[0]]
+            if conv in OWN_BIAS:
+                result[f"{name}.bias"] = _get(arrays, f"{name}.bias")[: shape[0]]
+            elif normalised(layer.block, conv):
+                for kind in ("weight", "bias"):
+                    result[f"{name}_bn.{kind}"] = _get(arrays, f"{name}_bn.{kind}")[: shape[0]]
     return result
+
+
+def _kernels(space: Space, layer: Layer) -> Sequence[int]:
+    """The kernels that the depthwise weight of this place may be made into."""
+    kind, _, place = layer.path.partition(".")
+    return space.stages[int(place.split(".")[0])].kernels if kind == "stages" else (layer.block.kernel,)
 
 
 def fold(space: Space, arrays: Mapping[str, np.ndarray], arch: Arch, statistics: Statistics) -> Arrays:
@@ -70,6 +82,8 @@ def fold(space: Space, arrays: Mapping[str, np.ndarray], arch: Arch, statistics:
             continue
         if f"{conv}_bn.weight" not in cut:
             result[name] = np.ascontiguousarray(weight, np.float32)
+            if f"{conv}.bias" not in cut:
+                result[f"{conv}.bias"] = np.zeros(len(weight), np.float32)
         elif kind == "weight":
             if f"{conv}_bn" not in statistics:
                 raise BadFile(
@@ -81,23 +95,6 @@ def fold(space: Space, arrays: Mapping[str, np.ndarray], arch: Arch, statistics:
             result[name] = np.ascontiguousarray(weight * scale[:, None, None, None], np.float32)
             result[f"{conv}.bias"] = np.asarray(cut[f"{conv}_bn.bias"] - mean * scale, np.float32)
     return result
-
-
-def _cut_bottleneck(result: Arrays, space: Space, arrays: Mapping[str, np.ndarray], path: str, block: Block) -> None:
-    mid = block.mid_channels
-    if mid != block.in_channels:
-        result[f"{path}.expand.weight"] = _get(arrays, f"{path}.expand.weight")[:mid, : block.in_channels]
-        _cut_norm(result, arrays, f"{path}.expand_bn", mid)
-    kernels = (block.kernel,) if path == "first" else space.stages[int(path.split(".")[1])].kernels
-    result[f"{path}.depthwise.weight"] = kernel_weight(arrays, f"{path}.depthwise", kernels, block.kernel)[:mid]
-    _cut_norm(result, arrays, f"{path}.depthwise_bn", mid)
-    result[f"{path}.project.weight"] = _get(arrays, f"{path}.project.weight")[: block.out_channels, :mid]
-    _cut_norm(result, arrays, f"{path}.project_bn", block.out_channels)
-
-
-def _cut_norm(result: Arrays, arrays: Mapping[str, np.ndarray], name: str, channels: int) -> None:
-    for kind in ("weight", "bias"):
-        result[f"{name}.{kind}"] = _get(arrays, f"{name}.{kind}")[:channels]
 
 
 def _get(arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:

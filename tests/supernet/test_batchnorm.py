@@ -9,7 +9,8 @@ import torch
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, BlockChoice
 from ofa_edge.supernet.batchnorm import fit_bank, fit_statistics, given_statistics, recalibrate
-from ofa_edge.weights.bank import features, norms
+from ofa_edge.weights.bank import features
+from ofa_edge.weights.layout import batch_norms
 from tests.train.tiny import TINY, random_network, random_statistics
 
 ARCHS = [TINY.largest(), TINY.smallest(), *(TINY.sample(np.random.default_rng(i)) for i in range(4))]
@@ -30,7 +31,7 @@ def test_recalibration_pools_every_image_of_unequal_batches(arch: Arch) -> None:
             lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].double())
         )
     statistics = recalibrate(network, arch, batches(7, 2, 12))
-    assert [(name, len(mean)) for name, (mean, _) in statistics.items()] == norms(TINY, arch)
+    assert [(name, len(mean)) for name, (mean, _) in statistics.items()] == batch_norms(TINY, arch)
     for name, (mean, var) in statistics.items():
         values = torch.cat([part.transpose(0, 1).flatten(1) for part in seen[name]], dim=1)
         np.testing.assert_allclose(mean, values.mean(1), rtol=1e-4, atol=1e-5)
@@ -52,7 +53,7 @@ def test_an_expansion_that_the_subnet_goes_without_has_no_statistics() -> None:
     narrow = Arch(16, ((BlockChoice(3, 1), BlockChoice(3, 1)), (BlockChoice(3, 2),)))
     statistics = recalibrate(random_network(0), narrow, batches(4))
     assert "stages.0.0.expand_bn" not in statistics
-    assert list(statistics) == [name for name, _ in norms(TINY, narrow)]
+    assert list(statistics) == [name for name, _ in batch_norms(TINY, narrow)]
 
 
 def test_recalibration_leaves_nothing_behind_even_when_it_fails() -> None:
@@ -99,13 +100,13 @@ def test_only_the_named_batch_norms_are_given() -> None:
 def linear_statistics(rng: np.random.Generator):
     """A law that is linear in the features: arch -> statistics."""
     law = {}
-    for name, width in norms(TINY, TINY.largest()):
+    for name, width in batch_norms(TINY, TINY.largest()):
         count = len(features(TINY, TINY.largest(), name))
         law[name] = (rng.normal(0, 1, (count, width)), rng.normal(0, 0.2, (count, width)))
 
     def of(arch: Arch):
         found = {}
-        for name, width in norms(TINY, arch):
+        for name, width in batch_norms(TINY, arch):
             x = features(TINY, arch, name)
             mean, log_std = law[name]
             found[name] = (x @ mean[:, :width], np.exp(2 * (x @ log_std[:, :width])))
@@ -137,7 +138,7 @@ def test_channels_that_narrow_subnets_lack_are_fitted_on_wide_ones_alone() -> No
     """Were the narrow ones padded, their zeros would pull the mean of 5 down and the variance of 1 with it."""
     rng = np.random.default_rng(1)
     measured = [
-        (arch, {name: (np.full(width, 5.0), np.ones(width)) for name, width in norms(TINY, arch)})
+        (arch, {name: (np.full(width, 5.0), np.ones(width)) for name, width in batch_norms(TINY, arch)})
         for arch in (TINY.sample(rng) for _ in range(120))
     ]
     mean, var = fit_statistics(TINY, measured).statistics(TINY, TINY.largest())["stages.1.1.expand_bn"]

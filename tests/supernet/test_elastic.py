@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -122,12 +120,6 @@ def test_blocks_that_a_subnet_skips_get_no_gradient() -> None:
     got = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert any(name.startswith("stages.0.0.") for name in got)
     assert not any(name.startswith(("stages.0.1.", "stages.1.1.")) for name in got)
-
-
-def test_squeeze_and_excitation_is_refused_rather_than_left_out() -> None:
-    stages = (replace(TINY.stages[0], se=True), *TINY.stages[1:])
-    with pytest.raises(UsageError, match="squeeze-and-excitation"):
-        Supernet(replace(TINY, stages=stages))
 
 
 # -- sorting ------------------------------------------------------------------------------------

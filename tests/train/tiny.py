@@ -17,7 +17,8 @@ from PIL import Image
 from ofa_edge.space.arch import Arch, Head, MobileStem, Preprocess, Space, Stage
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.train.images import ImageSet, Splits, split_training
-from ofa_edge.weights.bank import Statistics, norms
+from ofa_edge.weights.bank import Statistics
+from ofa_edge.weights.layout import batch_norms
 
 TINY = Space(
     name="tiny",
@@ -64,7 +65,7 @@ def random_statistics(arch: Arch, seed: int, space: Space = TINY) -> Statistics:
             rng.normal(0, 0.3, channels).astype(np.float32),
             np.exp(rng.uniform(np.log(0.25), np.log(4), channels)).astype(np.float32),
         )
-        for name, channels in norms(space, arch)
+        for name, channels in batch_norms(space, arch)
     }
 
 

@@ -11,7 +11,8 @@ from ofa_edge.errors import BadFile
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, BlockChoice, Space
 from ofa_edge.space.spaces import OFA_LITE0, SPACES
-from ofa_edge.weights.bank import PREFIX, Bank, features, norms
+from ofa_edge.weights.bank import PREFIX, Bank, features
+from ofa_edge.weights.layout import batch_norms
 from tests.train.tiny import TINY
 
 
@@ -23,7 +24,7 @@ def some_bank(space: Space = TINY, seed: int = 0) -> Bank:
                 rng.normal(0, 1, (len(features(space, space.largest(), name)), width)).astype(np.float32),
                 rng.normal(0, 0.1, (len(features(space, space.largest(), name)), width)).astype(np.float32),
             )
-            for name, width in norms(space, space.largest())
+            for name, width in batch_norms(space, space.largest())
         }
     )
 
@@ -39,7 +40,7 @@ def test_every_subnet_of_a_space_gets_statistics_of_its_own_shapes() -> None:
     for arch in all_archs(TINY, 24):
         statistics = bank.statistics(TINY, arch)
         assert [(name, len(mean), len(var)) for name, (mean, var) in statistics.items()] == [
-            (name, width, width) for name, width in norms(TINY, arch)
+            (name, width, width) for name, width in batch_norms(TINY, arch)
         ]
         count += 1
     assert count == TINY.count()
@@ -58,7 +59,7 @@ def test_means_and_variances_are_the_stated_function_of_the_features() -> None:
 
 def test_norms_are_those_a_subnet_runs() -> None:
     one = Arch(16, ((BlockChoice(3, 1),), (BlockChoice(5, 3), BlockChoice(3, 2))))
-    assert norms(TINY, one) == [
+    assert batch_norms(TINY, one) == [
         ("stem.conv_bn", 8),
         ("first.depthwise_bn", 8),
         ("first.project_bn", 8),
@@ -78,9 +79,9 @@ def test_norms_are_those_a_subnet_runs() -> None:
 @pytest.mark.parametrize("space", [TINY, *SPACES.values()], ids=lambda space: space.name)
 def test_features_of_a_batch_norm_are_as_many_and_bounded_for_all_subnets(space: Space) -> None:
     rng = np.random.default_rng(0)
-    counts = {name: len(features(space, space.largest(), name)) for name, _ in norms(space, space.largest())}
+    counts = {name: len(features(space, space.largest(), name)) for name, _ in batch_norms(space, space.largest())}
     for arch in [space.smallest(), *(space.sample(rng) for _ in range(30))]:
-        for name, _ in norms(space, arch):
+        for name, _ in batch_norms(space, arch):
             values = features(space, arch, name)
             assert len(values) == counts[name]
             assert values[0] == 1
@@ -92,7 +93,7 @@ def test_equal_subnets_written_differently_have_equal_features() -> None:
     arch = Arch(16, ((BlockChoice(5, 2),), (BlockChoice(3, 3),)))
     value = codecs.encode(TINY, arch)
     other = codecs.decode(TINY, value | {"ks": [5, 7, 3, 5], "e": [2, 3, 3, 2], "r": [16]})
-    for name, _ in norms(TINY, arch):
+    for name, _ in batch_norms(TINY, arch):
         assert np.array_equal(features(TINY, arch, name), features(TINY, other, name))
 
 
@@ -101,7 +102,7 @@ def test_what_runs_after_a_batch_norm_does_not_count() -> None:
     for _ in range(20):
         one, two = OFA_LITE0.sample(rng, 128), OFA_LITE0.sample(rng, 128)
         mixed = Arch(128, one.stages[:3] + two.stages[3:])
-        for name, _ in norms(OFA_LITE0, one):
+        for name, _ in batch_norms(OFA_LITE0, one):
             if name.startswith(("stem", "first", "stages.0", "stages.1", "stages.2")):
                 assert np.array_equal(features(OFA_LITE0, one, name), features(OFA_LITE0, mixed, name))
 

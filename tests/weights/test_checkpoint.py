@@ -18,9 +18,9 @@ import safetensors.numpy
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.weights import checkpoint
-from ofa_edge.weights.bank import Bank, features, norms
+from ofa_edge.weights.bank import Bank, features
 from ofa_edge.weights.checkpoint import Checkpoint, Metadata
-from ofa_edge.weights.layout import supernet_shapes
+from ofa_edge.weights.layout import batch_norms, supernet_shapes
 from tests.train.tiny import TINY, arrays_of, random_network, random_statistics
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ METADATA = Metadata(
 def bank(space=TINY) -> Bank:
     rng = np.random.default_rng(0)
     coefficients = {}
-    for name, width in norms(space, space.largest()):
+    for name, width in batch_norms(space, space.largest()):
         shape = (len(features(space, space.largest(), name)), width)
         coefficients[name] = (
             rng.normal(0, 0.1, shape).astype(np.float32),
