@@ -87,35 +87,46 @@ def features(space: Space, arch: Arch, name: str) -> np.ndarray:
     """What a batch norm's statistics are linear in, of shape (features,).
 
     Always: 1, the resolution and its square. Then the own choices where they matter (the kernel after
-    the depthwise convolution; kernel, expand ratio and their product after the projection), and the
-    blocks before: the last one's choices, the depths of its stage, and the averages of the stage.
+    the depthwise convolution; kernel, expand ratio and their product after the projection), and what ran
+    before: the last block's choices, the depth of the stage before, the averages of the stage, and the
+    input's width where that is elastic.
     """
     path, _, norm = name.rpartition(".")
     low, high = min(space.resolutions), max(space.resolutions)
     resolution = (2 * arch.resolution - low - high) / max(high - low, 1)
     values = [1.0, resolution, resolution**2]
-    if path in ("stem", "first"):
-        return np.array(values)
-    s, i = (len(space.stages), 0) if path == "head" else map(int, path.split(".")[1:])
-    if path != "head" and norm in ("depthwise_bn", "project_bn"):
+    group, _, place = path.partition(".")
+    if group in ("stem", "first"):
+        return np.array(values + _stem(space, arch, place))
+    s, i = (len(space.stages), 0) if group == "head" else map(int, place.split("."))
+    if group != "head":
         values += _own(space, arch, s, i, norm)
     return np.array(values + _before(space, arch, s, i))
+
+
+def _stem(space: Space, arch: Arch, place: str) -> list[float]:
+    """What ran before a convolution of an elastic stem; nothing before its first one, and in a fixed stem."""
+    if place in ("", "0"):
+        return []
+    return _width(space, arch, 0) + (_stem_depth(space, arch) if place == "2" else [])
 
 
 def _own(space: Space, arch: Arch, s: int, i: int, norm: str) -> list[float]:
     stage, choice = space.stages[s], arch.stages[s][i]
     kernels = [float(choice.kernel == k) for k in stage.kernels[1:]]
-    if norm == "depthwise_bn":
-        return kernels
     expands = [float(choice.expand == e) for e in stage.expands[1:]]
+    if stage.block == "bottleneck":
+        return expands if norm in ("conv_bn", "expand_bn") else []
+    if norm != "project_bn":
+        return kernels if norm == "depthwise_bn" else []
     return kernels + expands + [k * e for k in kernels for e in expands]
 
 
 def _before(space: Space, arch: Arch, s: int, i: int) -> list[float]:
     """The block before, how deep the stage before went, and the averages of the blocks since its start."""
-    values: list[float] = []
+    values = _width(space, arch, s + 2 if i else s + 1)
     if s == 0 and i == 0:
-        return values  # the fixed first block comes before
+        return values + _stem_depth(space, arch)
     last_stage = s if i else s - 1
     choices: Sequence[BlockChoice] = arch.stages[s][:i] if i else arch.stages[s - 1]
     values += _relative(space, last_stage, choices[-1:])
@@ -125,6 +136,16 @@ def _before(space: Space, arch: Arch, s: int, i: int) -> list[float]:
         depths, depth = space.stages[s - 1].depths, len(arch.stages[s - 1])
         values += [float(depth == d) for d in depths[1:]]
     return values
+
+
+def _width(space: Space, arch: Arch, index: int) -> list[float]:
+    """An entry of the arch's widths scaled to 0..1, where it is elastic."""
+    options = set(space.width_choices[index]) if space.elastic_width else set()
+    return [(arch.widths[index] - min(options)) / (max(options) - min(options))] if len(options) > 1 else []
+
+
+def _stem_depth(space: Space, arch: Arch) -> list[float]:
+    return [float(arch.stem_depth == depth) for depth in space.stem.depths[1:]]
 
 
 def _relative(space: Space, s: int, choices: Sequence[BlockChoice]) -> list[float]:
