@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage, StageChoice
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import encode
 from ofa_edge.space.cost import block_macs, cost
+
+_N = TypeVar("_N", int, float)
 
 # Blocks between two measurements of the sentinel: with .2-.5 s a block, one every 5-10 s.
 SENTINEL_EVERY = 20
@@ -111,7 +114,8 @@ def middle(space: Space, resolutions: Sequence[int]) -> Arch:
     stages = tuple(
         (BlockChoice(_middle(stage.kernels), _middle(stage.expands)),) * _middle(stage.depths) for stage in space.stages
     )
-    return Arch(_middle(resolutions), stages)
+    widths = tuple(map(_middle, space.width_choices))
+    return Arch(_middle(resolutions), stages, widths, _middle(space.stem.depths))
 
 
 def spread_sample(space: Space, resolutions: Sequence[int], count: int, rng: np.random.Generator) -> Iterator[Arch]:
@@ -123,14 +127,18 @@ def spread_sample(space: Space, resolutions: Sequence[int], count: int, rng: np.
     for i in range(count):
         bias = rng.uniform()
         stages = tuple(_biased(stage, bias, rng) for stage in space.stages)
-        yield Arch(resolutions[i % len(resolutions)], stages)
+        widths = tuple(_pick(choices, bias, rng) for choices in space.width_choices)
+        stem_depth = _pick(space.stem.depths, bias, rng)
+        yield Arch(resolutions[i % len(resolutions)], stages, widths, stem_depth)
 
 
 def _biased(stage: Stage, bias: float, rng: np.random.Generator) -> StageChoice:
-    def pick(values: Sequence[int]) -> int:
-        return sorted(values)[int(rng.binomial(len(values) - 1, bias))]
+    depth = _pick(stage.depths, bias, rng)
+    return tuple(BlockChoice(_pick(stage.kernels, bias, rng), _pick(stage.expands, bias, rng)) for _ in range(depth))
 
-    return tuple(BlockChoice(pick(stage.kernels), pick(stage.expands)) for _ in range(pick(stage.depths)))
+
+def _pick(values: Sequence[_N], bias: float, rng: np.random.Generator) -> _N:
+    return sorted(values)[int(rng.binomial(len(values) - 1, bias))]
 
 
 def _calibration(
@@ -174,5 +182,5 @@ def _log_macs(space: Space, arch: Arch) -> float:
     return math.log(cost(space.blocks(arch)).macs)
 
 
-def _middle(values: Sequence[int]) -> int:
+def _middle(values: Sequence[_N]) -> _N:
     return sorted(values)[len(values) // 2]

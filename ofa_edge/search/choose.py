@@ -219,10 +219,11 @@ def _candidate(space: Space, latency: Latency, arch: Arch, top1: Top1, confidenc
     )
 
 
-def _by_top1(candidate: Candidate) -> tuple[float, float, int, tuple[StageChoice, ...]]:
+def _by_top1(candidate: Candidate) -> tuple[float, float, int, tuple[StageChoice, ...], tuple[int, ...], int]:
     """Order of measured subnets, best first; of equals the faster, then the smaller."""
     arch = candidate.arch
-    return -candidate.top1.value, candidate.latency_ms.value, arch.resolution, arch.stages
+    where = arch.resolution, arch.stages, arch.widths, arch.stem_depth
+    return -candidate.top1.value, candidate.latency_ms.value, *where
 
 
 # -- the words and the errors -------------------------------------------------------------------

@@ -31,6 +31,7 @@ from ofa_edge.space.arch import Arch, BlockChoice, Space
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
+from ofa_edge.space.spaces import SPACES
 
 Floats = NDArray[np.float64]
 
@@ -116,9 +117,9 @@ def exact_front(
             front has the best subnet for each latency. Empty if no subnet keeps the side limits, or none can run.
 
     Raises:
-        UsageError: a stage has too many choices to be enumerated, or no resolution is given.
+        UsageError: the space cannot be searched exactly (see `searchable`), or no resolution is given.
     """
-    _check_size(space)
+    _check(space)
     if not resolutions:
         raise UsageError("there is no resolution to search at", hint="give tables that share one")
     values = [StageArrays.all(stage) for stage in space.stages]
@@ -147,10 +148,10 @@ def nearest(
         margin: latency counts (1 + margin) times.
 
     Raises:
-        UsageError: a stage has too many choices to be enumerated.
+        UsageError: the space cannot be searched exactly (see `searchable`).
         BadFile: no subnet can run at all.
     """
-    _check_size(space)
+    _check(space)
     values = [StageArrays.all(stage) for stage in space.stages]
     best: tuple[float, Arch] | None = None
     for resolution in sorted(set(resolutions)):
@@ -198,7 +199,20 @@ def _limited(budget: Budget | None, *, side_only: bool = False) -> list[int]:
 
 
 # -- costs of the choices -----------------------------------------------------------------------
-def _check_size(space: Space) -> None:
+def searchable(space: Space) -> bool:
+    """Whether costs are a sum over stages that do not depend on each other, with expand ratios that index a table."""
+    whole = all(isinstance(expand, int) for stage in space.stages for expand in stage.expands)
+    return whole and not space.elastic_width and len(space.stem.depths) == 1
+
+
+def _check(space: Space) -> None:
+    if not searchable(space):
+        names = ", ".join(name for name, known in SPACES.items() if searchable(known))
+        raise UsageError(
+            f"{space.name} cannot be searched exactly: that needs fixed widths, a fixed stem and whole expand ratios,"
+            f" as {names} have",
+            hint="use --strategy table",
+        )
     for s, stage in enumerate(space.stages):
         if stage.count() > _MOST_CHOICES:
             raise UsageError(
@@ -231,13 +245,13 @@ def _tables(space: Space, latency: BlockLatencies, values: Sequence[StageArrays]
     first[0, LATENCY] += round(latency.offset_ms * PER_MS)
     tables = [first]
     for s, (stage, size) in enumerate(zip(space.stages, space.stage_sizes(resolution), strict=False)):
-        lookup = np.zeros((stage.max_depth, max(stage.kernels) + 1, max(stage.expands) + 1, 5), dtype=np.int64)
+        lookup = np.zeros((stage.max_depth, max(stage.kernels) + 1, int(max(stage.expands)) + 1, 5), dtype=np.int64)
         for i in range(stage.max_depth):
             in_size = size if i == 0 else -(-size // stage.stride)
             for kernel in stage.kernels:
                 for expand in stage.expands:
                     block = space.stage_block(s, i, BlockChoice(kernel, expand), in_size)
-                    lookup[i, kernel, expand] = _block_costs(latency, block)
+                    lookup[i, kernel, int(expand)] = _block_costs(latency, block)
         tables.append(_total(values[s].gather(lookup)))
     return tables
 

@@ -1,7 +1,8 @@
-"""The values of one elastic stage as integer arrays, for work on all of them at once.
+"""The values of one elastic stage as arrays, for work on all of them at once.
 
 In: a Stage, or stage choices. Out: arrays with one row per choice. Rules kept: the rows of `StageArrays.all`
-are `Stage.choices()` in its order (shallow first), and inactive places hold 0, so equal choices are equal rows.
+are `Stage.choices()` in its order (shallow first), and inactive places hold 0, so equal choices are equal rows;
+expand ratios are integers where all of the stage's are whole.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class StageArrays:
 
     depth: IntArray
     kernel: IntArray
-    expand: IntArray
+    expand: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -37,31 +38,40 @@ class StageArrays:
         parts = []
         for depth in stage.depths:
             digits = np.indices((per_block,) * depth).reshape(depth, -1).T
-            part = np.zeros((len(digits), 2, stage.max_depth), dtype=np.int64)
-            part[:, 0, :depth] = kernels[digits // len(expands)]
-            part[:, 1, :depth] = expands[digits % len(expands)]
+            part = cls._empty(stage, len(digits))
+            part.depth[:] = depth
+            part.kernel[:, :depth] = kernels[digits // len(expands)]
+            part.expand[:, :depth] = expands[digits % len(expands)]
             parts.append(part)
-        values = np.concatenate(parts)
-        return cls(np.count_nonzero(values[:, 0], axis=1).astype(np.int64), values[:, 0], values[:, 1])
+        columns = zip(*((part.depth, part.kernel, part.expand) for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
 
     @classmethod
     def of(cls, stage: Stage, choices: Sequence[StageChoice]) -> StageArrays:
         """The given choices, one row each."""
-        values = np.zeros((len(choices), 2, stage.max_depth), dtype=np.int64)
-        for row, choice in zip(values, choices, strict=True):
-            row[:, : len(choice)] = np.array(choice).T
-        return cls(np.array([len(choice) for choice in choices], dtype=np.int64), values[:, 0], values[:, 1])
+        found = cls._empty(stage, len(choices))
+        for row, choice in enumerate(choices):
+            found.depth[row] = len(choice)
+            found.kernel[row, : len(choice)] = [block.kernel for block in choice]
+            found.expand[row, : len(choice)] = [block.expand for block in choice]
+        return found
+
+    @classmethod
+    def _empty(cls, stage: Stage, count: int) -> StageArrays:
+        shape = (count, stage.max_depth)
+        kind = np.int64 if all(isinstance(expand, int) for expand in stage.expands) else np.float64
+        return cls(np.zeros(count, np.int64), np.zeros(shape, np.int64), np.zeros(shape, kind))
 
     def choice(self, row: int) -> StageChoice:
         """One row as a stage choice."""
         depth = int(self.depth[row])
-        return tuple(BlockChoice(int(self.kernel[row, i]), int(self.expand[row, i])) for i in range(depth))
+        return tuple(BlockChoice(int(self.kernel[row, i]), self.expand[row, i].item()) for i in range(depth))
 
     def gather(self, table: NDArray[Any]) -> NDArray[Any]:
         """`table[place, kernel, expand]` of every active place, 0 elsewhere: (n, max_depth).
 
-        `table` is indexed by the values themselves, so its shape is (max_depth, greatest kernel + 1,
-        greatest expand + 1), and its entries at kernel 0 and expand 0 must be 0.
+        `table` is indexed by the values themselves, which must be whole, so its shape is (max_depth, greatest
+        kernel + 1, greatest expand + 1), and its entries at kernel 0 and expand 0 must be 0.
         """
         found: NDArray[Any] = table[np.arange(self.kernel.shape[1]), self.kernel, self.expand]
         return found
