@@ -1,13 +1,15 @@
 """What a subnet costs, counted from its Blocks alone: MACs, parameters, weight bytes, activation memory.
 
-The counts are those of the deployed network: batch norm folded into the convolution before it, which
-therefore has a bias; a multiply-accumulate counts once; biases, activations and pooling count nothing.
+The counts of `Cost` are those of the deployed network: batch norm folded into the convolution before it, which
+therefore has a bias; a multiply-accumulate counts once; biases, activations and pooling count nothing. The parameters
+that are trained, which papers give, are more: `trainable_params`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ofa_edge.space.block import Block, make_divisible
 
@@ -22,36 +24,49 @@ class Cost:
     peak_activation_bytes: int
 
 
+class _Convolution(NamedTuple):
+    """A convolution (or the classifier) of a block; `own` is the number of parameters a channel has in training beside
+    its weights: a batch norm's two, a bias, or none."""
+
+    out_channels: int
+    weights: int
+    area: int
+    own: int = 2
+
+
+def _convolutions(block: Block) -> list[_Convolution]:
+    area_in, area_out = block.in_size**2, block.out_size**2
+    before, mid, after, square = block.in_channels, block.mid_channels, block.out_channels, block.kernel**2
+    if block.type in ("AvgPool2D", "MaxPool2D"):
+        return []
+    if block.type == "bottleneck":
+        convolutions = [
+            _Convolution(mid, before * mid, area_in),
+            _Convolution(mid, mid * mid * square, area_out),
+            _Convolution(after, mid * after, area_out),
+        ]
+        if not block.skip:
+            convolutions.append(_Convolution(after, before * after, area_out))
+        return convolutions
+    if block.type != "expanded_conv":
+        own = {"Logits": 1, "Conv_2": 0}.get(block.type, 2)
+        return [_Convolution(after, before * after * square, area_out, own)]
+    convolutions = [_Convolution(mid, before * mid, area_in)] if _expands(block) else []
+    convolutions += [_Convolution(mid, mid * square, area_out), _Convolution(after, mid * after, area_out)]
+    if block.se:
+        squeezed = make_divisible(mid / 4)
+        convolutions += [_Convolution(squeezed, mid * squeezed, 1, 1), _Convolution(mid, mid * squeezed, 1, 1)]
+    return convolutions
+
+
 def block_macs(block: Block) -> int:
     """Multiply-accumulates of one block."""
-    area_in, area_out = block.in_size**2, block.out_size**2
-    if block.type == "AvgPool2D":
-        return 0
-    if block.type != "expanded_conv":
-        return area_out * block.in_channels * block.out_channels * block.kernel**2
-    mid = block.mid_channels
-    macs = area_out * mid * (block.kernel**2 + block.out_channels)
-    if _expands(block):
-        macs += area_in * block.in_channels * mid
-    if block.se:
-        macs += 2 * mid * make_divisible(mid / 4)
-    return macs
+    return sum(conv.weights * conv.area for conv in _convolutions(block))
 
 
 def block_params(block: Block) -> int:
     """Weights and biases of one block with batch norm folded."""
-    if block.type == "AvgPool2D":
-        return 0
-    if block.type != "expanded_conv":
-        return (block.in_channels * block.kernel**2 + 1) * block.out_channels
-    mid = block.mid_channels
-    params = mid * (block.kernel**2 + 1) + (mid + 1) * block.out_channels
-    if _expands(block):
-        params += (block.in_channels + 1) * mid
-    if block.se:
-        squeezed = make_divisible(mid / 4)
-        params += (mid + 1) * squeezed + (squeezed + 1) * mid
-    return params
+    return sum(conv.weights + conv.out_channels for conv in _convolutions(block))
 
 
 def block_weight_bytes(block: Block) -> int:
@@ -59,17 +74,28 @@ def block_weight_bytes(block: Block) -> int:
     return block_params(block) * block.bits // 8
 
 
+def trainable_params(blocks: Iterable[Block]) -> int:
+    """Parameters of a network in training: weights, biases, and weight and bias of each batch norm, whose running
+    statistics do not count. These are the figures of Once-for-All's and most other papers."""
+    return sum(conv.weights + conv.own * conv.out_channels for block in blocks for conv in _convolutions(block))
+
+
 def block_peak_activation_bytes(block: Block) -> int:
     """Most bytes of feature maps alive at once inside the block, its input and output included.
 
-    Lifetime analysis of the layers in order: a layer's input and output are alive together, and the
-    block's input stays alive to its end where a skip connection needs it.
+    Lifetime analysis of the layers in order: a layer's inputs and output are alive together, and the block's input
+    stays alive to the last layer that reads it: to the addition where there is a skip connection, else to the
+    projection beside a bottleneck, which runs after its three convolutions.
     """
-    item = block.bits // 8
-    entry = block.in_channels * block.in_size**2
-    exit_ = block.out_channels * block.out_size**2
-    if block.type != "expanded_conv":
-        return (entry + exit_) * item
+    steps = {"expanded_conv": _expanded_conv_steps, "bottleneck": _bottleneck_steps}.get(block.type)
+    entry, exit_ = _entry(block), _exit(block)
+    plain = entry + (2 * exit_ if block.skip else exit_)
+    return max(steps(block) if steps else [plain]) * (block.bits // 8)
+
+
+def _expanded_conv_steps(block: Block) -> list[int]:
+    """Values alive at each layer."""
+    entry, exit_ = _entry(block), _exit(block)
     held = entry if block.skip else 0
     wide_in = block.mid_channels * block.in_size**2
     wide_out = block.mid_channels * block.out_size**2
@@ -80,7 +106,29 @@ def block_peak_activation_bytes(block: Block) -> int:
         steps.append(held + 2 * wide_out + block.mid_channels)  # maps times gates
     if block.skip:
         steps.append(held + 2 * exit_)
-    return max(steps) * item
+    return steps
+
+
+def _bottleneck_steps(block: Block) -> list[int]:
+    """Values alive at each layer; the input is among them until all that reads it has run."""
+    entry, exit_ = _entry(block), _exit(block)
+    narrow_in = block.mid_channels * block.in_size**2
+    narrow_out = block.mid_channels * block.out_size**2
+    steps = [entry + narrow_in + narrow_out, entry + narrow_out + exit_]
+    if block.skip:
+        return [*steps, entry + 2 * exit_]
+    pooled = block.in_channels * block.out_size**2
+    if block.stride > 1:
+        steps.append(exit_ + entry + pooled)
+    return [*steps, exit_ + pooled + exit_, 3 * exit_]
+
+
+def _entry(block: Block) -> int:
+    return block.in_channels * block.in_size**2
+
+
+def _exit(block: Block) -> int:
+    return block.out_channels * block.out_size**2
 
 
 def cost(blocks: Iterable[Block]) -> Cost:
