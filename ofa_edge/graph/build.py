@@ -63,16 +63,19 @@ def _check_block(layer: Layer) -> None:
     need(min(block.in_channels, block.out_channels, block.in_size) > 0, "channels and size must be positive")
     need(block.kernel > 0 and block.kernel % 2 == 1, f"kernel {block.kernel} is not odd")
     need(block.stride > 0, f"stride {block.stride} is not positive")
-    if block.type == "expanded_conv":
-        need(block.mid_channels > 0, "an expanded_conv needs mid channels")
-        same = block.stride == 1 and block.in_channels == block.out_channels
-        need(same or not block.skip, "a skip needs stride 1 and as many channels out as in")
+    same = block.stride == 1 and block.in_channels == block.out_channels
+    need(same or not block.skip, "a skip needs stride 1 and as many channels out as in")
+    need(block.type == "expanded_conv" or not block.se, f"a {block.type} has no SE")
+    if block.type in ("expanded_conv", "bottleneck"):
+        need(block.mid_channels > 0, f"{block.type} needs mid channels")
         return
-    need(not (block.skip or block.se or block.mid_channels), f"a {block.type} has no skip, SE or mid channels")
+    need(not block.mid_channels, f"a {block.type} has no mid channels")
+    need(block.type == "Conv" or not block.skip, f"a {block.type} has no skip")
     if block.type in ("AvgPool2D", "Logits"):
         need(block.kernel == block.stride == 1, f"a {block.type} has no kernel or stride")
+    if block.type in ("AvgPool2D", "MaxPool2D", "Logits"):
         need(block.activation == "none", f"a {block.type} has no activation")
-    if block.type == "AvgPool2D":
+    if block.type in ("AvgPool2D", "MaxPool2D"):
         need(block.in_channels == block.out_channels, "pooling keeps the number of channels")
     if block.type == "Logits":
         need(block.in_size == 1, "the classifier takes a 1 x 1 map: put AvgPool2D before it")
@@ -97,14 +100,19 @@ class _Builder:
             )
         writers: dict[str, Callable[[Layer], None]] = {
             "expanded_conv": self._expanded_conv,
+            "bottleneck": self._bottleneck,
             "AvgPool2D": self._pool,
+            "MaxPool2D": self._max_pool,
             "Logits": self._logits,
         }
         writers.get(block.type, self._convolution)(layer)
 
     # -- block types ------------------------------------------------------------------------------
     def _convolution(self, layer: Layer) -> None:
+        entry = self.current
         self._conv(layer, "conv", Activation(layer.block.activation), stride=layer.block.stride)
+        if layer.block.skip:
+            self._plain(layer, "add", Op.ADD, (entry, self.current), entry.shape)
 
     def _expanded_conv(self, layer: Layer) -> None:
         block = layer.block
@@ -121,6 +129,25 @@ class _Builder:
         self._conv(layer, "project", Activation.NONE)
         if block.skip:
             self._plain(layer, "add", Op.ADD, (entry, self.current), entry.shape)
+
+    def _bottleneck(self, layer: Layer) -> None:
+        block = layer.block
+        entry, activation = self.current, Activation(block.activation)
+        self._conv(layer, "reduce", activation)
+        self._conv(layer, "conv", activation, stride=block.stride)
+        self._conv(layer, "expand", Activation.NONE)
+        branch, self.current = self.current, entry
+        if not block.skip:
+            if block.stride > 1:
+                shape = (1, block.in_channels, block.out_size, block.out_size)
+                self._plain(layer, "average", Op.AVERAGE_POOL, (entry,), shape, side=block.stride, stride=block.stride)
+            self._conv(layer, "downsample", Activation.NONE)
+        self._plain(layer, "add", Op.ADD, (branch, self.current), branch.shape, activation)
+
+    def _max_pool(self, layer: Layer) -> None:
+        block = layer.block
+        shape = (1, block.out_channels, block.out_size, block.out_size)
+        self._plain(layer, "max", Op.MAX_POOL, (self.current,), shape, side=block.kernel, stride=block.stride)
 
     def _pool(self, layer: Layer) -> None:
         self._plain(layer, "mean", Op.MEAN, (self.current,), (1, layer.block.out_channels, 1, 1))
@@ -142,9 +169,21 @@ class _Builder:
             Node(name, Op.CONV, (self.current,), output, activation, weight, bias, kernel, stride, groups),
         )
 
-    def _plain(self, layer: Layer, name: str, op: Op, inputs: tuple[Tensor, ...], shape: tuple[int, ...]) -> None:
+    def _plain(
+        self,
+        layer: Layer,
+        name: str,
+        op: Op,
+        inputs: tuple[Tensor, ...],
+        shape: tuple[int, ...],
+        activation: Activation = Activation.NONE,
+        *,
+        side: int = 1,
+        stride: int = 1,
+    ) -> None:
+        """A node without weights; pools have a `side` in pixels."""
         name = array_name(layer.path, name)
-        self._append(Node(name, op, inputs, Tensor(name, shape)))
+        self._append(Node(name, op, inputs, Tensor(name, shape), activation, kernel=side, stride=stride))
 
     def _append(self, node: Node) -> None:
         self.nodes.append(node)

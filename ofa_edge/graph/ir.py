@@ -19,6 +19,8 @@ class Op(StrEnum):
 
     CONV = "conv"  # square kernel, padding kernel // 2 on every side
     MEAN = "mean"  # over H and W, which stay as 1 x 1
+    MAX_POOL = "max_pool"  # padded as a convolution; the padding never wins
+    AVERAGE_POOL = "average_pool"  # no padding; windows that reach over the edge average what is inside
     SCALE = "scale"  # a feature map times one factor a channel: inputs (map, factors)
     ADD = "add"
     LINEAR = "linear"  # (1, C, 1, 1) -> (1, classes)

@@ -7,6 +7,8 @@ tool version, a fixed order); ReLU6 is a Clip with constant limits, which ONNX R
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -91,10 +93,27 @@ def _nodes(node: Node) -> list[onnx.NodeProto]:
             helper.make_node("Flatten", inputs, [flat], name=flat),
             helper.make_node("Gemm", [flat, node.weight, node.bias], [output], name=node.name, transB=1),
         ]
+    elif node.op in (Op.MAX_POOL, Op.AVERAGE_POOL):
+        written = [_pool(node, inputs, output)]
     else:
         operator = {Op.MEAN: "GlobalAveragePool", Op.SCALE: "Mul", Op.ADD: "Add"}[node.op]
         written = [helper.make_node(operator, inputs, [output], name=node.name)]
     return written if plain else [*written, _activation(node, output)]
+
+
+def _pool(node: Node, inputs: list[str], output: str) -> onnx.NodeProto:
+    """A maximum is padded as a convolution is; an average's last window may reach over the edge instead."""
+    largest = node.op is Op.MAX_POOL
+    edges: dict[str, Any] = {"pads": [node.kernel // 2] * 4} if largest else {"ceil_mode": 1}
+    return helper.make_node(
+        "MaxPool" if largest else "AveragePool",
+        inputs,
+        [output],
+        name=node.name,
+        kernel_shape=[node.kernel] * 2,
+        strides=[node.stride] * 2,
+        **edges,
+    )
 
 
 def _activation(node: Node, source: str) -> onnx.NodeProto:

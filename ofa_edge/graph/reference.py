@@ -7,6 +7,8 @@ export and when golden outputs are made.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,24 +53,45 @@ def _compute(node: Node, graph: Graph, values: dict[str, Doubles]) -> Doubles:
         return np.asarray(first.reshape(1, -1) @ weight.T + graph.arrays[node.bias])
     if node.op is Op.MEAN:
         return np.asarray(first.mean(axis=(2, 3), keepdims=True))
+    if node.op is Op.MAX_POOL:
+        return _max_pool(first, node)
+    if node.op is Op.AVERAGE_POOL:
+        return _average_pool(first, node.stride)
     second = values[node.inputs[1].name]
     return first * second if node.op is Op.SCALE else first + second
 
 
 def _conv(x: Doubles, weight: Doubles, node: Node) -> Doubles:
     """Cross-correlation, one kernel tap at a time: every tap is a shifted view times its weights."""
+    result: Doubles = np.zeros((1, len(weight), *(-(-side // node.stride) for side in x.shape[2:])))
+    for (i, j), view in _views(x, node, 0.0):
+        if node.groups == 1:
+            result += np.einsum("oc,nchw->nohw", weight[:, :, i, j], view, optimize=True)
+        else:  # depthwise: one input channel a group
+            result += weight[:, 0, i, j][None, :, None, None] * view
+    return result
+
+
+def _views(x: Doubles, node: Node, padding: float) -> Iterator[tuple[tuple[int, int], Doubles]]:
+    """For every tap of a window, the values (1, C, H, W) that it meets, one for each place of the output."""
     pad, stride = node.kernel // 2, node.stride
     height, width = (-(-side // stride) for side in x.shape[2:])
-    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
-    result: Doubles = np.zeros((1, len(weight), height, width))
+    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=padding)
     for i in range(node.kernel):
         for j in range(node.kernel):
-            view = padded[:, :, i : i + stride * height : stride, j : j + stride * width : stride]
-            if node.groups == 1:
-                result += np.einsum("oc,nchw->nohw", weight[:, :, i, j], view, optimize=True)
-            else:  # depthwise: one input channel a group
-                result += weight[:, 0, i, j][None, :, None, None] * view
-    return result
+            yield (i, j), padded[:, :, i : i + stride * height : stride, j : j + stride * width : stride]
+
+
+def _max_pool(x: Doubles, node: Node) -> Doubles:
+    return np.asarray(np.max([view for _, view in _views(x, node, -np.inf)], axis=0))
+
+
+def _average_pool(x: Doubles, stride: int) -> Doubles:
+    """Means of windows side by side; the last ones take what is left of the map."""
+    starts = [np.arange(0, side, stride) for side in x.shape[2:]]
+    sums = np.add.reduceat(np.add.reduceat(x, starts[0], axis=2), starts[1], axis=3)
+    counts = [np.minimum(start + stride, side) - start for start, side in zip(starts, x.shape[2:], strict=True)]
+    return np.asarray(sums / np.outer(*counts))
 
 
 def _column(bias: NDArray[np.float32]) -> Doubles:

@@ -15,8 +15,9 @@ from ofa_edge.space.arch import Layer
 from ofa_edge.space.block import Block
 from ofa_edge.weights.layout import array_name, weight_shapes
 
-# Not followed by a rectifier, which halves the mean square of what goes in (He et al. 2015).
-_LINEAR = ("project", "linear", "se_expand")
+# Not followed by a rectifier, which halves the mean square of what goes in (He et al. 2015). A bottleneck's is behind
+# the sum of two such branches.
+_LINEAR = ("project", "linear", "se_expand", "downsample")
 _BIAS_STD = 0.05
 
 
@@ -42,7 +43,7 @@ def random_arrays(layers: Sequence[Layer], seed: int) -> dict[str, np.ndarray]:
 
 
 def _gain(block: Block, conv: str) -> float:
-    if conv in _LINEAR:
+    if conv in _LINEAR or (block.type, conv) == ("bottleneck", "expand"):
         # A skip adds its input's variance to the branch's: a quarter keeps a deep stage in range.
-        return 0.25 if block.skip and conv == "project" else 1.0
+        return 0.25 if block.skip and conv in ("project", "expand") else 1.0
     return 1.0 if block.activation == "none" and conv != "se_reduce" else 2.0

@@ -32,8 +32,18 @@ def _block(block: Block, arrays: Arrays, prefix: str, x: torch.Tensor) -> torch.
         return functional.adaptive_avg_pool2d(x, 1)
     if block.type == "Logits":
         return functional.linear(x.flatten(1), *of("linear"))
+    if block.type == "MaxPool2D":
+        return functional.max_pool2d(x, 3, 2, 1)
+    if block.type == "bottleneck":
+        y = act(functional.conv2d(x, *of("reduce")))
+        y = functional.conv2d(act(functional.conv2d(y, *of("conv"), stride=block.stride, padding=1)), *of("expand"))
+        if not block.skip:
+            pooled = functional.avg_pool2d(x, block.stride, block.stride, 0, ceil_mode=True)
+            x = functional.conv2d(pooled, *of("downsample"))
+        return act(y + x)
     if block.type != "expanded_conv":
-        return act(functional.conv2d(x, *of("conv"), stride=block.stride, padding=block.kernel // 2))
+        y = act(functional.conv2d(x, *of("conv"), stride=block.stride, padding=block.kernel // 2))
+        return x + y if block.skip else y
     y = x if block.mid_channels == block.in_channels else act(functional.conv2d(x, *of("expand")))
     padding = block.kernel // 2
     y = act(functional.conv2d(y, *of("depthwise"), stride=block.stride, padding=padding, groups=block.mid_channels))

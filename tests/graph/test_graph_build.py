@@ -57,6 +57,30 @@ def test_the_nodes_of_a_block_with_everything():
     assert [tensor.name for tensor in graph.nodes[-1].inputs] == ["input", "x.project"]
 
 
+def test_the_nodes_of_a_bottleneck_with_a_projection() -> None:
+    layer = Layer("x", Block("bottleneck", 24, 9, 48, mid_channels=16, kernel=3, stride=2, activation="relu"))
+    graph = network([layer], random_arrays([layer], 0))
+    assert [(node.name, node.op, node.activation) for node in graph.nodes] == [
+        ("x.reduce", Op.CONV, Activation.RELU),
+        ("x.conv", Op.CONV, Activation.RELU),
+        ("x.expand", Op.CONV, Activation.NONE),
+        ("x.average", Op.AVERAGE_POOL, Activation.NONE),
+        ("x.downsample", Op.CONV, Activation.NONE),
+        ("x.add", Op.ADD, Activation.RELU),
+    ]
+    assert [tensor.name for tensor in graph.nodes[3].inputs] == ["input"]
+    assert [tensor.name for tensor in graph.nodes[-1].inputs] == ["x.expand", "x.downsample"]
+
+
+def test_a_convolution_adds_its_input_after_the_activation() -> None:
+    layer = Layer("x", Block("Conv", 24, 9, 24, kernel=3, skip=True, activation="relu"))
+    graph = network([layer], random_arrays([layer], 0))
+    assert [(node.op, node.activation) for node in graph.nodes] == [
+        (Op.CONV, Activation.RELU),
+        (Op.ADD, Activation.NONE),
+    ]
+
+
 def test_expansion_by_one_has_no_expansion_layer():
     layer = Layer("", replace(BLOCK, mid_channels=24, skip=False))
     assert [node.name for node in network([layer], random_arrays([layer], 0)).nodes] == ["depthwise", "project"]
@@ -83,10 +107,15 @@ def test_a_layer_is_built_alone_out_of_the_networks_arrays():
         ({"stride": 2}, "a skip needs stride 1"),
         ({"out_channels": 40}, "a skip needs stride 1"),
         ({"mid_channels": 0}, "needs mid channels"),
-        ({"type": "Conv"}, "a Conv has no skip, SE or mid channels"),
-        ({"type": "Conv_1", "skip": False, "mid_channels": 0, "se": True}, "a Conv_1 has no skip, SE or mid"),
-        ({"type": "bottleneck"}, "blocks of type 'bottleneck' cannot be built"),
+        ({"type": "Conv"}, "a Conv has no mid channels"),
+        ({"type": "Conv", "stride": 2, "mid_channels": 0}, "a skip needs stride 1"),
+        ({"type": "Conv_1", "mid_channels": 0}, "a Conv_1 has no skip"),
+        ({"type": "Conv_1", "skip": False, "mid_channels": 0, "se": True}, "a Conv_1 has no SE"),
+        ({"type": "bottleneck", "se": True}, "a bottleneck has no SE"),
+        ({"type": "bottleneck", "mid_channels": 0}, "bottleneck needs mid channels"),
+        ({"type": "shuffle"}, "blocks of type 'shuffle' cannot be built"),
         ({"type": "AvgPool2D", "skip": False, "mid_channels": 0}, "a AvgPool2D has no kernel or stride"),
+        ({"type": "MaxPool2D", "skip": False, "mid_channels": 0}, "a MaxPool2D has no activation"),
         ({"type": "AvgPool2D", "skip": False, "mid_channels": 0, "kernel": 1}, "a AvgPool2D has no activation"),
     ],
 )
@@ -100,6 +129,7 @@ def test_blocks_that_make_no_sense_are_refused(change, message):
     ("block", "message"),
     [
         (Block("AvgPool2D", 16, 4, 24), "pooling keeps the number of channels"),
+        (Block("MaxPool2D", 16, 4, 24, kernel=3, stride=2), "pooling keeps the number of channels"),
         (Block("Logits", 16, 2, 10), "put AvgPool2D before it"),
         (Block("Logits", 16, 1, 10, activation="relu"), "a Logits has no activation"),
     ],

@@ -74,6 +74,36 @@ def test_any_inverted_bottleneck_equals_the_reference(block, reference):
     _assert_block_equals(block, reference)
 
 
+@st.composite
+def resnet_blocks(draw: st.DrawFn) -> Block:
+    """Bottlenecks and what stands in ResNet's stem, at odd and even sizes."""
+    channels, size = 8 * draw(st.integers(1, 3)), draw(st.integers(1, 15))
+    activation = draw(st.sampled_from(ACTIVATIONS))
+    kind = draw(st.sampled_from(("bottleneck", "Conv", "MaxPool2D")))
+    if kind == "Conv":
+        return Block("Conv", channels, size, channels, kernel=3, skip=True, activation=activation)
+    if kind == "MaxPool2D":
+        return Block("MaxPool2D", channels, size, channels, kernel=3, stride=2)
+    skip = draw(st.booleans())
+    return Block(
+        "bottleneck",
+        channels,
+        size,
+        channels if skip else 8 * draw(st.integers(1, 4)),
+        mid_channels=8 * draw(st.integers(1, 2)),
+        kernel=3,
+        stride=1 if skip else draw(st.sampled_from((1, 2, 3))),
+        skip=skip,
+        activation=activation,
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(block=resnet_blocks())
+def test_any_block_of_a_resnet_equals_the_reference(block, reference):
+    _assert_block_equals(block, reference)
+
+
 @settings(deadline=None, max_examples=12)
 @given(block=st.sampled_from(DISTINCT))
 def test_blocks_of_the_space_equal_the_reference(block, reference):

@@ -8,7 +8,7 @@ import pytest
 from ofa_edge.errors import OfaEdgeError
 from ofa_edge.graph import check, reference
 from ofa_edge.graph.build import network
-from ofa_edge.graph.ir import Graph
+from ofa_edge.graph.ir import Graph, Node, Op, Tensor
 from ofa_edge.graph.onnx import to_bytes
 from ofa_edge.space.arch import Arch, Layer, Space
 from ofa_edge.space.block import Block
@@ -78,6 +78,14 @@ def test_depthwise_channels_do_not_mix_and_a_skip_adds_the_input() -> None:
     }
     found = reference.run(network([Layer("", block)], arrays), np.float32([1, 2]).reshape(1, 2, 1, 1))
     assert found.ravel().tolist() == [1 + 10 + 0.25, 2 + 10 + 200]
+
+
+def test_pools_at_odd_sizes() -> None:
+    source, half = Tensor("input", (1, 1, 3, 3)), Tensor("output", (1, 1, 2, 2))
+    average = Node("a", Op.AVERAGE_POOL, (source,), half, kernel=2, stride=2)
+    maximum = Node("m", Op.MAX_POOL, (source,), half, kernel=3, stride=2)
+    assert reference.run(Graph(source, half, (average,), {}), PICTURE).tolist() == [[[[3, 4.5], [7.5, 9]]]]
+    assert reference.run(Graph(source, half, (maximum,), {}), -PICTURE).tolist() == [[[[-1, -2], [-4, -5]]]]
 
 
 # -- against ONNX Runtime -------------------------------------------------------------------------
