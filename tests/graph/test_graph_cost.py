@@ -15,7 +15,7 @@ from ofa_edge.graph.ir import Graph, Op
 from ofa_edge.space.arch import Layer
 from ofa_edge.space.block import ACTIVATIONS, Block, make_divisible
 from ofa_edge.space.cost import cost
-from ofa_edge.space.spaces import OFA_LITE0
+from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10, OFA_RESNET50D
 from ofa_edge.weights.random import random_arrays
 
 ITEM = 4  # bytes of a float32
@@ -87,7 +87,8 @@ def test_costs_of_any_block_are_those_of_its_graph(block):
 
 
 def test_costs_of_the_spaces_blocks_are_those_of_their_graphs():
-    for block in OFA_LITE0.distinct_blocks((112,)):
+    smallest = [layer.block for space in (OFA_MBV3_W10, OFA_RESNET50D) for layer in space.layers(space.smallest(132))]
+    for block in [*OFA_LITE0.distinct_blocks((112,)), *smallest]:
         _assert_costs_are_the_graphs([Layer("", block)])
 
 
