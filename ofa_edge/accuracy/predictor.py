@@ -17,27 +17,25 @@ per stage choice and one per resolution, and `Top1` predictions with intervals. 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from ofa_edge.accuracy.encoding import DEPTH_PLACES, PLACES, encode, hat, shared_columns, stage_columns, stage_width
+from ofa_edge.accuracy.ridge import LINKS, FitQuality, Form, best_form, principal
+from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.table import AccuracyTable
-from ofa_edge.errors import UsageError
-from ofa_edge.space.arch import Arch, Space, Stage
+from ofa_edge.accuracy.validation import Rows, errors_by_score, spearman
+from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.arrays import StageArrays
 
 Floats = NDArray[np.float64]
 
-FOLDS = 10
-MIN_SUBNETS = 20
-ERROR_GROUP = 60
-TERMS = ("places", "depth x places")
-RIDGES = tuple(float(r) for r in np.logspace(-2, 3, 11))
+TERMS = (PLACES, DEPTH_PLACES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,55 +50,15 @@ class Top1:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A monotone scale on which effects add up. `forward` takes (correct, n), `inverse` gives a share."""
-
-    forward: Callable[[Floats, Floats], Floats]
-    inverse: Callable[[Any], Any]
-
-
-def _log_odds(share: Floats) -> Floats:
-    odds: Floats = np.log(share / (1 - share))
-    return odds
-
-
-LINKS: dict[str, Link] = {
-    "linear": Link(lambda correct, n: correct / n, lambda score: np.clip(score, 0.0, 1.0)),
-    # Half an image keeps 0 of n and n of n finite. Not added elsewhere: at 99 % of 1,000 it would bias by .05 points.
-    "log-odds": Link(
-        lambda correct, n: _log_odds(np.clip(correct, 0.5, n - 0.5) / n), lambda score: 1 / (1 + np.exp(-score))
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class FitQuality:
-    """How the model was chosen and how well it predicts subnets it has not seen.
-
-    Attributes:
-        rows, subnets: what it was fitted on; a subnet at three resolutions is three rows.
-        link, terms, ridge: the chosen form.
-        rmse: of top-1 (a share) over the left-out rows of all folds.
-        spearman: rank correlation of predicted and measured top-1 over the same rows.
-    """
-
-    rows: int
-    subnets: int
-    link: str
-    terms: str
-    ridge: float
-    rmse: float
-    spearman: float
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class AdditiveAccuracy:
     """score(arch) = offset(resolution) + sum over stages of a term of the stage's choice.
 
-    Build it with `fit`. Scores are on the link's scale; `top1` turns them into shares.
+    A resolution is joined by elastic widths and the stem's depth where a space has them. Build it with `fit`. Scores
+    are on the link's scale; `top1` turns them into shares.
     """
 
+    kind: ClassVar[str] = "additive"
     space: Space
     resolutions: tuple[int, ...]
     quality: FitQuality
@@ -130,62 +88,45 @@ class AdditiveAccuracy:
         Raises:
             UsageError: fewer than MIN_SUBNETS different subnets.
         """
-        groups = {stages: i for i, stages in enumerate(sorted({arch.stages for arch in archs}))}
-        if len(groups) < MIN_SUBNETS:
-            raise UsageError(
-                f"{len(groups)} different subnets are too few to predict accuracy from; {MIN_SUBNETS} are needed",
-                hint="measure more with `ofa-edge evaluate --samples 300 --resume`, or select with --strategy table",
-            )
-        fold_of_group = np.random.default_rng(seed).permutation(len(groups)) % FOLDS
-        folds = fold_of_group[[groups[arch.stages] for arch in archs]]
-        correct, n = np.asarray(correct, dtype=np.float64), np.asarray(n, dtype=np.float64)
-        resolutions = tuple(sorted({arch.resolution for arch in archs}))
-        shares = correct / n
-        best: tuple[float, str, str, float, Floats, Floats] | None = None
-        for terms in TERMS:
-            rows = _design(space, archs, resolutions, terms)
-            targets = np.stack([link.forward(correct, n) for link in LINKS.values()], axis=1)
-            left_out = _left_out(rows, targets, folds)
-            for name, scores in zip(LINKS, np.moveaxis(left_out, 2, 0), strict=True):
-                errors = np.sqrt(np.mean((LINKS[name].inverse(scores) - shares) ** 2, axis=1))
-                i = int(np.argmin(errors))
-                if best is None or errors[i] < best[0]:
-                    best = float(errors[i]), terms, name, RIDGES[i], rows, scores[i]
-        assert best is not None
-        return cls._solve(space, resolutions, best, correct, n, len(groups))
+        return cls.fit_measured(Rows.of(space, archs, correct, n), seed=seed)
 
     @classmethod
-    def _solve(
-        cls,
-        space: Space,
-        resolutions: tuple[int, ...],
-        chosen: tuple[float, str, str, float, Floats, Floats],
-        correct: Floats,
-        n: Floats,
-        subnets: int,
-    ) -> AdditiveAccuracy:
-        rmse, terms, name, ridge, rows, left_out = chosen
-        link = LINKS[name]
-        target = link.forward(correct, n)
-        mean = rows.mean(axis=0)
-        x = rows - mean
+    def fit_measured(cls, rows: Rows, *, seed: int = 0) -> AdditiveAccuracy:
+        """As `fit_rows`, for rows that are enough or a part of such; resolutions are those of `rows`."""
+        best: tuple[Form, str, Floats] | None = None
+        for terms in TERMS:
+            columns = encode(rows.space, rows.archs, rows.resolutions, terms)
+            form = best_form(*principal(columns - columns.mean(axis=0)), rows, seed)
+            if best is None or form.rmse < best[0].rmse:
+                best = form, terms, columns
+        assert best is not None
+        return cls._solve(rows, *best)
+
+    @classmethod
+    def _solve(cls, rows: Rows, form: Form, terms: str, columns: Floats) -> AdditiveAccuracy:
+        link = LINKS[form.link]
+        target = link.forward(rows.correct, rows.n)
+        mean = columns.mean(axis=0)
+        x = columns - mean
         gram = x.T @ x
-        inverse = np.linalg.inv(gram + ridge * np.eye(len(gram)))
+        inverse = np.linalg.inv(gram + form.ridge * np.eye(len(gram)))
         spread = inverse @ gram @ inverse
         quality = FitQuality(
             rows=len(rows),
-            subnets=subnets,
-            link=name,
+            subnets=len(set(rows.subnets())),
+            link=form.link,
             terms=terms,
-            ridge=ridge,
-            rmse=rmse,
-            spearman=spearman(link.inverse(left_out), correct / n),
+            ridge=form.ridge,
+            rmse=form.rmse,
+            spearman=spearman(link.inverse(form.left_out), rows.shares),
         )
         # Rounded, so that the last bits of a sum, which differ by machine, do not decide between subnets.
         weights = np.round(inverse @ (x.T @ (target - target.mean())), 9)
         mean_leverage = float((np.trace(spread @ gram) + 1) / len(rows))
-        errors = _errors_by_score(left_out, left_out - target)
-        return cls(space, resolutions, quality, float(target.mean()), mean, weights, spread, mean_leverage, errors)
+        errors = errors_by_score(form.left_out, form.left_out - target)
+        return cls(
+            rows.space, rows.resolutions, quality, float(target.mean()), mean, weights, spread, mean_leverage, errors
+        )
 
     # -- scores ---------------------------------------------------------------------------------
     def covers(self, resolution: int) -> bool:
@@ -198,25 +139,33 @@ class AdditiveAccuracy:
         Raises:
             UsageError: the resolution lies outside those measured.
         """
-        row = _hat(np.array([resolution]), self.resolutions)[0]
+        row = hat(np.array([resolution]), self.resolutions)[0]
         part = self.weights[: len(self.resolutions)]
         return self.intercept - float(self.mean @ self.weights) + float(row @ part)
 
     def stage_scores(self, stage_index: int, values: StageArrays) -> Floats:
         """The terms of these choices of one stage, (n,)."""
-        widths = [_width(stage, self.quality.terms) for stage in self.space.stages[: stage_index + 1]]
-        start = len(self.resolutions) + sum(widths[:-1])
-        rows = _stage_rows(self.space.stages[stage_index], values, self.quality.terms)
-        scores: Floats = rows @ self.weights[start : start + widths[-1]]
+        start = len(self.resolutions) + sum(self._widths[:stage_index])
+        rows = stage_columns(self.space.stages[stage_index], values, self.quality.terms)
+        scores: Floats = rows @ self.weights[start : start + self._widths[stage_index]]
         return scores
 
+    def shared_score(self, arch: Arch) -> float:
+        """The terms of an arch's elastic widths and stem depth, which belong to no stage's blocks; 0 without any."""
+        start = len(self.resolutions) + sum(self._widths)
+        return float(shared_columns(self.space, [arch])[0] @ self.weights[start:])
+
+    @property
+    def _widths(self) -> list[int]:
+        return [stage_width(stage, self.quality.terms) for stage in self.space.stages]
+
     def score(self, arch: Arch) -> float:
-        """offset + the stages' terms: what search maximises."""
+        """offset + the stages' terms + the shared ones: what search maximises."""
         terms = [
             self.stage_scores(s, StageArrays.of(stage, [choice]))[0]
             for s, (stage, choice) in enumerate(zip(self.space.stages, arch.stages, strict=True))
         ]
-        return self.offset(arch.resolution) + float(sum(terms))
+        return self.offset(arch.resolution) + float(sum(terms)) + self.shared_score(arch)
 
     def top1(self, score: float) -> float:
         """A score as a share of right answers."""
@@ -234,13 +183,31 @@ class AdditiveAccuracy:
         """
         self.space.check(arch)
         score = self.score(arch)
-        row = _design(self.space, [arch], self.resolutions, self.quality.terms)[0]
-        x = row - self.mean
-        leverage = 1 / self.quality.rows + float(x @ self.spread @ x)
-        scale = float(np.interp(score, *self.errors)) * math.sqrt((1 + leverage) / (1 + self.mean_leverage))
-        # Rows of one subnet share its error, so the errors count once per subnet.
-        half = float(stdtrit(self.quality.subnets - 1, (1 + confidence) / 2)) * scale + self._bend(arch.resolution)
+        half = float(self._halves([arch], np.array([score]), confidence)[0]) + self._bend(arch.resolution)
         return Top1(self.top1(score), self.top1(score - half), self.top1(score + half))
+
+    # -- many at once ---------------------------------------------------------------------------
+    def predict(self, archs: Sequence[Arch]) -> Floats:
+        """Predicted top-1 of each arch, shares (n,)."""
+        return self.intervals(archs)[:, 0]
+
+    def intervals(self, archs: Sequence[Arch], confidence: float = 0.95) -> Floats:
+        """value, low and high of each arch at a measured resolution, as `estimate` gives them: (n, 3)."""
+        scores = self._rows(archs) @ self.weights + (self.intercept - float(self.mean @ self.weights))
+        halves = self._halves(archs, scores, confidence)
+        shares: Floats = LINKS[self.quality.link].inverse(np.stack([scores, scores - halves, scores + halves], axis=1))
+        return shares
+
+    def _rows(self, archs: Sequence[Arch]) -> Floats:
+        return encode(self.space, archs, self.resolutions, self.quality.terms)
+
+    def _halves(self, archs: Sequence[Arch], scores: Floats, confidence: float) -> Floats:
+        """Half the width of each interval, on the scores' scale."""
+        x = self._rows(archs) - self.mean
+        leverage = 1 / self.quality.rows + np.einsum("ij,ij->i", x @ self.spread, x)
+        scale: Floats = np.interp(scores, *self.errors) * np.sqrt((1 + leverage) / (1 + self.mean_leverage))
+        # Rows of one subnet share its error, so the errors count once per subnet.
+        return float(stdtrit(self.quality.subnets - 1, (1 + confidence) / 2)) * scale
 
     def describe(self) -> str:
         """What the model is, in one line a person can judge."""
@@ -271,97 +238,34 @@ class AdditiveAccuracy:
             return float(abs(y[after] - y[after - 1]) / 2)
         return float(max(seconds) * (resolution - grid[after - 1]) * (grid[after] - resolution))
 
+    # -- to a file and back ---------------------------------------------------------------------
+    def state(self) -> State:
+        """Everything but space and resolutions."""
+        fields = {"quality": asdict(self.quality), "intercept": self.intercept, "mean_leverage": self.mean_leverage}
+        arrays = {
+            "mean": self.mean,
+            "weights": self.weights,
+            "spread": self.spread,
+            "error_scores": self.errors[0],
+            "errors": self.errors[1],
+        }
+        return State(fields, arrays)
 
-def spearman(a: Floats, b: Floats) -> float:
-    """Rank correlation, ties sharing their mean rank; 0 where one side is constant."""
-    ranks = [_ranks(np.asarray(values)) for values in (a, b)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: Floats) -> Floats:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks: Floats = (ends - (counts - 1) / 2)[place]
-    return ranks
-
-
-def _errors_by_score(scores: Floats, errors: Floats) -> tuple[Floats, Floats]:
-    """Root mean square of the errors in groups of rows with like scores, at each group's mean score.
-
-    No link makes the errors of 80 % and of 97 % subnets equally large, so one figure for all would be too
-    narrow on one side. Groups are at least ERROR_GROUP rows, at most eight.
-    """
-    parts = np.array_split(np.argsort(scores, kind="stable"), min(8, max(1, len(scores) // ERROR_GROUP)))
-    centres = np.array([scores[part].mean() for part in parts])
-    return centres, np.array([math.sqrt(np.mean(errors[part] ** 2)) for part in parts])
-
-
-def _left_out(rows: Floats, targets: Floats, folds: NDArray[np.int64]) -> Floats:
-    """Predictions of every row by the fits without its fold: (len(RIDGES), n, targets).
-
-    Closed form, no refit: with the hat matrix H of all rows, the errors of a left-out fold G are
-    (I - H_GG)^-1 (y - H y)_G, which is exact for least squares with a fixed penalty.
-    """
-    out = np.empty((len(RIDGES), *targets.shape))
-    level = targets.mean(axis=0)
-    x = rows - rows.mean(axis=0)
-    values, vectors = np.linalg.eigh(x.T @ x)
-    z = x @ vectors
-    part = z.T @ (targets - level)
-    members = [np.flatnonzero(folds == fold) for fold in range(FOLDS)]
-    for i, ridge in enumerate(RIDGES):
-        shrink = 1 / (np.maximum(values, 0) + ridge)
-        residuals = targets - level - z @ (shrink[:, None] * part)
-        for member in members:
-            hat = 1 / len(rows) + (z[member] * shrink) @ z[member].T
-            errors = np.linalg.solve(np.eye(len(member)) - hat, residuals[member])
-            out[i, member] = targets[member] - errors
-    return out
-
-
-def _design(space: Space, archs: Sequence[Arch], resolutions: tuple[int, ...], terms: str) -> Floats:
-    """One row per arch: resolution, then each stage's columns."""
-    parts = [_hat(np.array([arch.resolution for arch in archs]), resolutions)]
-    for s, stage in enumerate(space.stages):
-        parts.append(_stage_rows(stage, StageArrays.of(stage, [arch.stages[s] for arch in archs]), terms))
-    return np.concatenate(parts, axis=1)
-
-
-def _hat(resolution: NDArray[np.int64], grid: tuple[int, ...]) -> Floats:
-    """Linear interpolation weights on the measured resolutions (one-hot at them): (n, len(grid)).
-
-    Raises:
-        UsageError: a resolution outside the grid.
-    """
-    outside = resolution[(resolution < grid[0]) | (resolution > grid[-1])]
-    if len(outside):
-        raise UsageError(
-            f"resolution {outside[0]} lies outside the accuracy table's {grid[0]}..{grid[-1]}",
-            hint=f"measure it: `ofa-edge evaluate --resolutions {outside[0]} --resume`",
+    @classmethod
+    def from_state(cls, space: Space, resolutions: tuple[int, ...], state: State) -> Self:
+        """Raises ValueError where the state is none of this kind for this space."""
+        quality = state.quality()
+        p = encode(space, [space.smallest(resolutions[0])], resolutions, quality.terms).shape[1]
+        arrays = state.checked({"mean": (p,), "weights": (p,), "spread": (p, p), "error_scores": None, "errors": None})
+        errors = arrays["error_scores"], arrays["errors"]
+        return cls(
+            space,
+            resolutions,
+            quality,
+            state.number("intercept"),
+            arrays["mean"],
+            arrays["weights"],
+            arrays["spread"],
+            state.number("mean_leverage"),
+            errors,
         )
-    columns = [np.interp(resolution, grid, np.eye(len(grid))[i]) for i in range(len(grid))]
-    return np.stack(columns, axis=1)
-
-
-def _stage_rows(stage: Stage, values: StageArrays, terms: str) -> Floats:
-    """The columns of one stage for n choices: depth, and kernel and expand of every active place; with
-    'depth x places' also those of every place once per depth. Axes with one value have no column."""
-    columns = [values.depth == depth for depth in stage.depths if len(stage.depths) > 1]
-    places = []
-    for i in range(stage.max_depth):
-        places += [values.kernel[:, i] == k for k in stage.kernels if len(stage.kernels) > 1]
-        places += [values.expand[:, i] == e for e in stage.expands if len(stage.expands) > 1]
-    columns += places
-    if terms == "depth x places" and len(stage.depths) > 1:
-        per_place = len(places) // stage.max_depth
-        for depth in stage.depths:
-            columns += [place & (values.depth == depth) for place in places[: depth * per_place]]
-    if not columns:
-        return np.zeros((len(values), 0))
-    return np.stack(columns, axis=1).astype(np.float64)
-
-
-def _width(stage: Stage, terms: str) -> int:
-    return len(_stage_rows(stage, StageArrays.of(stage, []), terms).T)

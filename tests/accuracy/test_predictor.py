@@ -7,9 +7,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from ofa_edge.accuracy import predictor
-from ofa_edge.accuracy.predictor import AdditiveAccuracy, spearman
+from ofa_edge.accuracy.encoding import PLACES, encode
+from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.ridge import FOLDS, RIDGES, left_out_scores, principal
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
+from ofa_edge.accuracy.validation import spearman
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.arrays import StageArrays
@@ -97,12 +99,12 @@ def test_finds_that_a_depth_changes_its_blocks_where_it_does():
 def test_left_out_errors_equal_those_of_real_refits():
     """The closed form against fitting ten times: same predictions of the rows left out."""
     archs = subnets(60, seed=5)
-    rows = predictor._design(OFA_LITE0, archs, MEASURED, "places")
+    rows = encode(OFA_LITE0, archs, MEASURED, PLACES)
     target = np.array([log_odds(arch) for arch in archs]) + np.random.default_rng(0).normal(0, 0.1, len(archs))
-    folds = np.repeat(np.arange(60) % predictor.FOLDS, 3)
-    found = predictor._left_out(rows, target[:, None], folds)
-    for i, ridge in enumerate(predictor.RIDGES):
-        for fold in range(predictor.FOLDS):
+    folds = np.repeat(np.arange(60) % FOLDS, 3)
+    found = left_out_scores(*principal(rows - rows.mean(axis=0)), target[:, None], folds)
+    for i, ridge in enumerate(RIDGES):
+        for fold in range(FOLDS):
             # The intercept, a column of its own, is not shrunk; the columns stay centred as they were.
             x = np.column_stack([np.ones(len(rows)), rows - rows.mean(axis=0)])[folds != fold]
             penalty = ridge * np.diag([0.0] + [1.0] * rows.shape[1])
