@@ -1,7 +1,9 @@
-"""Checkpoints: a supernet's weights, BN bank and metadata in one safetensors file, read without torch.
+"""Checkpoints: weights, batch-norm statistics and metadata in one safetensors file, read without torch.
 
-Weights are stored in half precision and used in single. The metadata says what trained them, on what, from
-what and under which licence; nothing in the file is ever executed or unpickled.
+In: a file of a supernet, or of one subnet alone. Out: a Checkpoint, of which every subnet it holds can be folded.
+Rules kept: trained weights are stored in half precision and published ones as they came, all are used in single;
+the metadata says what trained them, on what, from what and under which licence, and defines the space unless it is a
+built-in one; nothing in the file is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -20,16 +22,25 @@ import safetensors.numpy
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_whole
+from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.spaces import get_space
-from ofa_edge.weights.bank import PREFIX, Bank, Statistics
+from ofa_edge.space.spaces import SPACES, definition, from_definition
+from ofa_edge.weights import bank as banks
+from ofa_edge.weights.bank import Bank, Statistics
 from ofa_edge.weights.cut import Arrays, fold
-from ofa_edge.weights.layout import supernet_shapes
+from ofa_edge.weights.layout import arch_shapes, batch_norms, supernet_shapes
 
 FORMAT = "ofa-edge-supernet/1"
 
 EMBEDDED = "embedded"
 _EMBEDDED_FILE = "ofa-lite0.safetensors"
+
+# Running statistics are stored as `running.<batch norm>.mean|var`, in single precision: half holds no variance
+# above 65,504.
+RUNNING = "running."
+
+_MAKE = "make one with `ofa-edge train`"
+_TAKE_ANOTHER = f"take another file, or {_MAKE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +58,65 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A supernet's arrays (float32, named as its parameters), bank and metadata; `sha256` of the file's bytes."""
+    """Weights (float32, named as a supernet's parameters), statistics and metadata; `sha256` of the file's bytes.
+
+    Attributes:
+        space: with as many classes as there are labels.
+        bank: predicts the statistics of any subnet.
+        running: statistics by batch norm, of which a subnet takes its first channels: what a network trained alone,
+            or published weights, came with.
+        arch: the one subnet that `arrays` are of, or None where they are a supernet's.
+    """
 
     space: Space
     arrays: Arrays
     bank: Bank | None
     metadata: Metadata
     sha256: str
+    running: Statistics | None = None
+    arch: Arch | None = None
+
+    def statistics_of(self, arch: Arch, bn: str = "") -> Statistics:
+        """Batch-norm statistics of a subnet, cut to its channels.
+
+        Args:
+            bn: 'bank', 'running', or '' for the bank of a supernet and the running ones of a single subnet.
+
+        Raises:
+            BadFile: the checkpoint has none of this kind.
+            UsageError: the arch is not in the space, or is not the one subnet that this checkpoint is of.
+        """
+        self._check(arch)
+        if (bn or ("bank" if self.arch is None else "running")) == "bank":
+            if self.bank is None:
+                hint = (
+                    "use its running statistics with --bn running" if self.running else "recalibrate with --data PATH"
+                )
+                raise BadFile(
+                    "the checkpoint has no BN bank, so a subnet of it has no batch-norm statistics", hint=hint
+                )
+            return self.bank.statistics(self.space, arch)
+        if self.running is None:
+            raise BadFile("the checkpoint has no running statistics", hint="use its bank, or recalibrate with --data")
+        names = batch_norms(self.space, arch)
+        return {name: (self.running[name][0][:width], self.running[name][1][:width]) for name, width in names}
 
     def folded(self, arch: Arch, statistics: Statistics | None = None) -> Arrays:
-        """Folded arrays of a subnet, by these batch-norm statistics or else the bank's.
+        """Folded arrays of a subnet, by these batch-norm statistics or else those of `statistics_of`.
 
         Raises:
             BadFile: there are neither.
-            UsageError: the arch is not in the space.
+            UsageError: the arch is not in the space, or is not the one subnet that this checkpoint is of.
         """
-        if statistics is None:
-            if self.bank is None:
-                raise BadFile(
-                    "the checkpoint has no BN bank, so a subnet of it has no batch-norm statistics",
-                    hint="recalibrate with --data PATH",
-                )
-            statistics = self.bank.statistics(self.space, arch)
-        return fold(self.space, self.arrays, arch, statistics)
+        self._check(arch)
+        return fold(self.space, self.arrays, arch, self.statistics_of(arch) if statistics is None else statistics)
+
+    def _check(self, arch: Arch) -> None:
+        if self.arch is not None and arch.at(0) != self.arch.at(0):
+            raise UsageError(
+                "the checkpoint holds one subnet, and this arch is another",
+                hint="`ofa-edge supernet info` prints the arch that it holds",
+            )
 
 
 def embedded_path() -> Path:
@@ -93,40 +140,70 @@ def load(path: str | Path = EMBEDDED) -> Checkpoint:
         arrays = safetensors.numpy.load(content)
         header = strict_json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: a type numpy has not
-        raise BadFile(f"{file} is not a safetensors file: {error}", hint="make one with `ofa-edge train`") from error
-    metadata = _read_metadata(header.get("__metadata__", {}), file)
-    space = _space(metadata, file)
+        raise BadFile(f"{file} is not a safetensors file: {error}", hint=_MAKE) from error
+    raw = header.get("__metadata__", {})
+    metadata = _read_metadata(raw, file)
+    space = _space(raw, metadata, file)
+    arch = _arch(raw, space, file)
     single = {name: value.astype(np.float32) for name, value in arrays.items()}
-    weights = {name: value for name, value in single.items() if not name.startswith(PREFIX)}
-    _check_arrays(space, weights, file)
-    return Checkpoint(space, weights, Bank.from_arrays(single), metadata, hashlib.sha256(content).hexdigest())
+    weights = {n: value for n, value in single.items() if not n.startswith((banks.PREFIX, RUNNING))}
+    _check_arrays(space, arch, weights, file)
+    running = _read_running(space, arch, single, file)
+    digest = hashlib.sha256(content).hexdigest()
+    return Checkpoint(space, weights, Bank.from_arrays(single), metadata, digest, running, arch)
 
 
-def save(path: Path, arrays: Mapping[str, np.ndarray], bank: Bank | None, metadata: Metadata) -> str:
-    """Write a checkpoint in half precision (temporary name, fsync, rename); returns its sha256.
+def save(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    bank: Bank | None,
+    metadata: Metadata,
+    *,
+    space: Space | None = None,
+    running: Statistics | None = None,
+    arch: Arch | None = None,
+    single_precision: bool = False,
+) -> str:
+    """Write a checkpoint (temporary name, fsync, rename); returns its sha256.
+
+    Args:
+        space: the space, where it may not be a built-in one; its definition is then kept in the file.
+        running: statistics of the batch norms of the largest subnet, or of `arch`.
+        arch: the one subnet that the arrays are of; needs `space`.
+        single_precision: store weights as float32, not in half precision.
 
     Raises:
         BadFile: a value is not finite, or too large for half precision.
     """
     tensors = {**arrays, **(bank.arrays() if bank else {})}
     with np.errstate(over="ignore"):  # found below, by name
-        half = {name: np.ascontiguousarray(value, np.float16) for name, value in sorted(tensors.items())}
-    if unfit := [name for name, value in half.items() if not np.isfinite(value).all()]:
-        raise BadFile(f"{unfit[0]} does not fit half precision", hint="did training diverge? lower its rates")
-    content = safetensors.numpy.save(
-        half,
-        metadata={
-            "format": FORMAT,
-            "space": metadata.space,
-            "labels": strict_json.dumps(metadata.labels),
-            "source": metadata.source,
-            "licence": metadata.licence,
-            "recipe": strict_json.canonical(metadata.recipe).decode(),
-            "data": strict_json.canonical(metadata.data).decode(),
-            "bank": strict_json.canonical(metadata.bank).decode(),
-        },
-    )
-    content = _sorted_header(content)
+        stored = {
+            name: np.ascontiguousarray(value, np.float32 if single_precision else np.float16)
+            for name, value in tensors.items()
+        }
+    for name, pair in (running or {}).items():
+        for kind, value in zip(("mean", "var"), pair, strict=True):
+            stored[f"{RUNNING}{name}.{kind}"] = np.ascontiguousarray(value, np.float32)
+    stored = dict(sorted(stored.items()))
+    if unfit := [name for name, value in stored.items() if not np.isfinite(value).all()]:
+        raise BadFile(
+            f"{unfit[0]} is not finite, or does not fit half precision", hint="did training diverge? lower its rates"
+        )
+    raw = {
+        "format": FORMAT,
+        "space": metadata.space,
+        "labels": strict_json.dumps(metadata.labels),
+        "source": metadata.source,
+        "licence": metadata.licence,
+        "recipe": strict_json.canonical(metadata.recipe).decode(),
+        "data": strict_json.canonical(metadata.data).decode(),
+        "bank": strict_json.canonical(metadata.bank).decode(),
+    }
+    if space is not None and space.name not in SPACES:
+        raw["definition"] = strict_json.canonical(definition(space)).decode()
+    if space is not None and arch is not None:
+        raw["arch"] = strict_json.canonical(codecs.encode(space, arch)).decode()
+    content = _sorted_header(safetensors.numpy.save(stored, metadata=raw))
     write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -144,7 +221,7 @@ def _read_metadata(raw: Mapping[str, str], file: Path) -> Metadata:
     if raw.get("format") != FORMAT:
         raise BadFile(
             f"{file} is not an ofa-edge checkpoint (format {raw.get('format')!r}, not {FORMAT!r})",
-            hint="make one with `ofa-edge train`",
+            hint=_MAKE,
         )
     try:
         parsed = {name: strict_json.loads(raw[name]) for name in ("labels", "recipe", "data", "bank")}
@@ -155,34 +232,87 @@ def _read_metadata(raw: Mapping[str, str], file: Path) -> Metadata:
             raise ValueError(f"its {wrong[0]} is not an object")
         return Metadata(raw["space"], tuple(labels), raw["source"], raw["licence"], **parsed)
     except KeyError as error:
-        raise BadFile(f"{file} has no {error} in its metadata", hint="make one with `ofa-edge train`") from error
+        raise BadFile(f"{file} has no {error} in its metadata", hint=_MAKE) from error
     except ValueError as error:
-        raise BadFile(f"{file} has no valid metadata: {error}", hint="make one with `ofa-edge train`") from error
+        raise BadFile(f"{file} has no valid metadata: {error}", hint=_MAKE) from error
 
 
-def _space(metadata: Metadata, file: Path) -> Space:
-    try:
-        return get_space(metadata.space)
-    except UsageError as error:
+def _space(raw: Mapping[str, str], metadata: Metadata, file: Path) -> Space:
+    """The space that the file names or defines, with a class for each of its labels."""
+    if "definition" in raw:
+        space = from_definition(_object(raw, "definition", file), str(file))
+        if space.name != metadata.space:
+            raise BadFile(f"{file} is of space {metadata.space!r} and defines {space.name!r}", hint=_TAKE_ANOTHER)
+    elif metadata.space in SPACES:
+        space = SPACES[metadata.space]
+    else:
         raise BadFile(
-            f"{file} is of a space this ofa-edge does not know: {metadata.space!r}", hint=error.hint
-        ) from error
+            f"{file} is of a space this ofa-edge does not know: {metadata.space!r}",
+            hint=f"it knows {', '.join(SPACES)}, and spaces that a file defines itself",
+        )
+    classes = len(metadata.labels) or space.classes
+    return space if classes == space.classes else space.with_classes(classes)
 
 
-def _check_arrays(space: Space, arrays: Arrays, file: Path) -> None:
-    """Raises BadFile unless these are the arrays of the space's supernet, every one and no other."""
-    expected, hint = supernet_shapes(space), "take another file, or make one with `ofa-edge train`"
+def _arch(raw: Mapping[str, str], space: Space, file: Path) -> Arch | None:
+    if "arch" not in raw:
+        return None
+    try:
+        return codecs.decode(space, _object(raw, "arch", file))
+    except UsageError as error:
+        raise BadFile(f"{file} holds a subnet that is not in its space: {error.message}", hint=_TAKE_ANOTHER) from error
+
+
+def _object(raw: Mapping[str, str], key: str, file: Path) -> Mapping[str, Any]:
+    try:
+        value = strict_json.loads(raw[key])
+    except ValueError as error:
+        raise BadFile(f"{file} has no valid metadata: {key}: {error}", hint=_TAKE_ANOTHER) from error
+    if not isinstance(value, dict):
+        raise BadFile(f"{file} has no valid metadata: its {key} is not an object", hint=_TAKE_ANOTHER)
+    return value
+
+
+def _check_arrays(space: Space, arch: Arch | None, arrays: Arrays, file: Path) -> None:
+    """Raises BadFile unless these are the arrays of the supernet or subnet, every one and no other."""
+    expected = supernet_shapes(space) if arch is None else arch_shapes(space, arch)
+    what = f"a supernet of {space.name}" if arch is None else f"the subnet of {space.name} that it names"
     missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
     if missing or extra:
         raise BadFile(
-            f"{file} is not a supernet of {space.name}: missing {missing[:3]}, extra {extra[:3]}",
-            hint=hint,
+            f"{file} is not {what}: missing {missing[:3]}, extra {extra[:3]}",
+            hint=_TAKE_ANOTHER,
             details={"missing": missing, "extra": extra},
         )
     for name, value in arrays.items():
         if value.shape != expected[name]:
             raise BadFile(
-                f"{file}: {name} has shape {value.shape}, space {space.name} needs {expected[name]}", hint=hint
+                f"{file}: {name} has shape {value.shape}, space {space.name} needs {expected[name]}",
+                hint=_TAKE_ANOTHER,
             )
         if not np.isfinite(value).all():
-            raise BadFile(f"{file}: {name} holds a value that is not finite", hint=hint)
+            raise BadFile(f"{file}: {name} holds a value that is not finite", hint=_TAKE_ANOTHER)
+
+
+def _read_running(space: Space, arch: Arch | None, arrays: Arrays, file: Path) -> Statistics | None:
+    """The running statistics among a file's arrays, or None where it has none.
+
+    Raises:
+        BadFile: one is missing, extra or of another shape, or is not finite, or a variance is negative.
+    """
+    found = {name for name in arrays if name.startswith(RUNNING)}
+    if not found:
+        return None
+    norms = batch_norms(space, arch or space.largest())
+    expected = {f"{RUNNING}{name}.{kind}": width for name, width in norms for kind in ("mean", "var")}
+    if wrong := sorted(found ^ expected.keys()):
+        raise BadFile(
+            f"{file}: {wrong[0]} is {'extra' if wrong[0] in found else 'missing'}",
+            hint=_TAKE_ANOTHER,
+            details={"wrong": wrong},
+        )
+    for name, width in expected.items():
+        value = arrays[name]
+        if value.shape != (width,) or not np.isfinite(value).all() or (name.endswith(".var") and (value < 0).any()):
+            raise BadFile(f"{file}: {name} is not {width} finite statistics", hint=_TAKE_ANOTHER)
+    return {name: (arrays[f"{RUNNING}{name}.mean"], arrays[f"{RUNNING}{name}.var"]) for name, _ in norms}

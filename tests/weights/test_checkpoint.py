@@ -16,10 +16,12 @@ import pytest
 import safetensors.numpy
 
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.space.arch import Arch
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.weights import checkpoint
-from ofa_edge.weights.bank import Bank, features
+from ofa_edge.weights.bank import Bank, Statistics, features
 from ofa_edge.weights.checkpoint import Checkpoint, Metadata
+from ofa_edge.weights.cut import fold, subnet_arrays
 from ofa_edge.weights.layout import batch_norms, supernet_shapes
 from tests.train.tiny import TINY, arrays_of, random_network, random_statistics
 
@@ -269,11 +271,110 @@ def test_arrays_must_be_those_of_the_space_and_finite(saved: Path, change, said:
         checkpoint.load(saved)
 
 
+# -- running statistics, single subnets, spaces of one's own ------------------------------------
+def one_subnet() -> tuple[Arch, dict[str, np.ndarray], Statistics]:
+    arch = TINY.sample(np.random.default_rng(2))
+    return arch, subnet_arrays(TINY, arrays_of(random_network(0)), arch), random_statistics(arch, 5)
+
+
+def test_running_statistics_are_kept_in_single_precision_and_cut_to_a_subnet(path: Path) -> None:
+    running = random_statistics(TINY.largest(), 3)
+    running["head.conv_bn"] = (running["head.conv_bn"][0], np.full(32, 1e6, np.float32))
+    checkpoint.save(path, arrays_of(random_network(0)), None, METADATA, running=running)
+    found, small = checkpoint.load(path), TINY.smallest()
+    assert found.running is not None
+    assert found.running.keys() == running.keys()
+    cut = found.statistics_of(small, "running")
+    assert [(name, len(mean)) for name, (mean, _) in cut.items()] == batch_norms(TINY, small)
+    for name, (mean, var) in cut.items():
+        assert np.array_equal(mean, running[name][0][: len(mean)])
+        assert np.array_equal(var, running[name][1][: len(var)])
+    with pytest.raises(BadFile, match="no BN bank") as caught:
+        found.folded(small)
+    assert caught.value.hint == "use its running statistics with --bn running"
+
+
+def test_published_weights_are_kept_to_the_last_digit(path: Path) -> None:
+    arrays = arrays_of(random_network(0))
+    checkpoint.save(path, arrays, None, METADATA, single_precision=True)
+    found = checkpoint.load(path)
+    assert all(np.array_equal(found.arrays[name], value) for name, value in arrays.items())
+    with pytest.raises(BadFile, match="no running statistics"):
+        found.statistics_of(TINY.smallest(), "running")
+
+
+def test_one_subnet_is_folded_by_its_own_statistics_and_no_other_subnet_is_there(path: Path) -> None:
+    arch, arrays, running = one_subnet()
+    checkpoint.save(path, arrays, None, METADATA, space=TINY, running=running, arch=arch, single_precision=True)
+    found = checkpoint.load(path)
+    assert (found.arch, found.space) == (arch, TINY)
+    expected = fold(TINY, arrays_of(random_network(0)), arch, running)
+    for resolution in TINY.resolutions:
+        folded = found.folded(arch.at(resolution))
+        assert folded.keys() == expected.keys()
+        assert all(np.array_equal(folded[name], value) for name, value in expected.items())
+    for call in (found.folded, found.statistics_of):
+        with pytest.raises(UsageError, match="one subnet, and this arch is another"):
+            call(TINY.largest())
+
+
+def test_a_file_defines_a_space_that_is_not_built_in(path: Path) -> None:
+    mine = replace(TINY, name="mine")
+    metadata = replace(METADATA, space="mine")
+    checkpoint.save(path, arrays_of(random_network(0)), bank(), metadata, space=mine)
+    assert checkpoint.load(path).space == mine
+    checkpoint.save(path, arrays_of(random_network(0)), bank(), metadata)
+    with pytest.raises(BadFile, match="does not know: 'mine'"):
+        checkpoint.load(path)
+
+
+def test_there_are_as_many_classes_as_labels(path: Path) -> None:
+    five = TINY.with_classes(5)
+    checkpoint.save(path, arrays_of(random_network(0, five)), None, replace(METADATA, labels=tuple("abcde")))
+    assert checkpoint.load(path).space == five
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"arch": "{"}, "no valid metadata: arch"),
+        ({"arch": "[]"}, "its arch is not an object"),
+        ({"arch": '{"r":16,"d":[9,1],"ks":[3,3,3,3],"e":[1,1,2,2]}'}, "not in its space: stage 0: depth 9"),
+        ({"definition": '{"name":"tiny"}'}, "resolutions"),
+        ({"space": "other"}, "does not know: 'other'"),
+    ],
+)
+def test_arch_and_space_of_a_file_are_read_strictly(path: Path, change: dict[str, str], said: str) -> None:
+    arch, arrays, running = one_subnet()
+    checkpoint.save(path, arrays, None, METADATA, space=TINY, running=running, arch=arch)
+    rewrite(path, metadata=lambda found: found | change)
+    with pytest.raises(BadFile, match=said):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: {k: v for k, v in a.items() if k != "running.head.conv_bn.var"}, r"head\.conv_bn\.var is missing"),
+        (lambda a: a | {"running.x.mean": a["running.head.conv_bn.mean"]}, r"running\.x\.mean is extra"),
+        (lambda a: a | {"running.head.conv_bn.var": -a["running.head.conv_bn.var"]}, "not 32 finite statistics"),
+        (lambda a: a | {"running.head.conv_bn.mean": a["running.head.conv_bn.mean"][:5]}, "not 32 finite statistics"),
+    ],
+    ids=["missing", "extra", "negative", "shape"],
+)
+def test_running_statistics_must_be_those_of_the_network(path: Path, change, said: str) -> None:
+    arch, arrays, running = one_subnet()
+    checkpoint.save(path, arrays, None, METADATA, space=TINY, running=running, arch=arch)
+    rewrite(path, arrays=change)
+    with pytest.raises(BadFile, match=said):
+        checkpoint.load(path)
+
+
 # -- without torch ------------------------------------------------------------------------------
 def test_loading_and_cutting_import_no_torch(tmp_path: Path) -> None:
     path = tmp_path / "lite0.safetensors"
     arrays = {name: np.ones(shape, np.float32) for name, shape in supernet_shapes(OFA_LITE0).items()}
-    checkpoint.save(path, arrays, bank(OFA_LITE0), replace(METADATA, space="ofa-lite0"))
+    checkpoint.save(path, arrays, bank(OFA_LITE0), replace(METADATA, space="ofa-lite0", labels=("x",) * 10))
     program = (
         "import sys; from ofa_edge.weights import checkpoint; found = checkpoint.load(sys.argv[1]);"
         "found.folded(found.space.smallest());"
