@@ -10,6 +10,10 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if 
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 MANIFESTS := pyproject.toml setup.py constraints.txt
 
+# Once-for-All's reference implementation, which tests compare with: alone, since what it asks for besides would replace
+# torch by another build. What it imports is among the dev extra.
+REFERENCE := ofa==0.1.0.post202307202001
+
 DEMO ?=
 PYTEST ?=
 BENCH ?=
@@ -35,6 +39,7 @@ $(VENV)/.base: $(VENV)/.made $(MANIFESTS)
 $(VENV)/.dev: $(VENV)/.made $(MANIFESTS)
 	@echo "installing ofa-edge, torch and the development tools into $(VENV)"
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --no-deps '$(REFERENCE)'
 	@touch $(VENV)/.base $@
 
 demo: $(VENV)/.base
