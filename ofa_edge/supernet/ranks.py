@@ -32,13 +32,13 @@ class _SumOverRanks(torch.autograd.Function):
 def batch_norm_over_ranks(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise x (N, C, H, W) by mean and variance over all ranks; every rank must call it at the same place.
 
-    The deviations are taken from the mean of all, in a second sum: E[x^2] - E[x]^2 loses the digits of a small variance.
+    The deviations are taken from the mean of all, in a second sum: E[x^2] - E[x]^2 loses a small variance.
     """
     values = x.float()
     count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
-    sums: Tensor = _SumOverRanks.apply(torch.cat([values.sum(dim=(0, 2, 3)), count]))  # type: ignore[no-untyped-call]
+    sums: Tensor = _SumOverRanks.apply(torch.cat([values.sum(dim=(0, 2, 3)), count]))
     mean = (sums[:-1] / sums[-1]).view(-1, 1, 1)
     deviation = values - mean
-    squares: Tensor = _SumOverRanks.apply(deviation.square().sum(dim=(0, 2, 3)))  # type: ignore[no-untyped-call]
+    squares: Tensor = _SumOverRanks.apply(deviation.square().sum(dim=(0, 2, 3)))
     scale = weight * torch.rsqrt(squares / sums[-1] + eps)
     return (deviation * scale.view(-1, 1, 1) + bias.view(-1, 1, 1)).to(x.dtype)

@@ -6,8 +6,10 @@ memory. Rules kept: a batch is a function of its generator alone, so a resumed r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -48,10 +50,21 @@ def _augmented(image: np.ndarray, resolution: int, rng: np.random.Generator) -> 
 
 
 def training_batch(
-    images: ImageSet, indices: np.ndarray, resolution: int, preprocess: Preprocess, rng: np.random.Generator
+    images: ImageSet, indices: np.ndarray, resolution: int, preprocess: Preprocess, seed: Sequence[int], first: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Augmented images (N, 3, R, R) and labels (N,)."""
-    pixels = np.stack([_augmented(images.images[i], resolution, rng) for i in indices])
+    """Augmented images (N, 3, R, R) and labels (N,).
+
+    Args:
+        seed: of the whole batch; each image has a generator of its own from it and from its place in the batch, so
+            that ranks with a part of the batch each see what one with all of it sees.
+        first: the place of the first image in the whole batch.
+    """
+    pixels = np.stack(
+        [
+            _augmented(images.images[i], resolution, np.random.default_rng([*seed, place]))
+            for place, i in enumerate(indices, first)
+        ]
+    )
     return normalise(pixels, preprocess), torch.from_numpy(images.labels[indices])
 
 
@@ -69,11 +82,15 @@ def calibration_batches(
     return plain_batches(centre_crops(images.subset(order), resolution, preprocess), preprocess)
 
 
-def prefetched(make: Callable[[int], _T], steps: range) -> Iterator[_T]:
-    """`make(step)` for each step, computed one ahead in a thread."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = None
-        for step in steps:
-            current = ahead or pool.submit(make, step)
-            ahead = pool.submit(make, step + 1) if step + 1 < steps.stop else None
-            yield current.result()
+def prefetched(make: Callable[[int], _T], steps: range, workers: int = 1) -> Iterator[_T]:
+    """`make(step)` for each step in order, computed ahead in so many threads, one step ahead each."""
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        ahead: deque[Future[_T]] = deque()
+        left = iter(steps)
+        try:
+            for _ in steps:
+                ahead.extend(pool.submit(make, step) for step in itertools.islice(left, workers + 1 - len(ahead)))
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()

@@ -1,8 +1,8 @@
 """Images for training, recalibration and evaluation.
 
-In: a Parquet file with the columns image{bytes,path} and label, or a folder of one folder per class. Out:
-decoded images, splits of them, and evaluation views. Rules kept: a corrupt image is left out and named;
-held-out images are chosen by a hash of their name, so every command that reads the same data holds out the
+In: a Parquet file with the columns image{bytes,path} and label, a folder of one folder per class, or a folder of idx
+files (idx.py). Out: decoded images, splits of them, and evaluation views. Rules kept: a corrupt image is left out and
+named; held-out images are chosen by a hash of their name, so every command that reads the same data holds out the
 same ones. No torch here.
 """
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Preprocess
+from ofa_edge.train import idx
 
 # A decoded image is kept with its short side at most this long; larger ones cost memory and add nothing at
 # the resolutions trained here (160 / 0.875 = 183).
@@ -28,7 +29,10 @@ STORED_SIDE = 224
 # ImageNet's validation images, the only ones that published ImageNet weights have not been trained on.
 UNSEEN_MARK = "ILSVRC2012_val"
 
-_FORMATS = "a .parquet file with columns image{bytes,path} and label, a folder of them, or a folder of class folders"
+_FORMATS = (
+    "a .parquet file with columns image{bytes,path} and label, a folder of them, a folder of class folders, or a "
+    "folder of idx files named as MNIST's"
+)
 
 # The split whose class folders number the classes, for the other splits too.
 _TRAIN = "train"
@@ -61,11 +65,14 @@ def load_images(path: Path, split: str | None = None) -> ImageSet:
     """Read every image of a file or folder; `split` picks `<split>.parquet` or `<split>/` where `path` holds it.
 
     Corrupt images are left out and named in `corrupt`. The class folders of `train/` number the classes of every
-    split beside it.
+    split beside it. Of idx files, `train` is MNIST's `train-`, and every other split its `t10k-`.
 
     Raises:
         UsageError: there is no such path, nothing in it that can be read, or a class that `train/` has not.
+        BadFile: an idx file is damaged.
     """
+    if prefix := idx.find(path, _TRAIN if split == _TRAIN else split and "t10k"):
+        return _from_idx(path, prefix)
     numbering = path / _TRAIN if split and (path / _TRAIN).is_dir() else None
     if split and path.is_dir():
         for candidate in (path / f"{split}.parquet", path / split):
@@ -91,6 +98,13 @@ def load_images(path: Path, split: str | None = None) -> ImageSet:
         tuple(encoded[i][0] for i in good),
         tuple(encoded[i][0] for i, image in enumerate(decoded) if image is None),
     )
+
+
+def _from_idx(folder: Path, prefix: str) -> ImageSet:
+    pixels, labels = idx.read(folder, prefix)
+    # Grey becomes RGB as a view: three channels that are one in memory.
+    rgb = np.broadcast_to(pixels[..., None], (*pixels.shape, 3))
+    return ImageSet(tuple(rgb), labels, tuple(f"{prefix}/{i:06}" for i in range(len(rgb))))
 
 
 def _read_parquet(path: Path) -> list[tuple[str, bytes, int]]:
@@ -119,11 +133,37 @@ def _read_folder(path: Path, numbering: Path) -> list[tuple[str, bytes, int]]:
     if unknown := [name for name in names if name not in labels]:
         raise UsageError(f"{path} has a class {unknown[0]} that {numbering} has not", hint=f"--data takes {_FORMATS}")
     return [
-        (f"{name}/{file.name}", file.read_bytes(), labels[name])
+        (f"{name}/{file.name}", _bytes(file), labels[name])
         for name in names
         for file in sorted((path / name).iterdir())
         if file.is_file()
     ]
+
+
+def _bytes(file: Path) -> bytes:
+    """A file that cannot be read counts as a corrupt image."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+def class_names(path: Path, images: ImageSet) -> tuple[str, ...]:
+    """Names of the classes of a data set: its labels.txt (`id name` a line), else its class folders, else numbers.
+
+    Args:
+        path: what `load_images` read.
+        images: its training split; a list of names that is too short for their labels is passed over.
+    """
+    folder = path if path.is_dir() else path.parent
+    listed: list[str] = []
+    if (folder / "labels.txt").is_file():
+        lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        listed = [line.split(maxsplit=1)[-1] for line in lines if line.strip()]
+    folders = _class_folders(folder / _TRAIN if (folder / _TRAIN).is_dir() else folder)
+    count = int(images.labels.max()) + 1
+    numbers = [str(index) for index in range(count)]
+    return tuple(next(names for names in (listed, folders, numbers) if len(names) >= count))
 
 
 def _class_folders(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ofa_edge.space import spaces
-from ofa_edge.train import trainer
+from ofa_edge.train import bank
 from tests.train import runs
 from tests.train.tiny import TINY
 
@@ -19,8 +19,8 @@ def small_scale() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(spaces.SPACES, TINY.name, TINY)
-        patch.setattr(trainer, "BANK_PHASE_SUBNETS", runs.BANK_SUBNETS)
-        patch.setattr(trainer, "BANK_SUBNETS", runs.BANK_SUBNETS)
-        patch.setattr(trainer, "BANK_CHECK_SUBNETS", 4)
+        patch.setattr(bank, "BANK_PHASE_SUBNETS", runs.BANK_SUBNETS)
+        patch.setattr(bank, "BANK_SUBNETS", runs.BANK_SUBNETS)
+        patch.setattr(bank, "BANK_CHECK_SUBNETS", 4)
         yield
     torch.set_num_threads(threads)

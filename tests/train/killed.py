@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from ofa_edge.train import trainer
+from ofa_edge.train import bank
 from tests.train import runs
 
 
 def main() -> None:
     out, last = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    trainer.BANK_PHASE_SUBNETS = runs.BANK_SUBNETS
+    bank.BANK_PHASE_SUBNETS = runs.BANK_SUBNETS
     save, saves = torch.save, 0
 
     def half(state: Any, file: Any) -> None:

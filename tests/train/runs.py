@@ -9,16 +9,17 @@ import torch
 
 from ofa_edge.space.arch import Space
 from ofa_edge.train.images import Splits
+from ofa_edge.train.options import TrainOptions
 from ofa_edge.train.schedule import Phase, Recipe
-from ofa_edge.train.trainer import Progress, Trainer, TrainOptions
+from ofa_edge.train.trainer import Progress, Trainer
 from tests.train.tiny import TINY, splits
 
 RECIPE = Recipe(
     name="short",
     phases=(
-        Phase("largest", 1, ("largest",), 0.05, warmup_steps=2, distill=False),
-        Phase("elastic", 2, ("largest", "smallest", "random"), 0.05),
-        Phase("bank", 1, ("largest", "random"), 0.01, statistics="bank"),
+        Phase("largest", 1, ("largest",), 0.4, warmup_steps=2),
+        Phase("elastic", 2, ("largest", "smallest", "random"), 0.4, distill="in-place"),
+        Phase("bank", 1, ("largest", "random"), 0.08, distill="in-place", statistics="bank"),
     ),
     batch_size=8,
 )
