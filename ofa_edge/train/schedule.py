@@ -54,7 +54,7 @@ class Phase:
         trainable: 'all' weights, the kernel 'transforms' alone, or the classifier's 'head' alone.
         statistics: what normalises: the 'batch', or a 'bank' that is fitted at the phase's start and held, so that
             the weights learn to live with predicted statistics.
-        grows: the phase is there to open `axes`, and left out where these open nothing (see `fitted`).
+        grows: the axis that the phase is there to open; it is left out where it opens nothing (see `fitted`).
     """
 
     name: str
@@ -70,7 +70,7 @@ class Phase:
     sort_groups: int | None = None
     trainable: str = "all"
     statistics: str = "batch"
-    grows: bool = False
+    grows: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ SANDWICH = Recipe(
 
 
 def _grow(
-    name: str, epochs: int, subnets: int, rate: float, axes: Axes, *, warmup: int = 0, groups: int | None = None
+    name: str, axis: str, epochs: int, subnets: int, rate: float, axes: Axes, warmup: int = 0, groups: int | None = None
 ) -> Phase:
     """A phase of progressive shrinking: `warmup` epochs on top of `epochs`, as OFA's script counts them."""
     return Phase(
@@ -112,7 +112,7 @@ def _grow(
         axes=axes,
         distill="teacher",
         sort_groups=groups,
-        grows=True,
+        grows=axis,
     )
 
 
@@ -124,13 +124,13 @@ PROGRESSIVE = Recipe(
     name="progressive",
     phases=(
         Phase("largest", 180, ("largest",), 2.6 * RATE_BATCH / 2048, axes=ONLY_LARGEST),
-        _grow("kernel", 120, 1, 3e-2, Axes(None, 1, 1, 1), warmup=5),
-        _grow("depth-1", 25, 2, 2.5e-3, Axes(None, 2, 1, 1)),
-        _grow("depth-2", 120, 2, 7.5e-3, Axes(None, None, 1, 1), warmup=5),
-        _grow("expand-1", 25, 4, 2.5e-3, Axes(None, None, 2, 1), groups=0),
-        _grow("expand-2", 120, 4, 7.5e-3, Axes(None, None, None, 1), warmup=5, groups=1),
-        _grow("width-1", 25, 4, 2.5e-3, Axes(None, None, None, 2), groups=2),
-        _grow("width-2", 120, 4, 7.5e-3, EVERYTHING, warmup=5),
+        _grow("kernel", "kernels", 120, 1, 3e-2, Axes(None, 1, 1, 1), warmup=5),
+        _grow("depth-1", "depths", 25, 2, 2.5e-3, Axes(None, 2, 1, 1)),
+        _grow("depth-2", "depths", 120, 2, 7.5e-3, Axes(None, None, 1, 1), warmup=5),
+        _grow("expand-1", "expands", 25, 4, 2.5e-3, Axes(None, None, 2, 1), groups=0),
+        _grow("expand-2", "expands", 120, 4, 7.5e-3, Axes(None, None, None, 1), warmup=5, groups=1),
+        _grow("width-1", "widths", 25, 4, 2.5e-3, Axes(None, None, None, 2), groups=2),
+        _grow("width-2", "widths", 120, 4, 7.5e-3, EVERYTHING, warmup=5),
     ),
     weight_decay=3e-5,
 )
@@ -179,21 +179,16 @@ def get_recipe(name: str) -> Recipe:
 def fitted(recipe: Recipe, space: Space) -> Recipe:
     """The recipe without the phases that open nothing in this space.
 
-    Of consecutive growing phases with the same sub-space the last one stays, so that an axis of two values is opened
-    by the long phase instead of the short one before it; none of them stays where a phase before has it open already.
+    Of two phases for one axis with the same sub-space the later one stays, so that an axis of two values is opened by
+    the long phase instead of the short one before it. What a phase before has open already is not opened again.
     """
     kept: list[Phase] = []
     for phase in recipe.phases:
-        if phase.grows and kept:
-            mine, last = phase.axes.of(space), kept[-1]
-            if last.axes.of(space) == mine:
-                if not last.grows:
-                    continue
-                # No narrower subnet was trained before the phase that goes, so its grouping is the one that counts.
-                groups = phase.sort_groups if last.sort_groups is None else last.sort_groups
-                kept[-1] = replace(phase, sort_groups=groups)
-                continue
-        kept.append(phase)
+        if not phase.grows or not kept or phase.axes.of(space) != kept[-1].axes.of(space):
+            kept.append(phase)
+        elif phase.grows == kept[-1].grows:
+            # No narrower subnet was trained before the phase that goes, so its grouping is the one that counts.
+            kept[-1] = replace(phase, sort_groups=kept[-1].sort_groups)
     return replace(recipe, phases=tuple(kept))
 
 
