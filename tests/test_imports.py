@@ -40,8 +40,10 @@ BOTTOM = len(LAYERS)
 TRAINING_PACKAGES = {"torch", "torchvision", "PIL", "pyarrow", "accelerate"}
 TRAINING_COMMANDS = {"train", "training", "evaluate", "finetune", "supernet"}
 
-# The lazy imports by which a base command reaches training code when it is given images (`export --data`).
+# The lazy imports by which a base command reaches training code: given images (`export --data`), or asked to train
+# (`predictor fit --kind mlp`).
 WITH_IMAGES = {
+    ("ofa_edge.accuracy.family", "ofa_edge.accuracy.mlp_training"),
     ("ofa_edge.cli.exporting", "ofa_edge.accuracy.recalibrate"),
     ("ofa_edge.cli.exporting", "ofa_edge.train.images"),
 }
@@ -252,6 +254,7 @@ def test_torch_is_imported_only_where_training_lives() -> None:
         "ofa_edge.supernet",
         "ofa_edge.train",
         "ofa_edge.accuracy.recalibrate",
+        "ofa_edge.accuracy.mlp_training",
         "ofa_edge.weights.imports",
         "ofa_edge.cli.train",
         "ofa_edge.cli.supernet",

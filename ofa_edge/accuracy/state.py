@@ -29,10 +29,7 @@ class State:
 
     def number(self, name: str) -> float:
         """A finite number. Raises ValueError."""
-        value = self.fields.get(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            raise ValueError(f"field {name!r} is not a number")
-        return float(value)
+        return _number(name, self.fields.get(name))
 
     def count(self, name: str) -> int:
         """A whole number above 0. Raises ValueError."""
@@ -41,10 +38,24 @@ class State:
             raise ValueError(f"field {name!r} is not a whole number above 0")
         return value
 
+    def object(self, name: str) -> Mapping[str, Any]:
+        """A JSON object. Raises ValueError."""
+        value = self.fields.get(name)
+        if not isinstance(value, dict):
+            raise ValueError(f"field {name!r} is not an object")
+        return value
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """One finite number or more. Raises ValueError."""
+        value = self.fields.get(name)
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"field {name!r} is not a list of numbers")
+        return np.array([_number(name, item) for item in value])
+
     def quality(self) -> FitQuality:
         """The field `quality`. Raises ValueError."""
-        value = self.fields.get("quality")
-        if not isinstance(value, dict) or set(value) != {field.name for field in fields(FitQuality)}:
+        value = self.object("quality")
+        if set(value) != {field.name for field in fields(FitQuality)}:
             raise ValueError("field 'quality' has not the parts it must have")
         inner = State(value, {})
         if value["link"] not in LINKS or value["terms"] not in (PLACES, DEPTH_PLACES):
@@ -71,3 +82,9 @@ class State:
             if not np.isfinite(value).all():
                 raise ValueError(f"array {name!r} holds a value that is not finite")
         return self.arrays
+
+
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"field {name!r} is not a number")
+    return float(value)
