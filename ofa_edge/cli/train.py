@@ -248,10 +248,11 @@ def _start(trainer: Trainer, source: str | None, out: Output) -> tuple[str, str]
         origin = imports.LITE0_SOURCE, imports.LITE0_LICENCE
     else:
         given = checkpoint.load(source)
-        if given.space.name != space.name:
-            raise UsageError(
-                f"{source} is a supernet of {given.space.name}, not of {space.name}", hint="give its --space"
-            )
+        if given.arch is not None:
+            raise UsageError(f"{source} holds one subnet, not a supernet", hint="go on with it by `ofa-edge finetune`")
+        if given.space.with_classes(space.classes) != space:
+            other = "of another space of that name" if given.space.name == space.name else f"of {given.space.name}"
+            raise UsageError(f"{source} is a supernet {other}, not of {space.name}", hint="give its --space")
         new_head = trainer.start_from(given.arrays)
         origin = f"checkpoint {given.sha256}; {given.metadata.source}", given.metadata.licence
     if new_head:
@@ -296,5 +297,5 @@ def _ship(
         bank=loss,
     )
     arrays = {name: value.detach().cpu().numpy() for name, value in trainer.network.state_dict().items()}
-    checkpoint.save(path, arrays, bank, metadata)
+    checkpoint.save(path, arrays, bank, metadata, space=trainer.space)
     return path, loss
