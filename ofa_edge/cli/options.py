@@ -77,7 +77,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupt
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the result.")]
 MaybeOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the result.")]
 SpaceName = Annotated[
-    str | None, typer.Option("--space", metavar="SPACE", help="A named space; the checkpoint's where left out.")
+    str | None,
+    typer.Option("--space", metavar="SPACE", help="A named space or a TOML file; the checkpoint's where left out."),
 ]
 Supernet = Annotated[
     str, typer.Option("--supernet", metavar="CKPT", help="A safetensors checkpoint, or 'embedded' for the shipped one.")

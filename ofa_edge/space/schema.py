@@ -45,7 +45,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Head, MobileStem, Preprocess, ResNetStem, Space, Stage
@@ -72,6 +72,16 @@ def _odd(value: int) -> int:
     if value % 2 == 0:
         raise ValueError("a kernel has an odd side")
     return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, (int, float)) else value
+
+
+def _one_or_three(values: list[float]) -> list[float]:
+    if len(values) not in (1, 3):
+        raise ValueError("give one number, or three")
+    return values
 
 
 def _whole_as_int(value: float) -> float:
@@ -151,8 +161,8 @@ class _Head(_Value):
 
 
 class _Preprocess(_Value):
-    mean: float | Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: _Positive | Annotated[list[_Positive], Field(min_length=3, max_length=3)]
+    mean: Annotated[list[float], BeforeValidator(_as_list), AfterValidator(_one_or_three)]
+    std: Annotated[list[_Positive], BeforeValidator(_as_list), AfterValidator(_one_or_three)]
     crop: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -278,8 +288,8 @@ def _stage_dict(stage: Stage) -> dict[str, Any]:
     return found | ({"widths": list(stage.widths)} if stage.widths else {})
 
 
-def _per_channel(value: float | list[float]) -> float | tuple[float, float, float]:
-    return (value[0], value[1], value[2]) if isinstance(value, list) else value
+def _per_channel(values: list[float]) -> float | tuple[float, float, float]:
+    return values[0] if len(values) == 1 else (values[0], values[1], values[2])
 
 
 def _check_expands(space: Space, source: str) -> None:
@@ -307,7 +317,7 @@ def _first(error: ValidationError) -> str:
     for part in mistake["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif part not in ("mobile", "resnet", "float", "list[float]") and "[" not in part:
+        elif part not in ("mobile", "resnet"):  # which of the stems it is
             key += f".{part}" if key else part
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":

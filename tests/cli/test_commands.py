@@ -28,8 +28,10 @@ def run(capsys: Any, *arguments: str) -> tuple[int, Any]:
 def test_one_space_has_the_promised_keys(capsys: Any) -> None:
     code, space = run(capsys, "spaces", "ofa-lite0")
     assert code == 0
-    assert list(space) == ["name", "axes", "resolutions", "subnets", "distinct_blocks", "rows"]
+    assert list(space) == ["name", "axes", "resolutions", "subnets", "all_subnets", "distinct_blocks", "rows"]
     assert space["subnets"] == SPACES["ofa-lite0"].count()
+    assert space["all_subnets"] == space["subnets"] * 5
+    assert (space["axes"]["width"], space["axes"]["stem_depth"]) == ([], [])
     assert space["distinct_blocks"] <= space["rows"]
 
 
@@ -44,6 +46,42 @@ def test_fewer_resolutions_need_fewer_blocks(capsys: Any) -> None:
     _, part = run(capsys, "spaces", "ofa-lite0", "--resolutions", "96,128")
     assert part["resolutions"] == [96, 128]
     assert part["rows"] * 5 == whole["rows"] * 2
+
+
+def test_the_counts_are_exact_however_large(capsys: Any) -> None:
+    _, space = run(capsys, "spaces", "ofa-mbv3-w1.0")
+    assert space["subnets"] == (81 + 729 + 6561) ** 5
+    assert (space["distinct_blocks"], space["rows"]) == (1257, 2400)
+
+
+def test_elastic_widths_are_shown(capsys: Any) -> None:
+    _, space = run(capsys, "spaces", "ofa-resnet50d")
+    assert space["axes"]["width"][:3] == [[24, 32], [40, 48, 64], [168, 208, 256]]
+    assert space["axes"]["stem_depth"] == [0, 1]
+    assert app.main(["spaces", "ofa-resnet50d"]) == 0
+    text = capsys.readouterr().out
+    assert "width of the stem            24 32 | 40 48 64" in text
+    assert "128:224:4" in text
+
+
+def test_a_printed_space_is_the_start_of_ones_own(tmp_path: Path, capsys: Any) -> None:
+    assert app.main(["spaces", "ofa-mbv3-w1.0", "--toml"]) == 0
+    path = tmp_path / "mine.toml"
+    text = capsys.readouterr().out.replace("ofa-mbv3-w1.0", "mine").replace("classes = 1000", "classes = 7")
+    path.write_text(text)
+    code, space = run(capsys, "spaces", str(path))
+    assert (code, space["name"], space["distinct_blocks"]) == (0, "mine", 1257)
+    code, value = run(capsys, "spaces", str(path), "--toml")
+    assert (code, value["name"], value["classes"]) == (0, "mine", 7)
+    path.write_text(text.replace("stride = 2", "stride = 9", 1))
+    code, answer = run(capsys, "spaces", str(path))
+    assert code == 9
+    assert answer["error"]["message"] == f"{path}: stages[0].stride: Input should be less than or equal to 2"
+
+
+def test_toml_needs_one_space(capsys: Any) -> None:
+    code, answer = run(capsys, "spaces", "--toml")
+    assert (code, answer["error"]["kind"]) == (2, "usage")
 
 
 def test_a_resolution_outside_the_space_is_refused(capsys: Any) -> None:
