@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
+from ofa_edge.cli.steps import StepReport
 from ofa_edge.errors import UsageError
 from ofa_edge.search.budget import Budget
 from ofa_edge.space.arch import Space
@@ -138,7 +138,7 @@ def train(
             sync_bn=sync_bn,
             workers=workers,
         )
-        trainer = Trainer(target.with_classes(len(labels)), plan, splits, out_dir, chosen, _Report(out), ranks)
+        trainer = Trainer(target.with_classes(len(labels)), plan, splits, out_dir, chosen, StepReport(out), ranks)
         _say_plan(trainer, plan, out)
         origin = _start(trainer, source, out)
         trainer.origin = origin[0]
@@ -206,30 +206,6 @@ def _say_plan(trainer: Trainer, recipe: schedule.Recipe, out: Output) -> None:
     kept = {phase.name for phase in trainer.recipe.phases}
     if left := [phase.name for phase in recipe.phases if phase.name not in kept]:
         out.say(f"left out, as they open nothing in space {trainer.space.name}: {', '.join(left)}")
-
-
-class _Report:
-    """Shows a phase's epoch every twenty steps: loss, rate, time left in the phase."""
-
-    def __init__(self, out: Output):
-        self._out = out
-        self._losses: list[float] = []
-        self._since = time.monotonic()
-
-    def __call__(self, progress: Any) -> None:
-        self._losses.append(progress.loss)
-        if progress.step % 20 and progress.step != progress.steps:
-            return
-        seconds = time.monotonic() - self._since
-        left = (progress.epochs - progress.epoch) * progress.steps - progress.step
-        rate = len(self._losses) / max(seconds, 1e-9)
-        self._out.say(
-            f"{progress.phase}: epoch {progress.epoch + 1}/{progress.epochs} step {progress.step}/{progress.steps} "
-            f"loss {sum(self._losses) / len(self._losses):.3f}, {rate * progress.batch_size:.0f} images/s, "
-            f"{left / rate / 60:.0f} min left in this phase"
-        )
-        self._losses.clear()
-        self._since = time.monotonic()
 
 
 def _start(trainer: Trainer, source: str | None, out: Output) -> tuple[str, str]:

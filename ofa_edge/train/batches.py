@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Preprocess
 from ofa_edge.train.images import ImageSet, centre_crops
 
@@ -66,6 +67,20 @@ def training_batch(
         ]
     )
     return normalise(pixels, preprocess), torch.from_numpy(images.labels[indices])
+
+
+def steps_of(images: ImageSet, batch_size: int) -> int:
+    """Whole batches in an epoch.
+
+    Raises:
+        UsageError: not even one.
+    """
+    if len(images) < batch_size:
+        raise UsageError(
+            f"{len(images)} training images are fewer than one batch of {batch_size}",
+            hint="give more images, a smaller --heldout or a smaller --batch-size",
+        )
+    return len(images) // batch_size
 
 
 def plain_batches(pixels: np.ndarray, preprocess: Preprocess, batch_size: int = 100) -> Iterator[Tensor]:

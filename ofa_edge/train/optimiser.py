@@ -13,15 +13,18 @@ import torch
 
 from ofa_edge.errors import UsageError
 from ofa_edge.supernet.network import Supernet
+from ofa_edge.supernet.subnet import Subnet
 from ofa_edge.train.schedule import Phase, Recipe
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+GRADIENT_NORM = 10.0  # clips only the rare exploding step of a narrow subnet
+
 _TRAINED = {"all": "", "transforms": ".transform_", "head": "logits."}
 
 
-def new_optimiser(network: Supernet, recipe: Recipe, phase: Phase) -> torch.optim.SGD:
+def new_optimiser(network: Supernet | Subnet, recipe: Recipe, phase: Phase) -> torch.optim.SGD:
     """SGD with Nesterov momentum; no decay on batch norm, biases and kernel transforms (OFA's settings).
 
     What the phase does not train takes no gradient from here on.
@@ -59,6 +62,15 @@ class Precision:
         self.name = ("bf16" if device.type == "cuda" else "fp32") if name == "auto" else name
         self._device = device.type
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
+
+    def step(self, optimiser: torch.optim.Optimizer, trained: list[torch.nn.Parameter], rate: float) -> None:
+        """One step at this learning rate, the gradients clipped."""
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        self.scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_(trained, GRADIENT_NORM)
+        self.scaler.step(optimiser)
+        self.scaler.update()
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""

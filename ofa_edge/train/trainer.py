@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_whole
 from ofa_edge.space.arch import Space
 from ofa_edge.supernet.batchnorm import given_statistics
@@ -34,29 +32,15 @@ from ofa_edge.train.distill import step_loss
 from ofa_edge.train.distributed import Ranks
 from ofa_edge.train.optimiser import Precision, new_optimiser, reuse_memory
 from ofa_edge.train.options import TrainOptions
+from ofa_edge.train.progress import Progress, finite
 from ofa_edge.train.sampling import step_archs
 from ofa_edge.train.schedule import Phase, Recipe
 from ofa_edge.train.state import PhaseResult, Position
 from ofa_edge.train.watch import watch
 from ofa_edge.weights.bank import Bank
 
-GRADIENT_NORM = 10.0  # clips only the rare exploding step of a narrow subnet
-
 BANK_FILE = "bank.safetensors"
 TEACHER_FILE = "teacher.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One step's news, for whoever shows it."""
-
-    phase: str
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    batch_size: int
 
 
 class _Batch(NamedTuple):
@@ -94,7 +78,12 @@ class Trainer:
         self.options, self.report, self.ranks = options, report, ranks or Ranks()
         self.recipe = options.plan(recipe, space)
         self.origin = ""
-        self._check_batch()
+        self._steps = batches.steps_of(splits.train, self.recipe.batch_size)
+        if self.recipe.batch_size % self.ranks.count:
+            raise UsageError(
+                f"a batch of {self.recipe.batch_size} is not divided by {self.ranks.count} ranks",
+                hint="give another --batch-size",
+            )
         self.precision = Precision(options.precision, self.ranks.device)
         self.network = Supernet(space).to(self.ranks.device, memory_format=torch.channels_last)
         for _, norm in self.network.batch_norms():
@@ -103,16 +92,6 @@ class Trainer:
         self.optimiser = self._new_optimiser()
         self._saved_at = time.monotonic()
         reuse_memory()
-
-    def _check_batch(self) -> None:
-        size, ranks = self.recipe.batch_size, self.ranks.count
-        if self._steps() == 0:
-            raise UsageError(
-                f"{len(self.splits.train)} training images are fewer than one batch of {size}",
-                hint="give more images, a smaller --heldout or a smaller --batch-size",
-            )
-        if size % ranks:
-            raise UsageError(f"a batch of {size} is not divided by {ranks} ranks", hint="give another --batch-size")
 
     # -- the run ----------------------------------------------------------------------------------
     def run(self) -> list[PhaseResult]:
@@ -143,7 +122,7 @@ class Trainer:
             self.position.step = 0
 
     def _run_epoch(self, phase: Phase, bank: Bank | None, teacher: Supernet | None) -> None:
-        where, steps, size = self.position, self._steps(), self.recipe.batch_size
+        where, steps, size = self.position, self._steps, self.recipe.batch_size
         order = np.random.default_rng(self._seed(where.epoch, 0)).permutation(len(self.splits.train))
         mine = self.ranks.part(size)
 
@@ -165,14 +144,13 @@ class Trainer:
             loss = self._step(phase, bank, teacher, batch)
             where.seconds += time.monotonic() - start
             where.step += 1
-            self.report(Progress(phase.name, where.epoch, int(phase.epochs), where.step, steps, loss, size))
+            self.report(finite(Progress(phase.name, where.epoch, int(phase.epochs), where.step, steps, loss, size)))
             if time.monotonic() - self._saved_at > self.options.checkpoint_minutes * 60:
                 self.save()
 
     def _step(self, phase: Phase, bank: Bank | None, teacher: Supernet | None, batch: _Batch) -> float:
-        self._set_rate(phase)
         self.optimiser.zero_grad(set_to_none=True)
-        device, scaler = self.ranks.device, self.precision.scaler
+        device = self.ranks.device
         x, labels = batch.images.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
         taught = self._logits(teacher, x, batch) if teacher else None
         total = torch.zeros((), device=device)
@@ -185,15 +163,12 @@ class Trainer:
             loss = step_loss(phase, logits, labels, taught, self.recipe.label_smoothing)
             if taught is None and phase.distill == "in-place":
                 taught = logits.detach()
-            scaler.scale(loss).backward()
+            self.precision.scaler.scale(loss).backward()
             total += loss.detach()
         trained = [p for group in self.optimiser.param_groups for p in group["params"] if p.grad is not None]
         self.ranks.average([*(p.grad for p in trained), total])
-        scaler.unscale_(self.optimiser)
-        torch.nn.utils.clip_grad_norm_(trained, GRADIENT_NORM)
-        scaler.step(self.optimiser)
-        scaler.update()
-        return self._finite(total.item() / len(archs), phase)
+        self.precision.step(self.optimiser, trained, self._rate(phase))
+        return total.item() / len(archs)
 
     @torch.no_grad()
     def _logits(self, teacher: Supernet, x: Tensor, batch: _Batch) -> Tensor:
@@ -202,21 +177,10 @@ class Trainer:
             logits: Tensor = teacher(x, self.space.largest(batch.resolution))
         return logits.float()
 
-    def _set_rate(self, phase: Phase) -> None:
-        steps = self._steps()
+    def _rate(self, phase: Phase) -> float:
+        steps = self._steps
         step, all_steps = self.position.epoch * steps + self.position.step, int(phase.epochs) * steps
-        rate = schedule.learning_rate(phase, step, all_steps, self.recipe.batch_size)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-
-    def _finite(self, loss: float, phase: Phase) -> float:
-        if not math.isfinite(loss):
-            raise OfaEdgeError(
-                f"training diverged: the loss is {loss} in phase {phase.name}, epoch {self.position.epoch + 1}, "
-                f"step {self.position.step + 1}",
-                hint="start another run with a smaller --rate-scale",
-            )
-        return loss
+        return schedule.learning_rate(phase, step, all_steps, self.recipe.batch_size)
 
     # -- what a phase holds -----------------------------------------------------------------------
     def _bank(self) -> Bank:
@@ -328,9 +292,6 @@ class Trainer:
 
     def _begins(self) -> bool:
         return not (self.position.epoch or self.position.step)
-
-    def _steps(self) -> int:
-        return len(self.splits.train) // self.recipe.batch_size
 
     def _seed(self, *where: int) -> list[int]:
         return [self.options.seed, self.position.phase, *where]

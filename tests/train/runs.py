@@ -10,8 +10,9 @@ import torch
 from ofa_edge.space.arch import Space
 from ofa_edge.train.images import Splits
 from ofa_edge.train.options import TrainOptions
+from ofa_edge.train.progress import Progress
 from ofa_edge.train.schedule import Phase, Recipe
-from ofa_edge.train.trainer import Progress, Trainer
+from ofa_edge.train.trainer import Trainer
 from tests.train.tiny import TINY, splits
 
 RECIPE = Recipe(

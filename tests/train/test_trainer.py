@@ -18,9 +18,10 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.supernet.batchnorm import recalibrate
 from ofa_edge.train import batches
 from ofa_edge.train.options import TrainOptions
+from ofa_edge.train.progress import Progress
 from ofa_edge.train.schedule import Phase, Recipe, learning_rate
 from ofa_edge.train.state import STATE_FILE
-from ofa_edge.train.trainer import BANK_FILE, Progress, Trainer
+from ofa_edge.train.trainer import BANK_FILE, Trainer
 from ofa_edge.train.watch import top1
 from ofa_edge.weights.bank import Bank
 from tests.train import runs

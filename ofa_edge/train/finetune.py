@@ -1,0 +1,95 @@
+"""One subnet trained alone, from the weights it has in the supernet (Once-for-All's "#25" and "#75").
+
+In: a Subnet with weights, training images. Out: the same Subnet, trained at its own resolution, its batch norms'
+running statistics those of training images. Rule kept: it is judged before and after in the same way, with statistics
+of the same images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ofa_edge.supernet.subnet import Subnet
+from ofa_edge.train import batches, images, schedule
+from ofa_edge.train.distill import label_loss
+from ofa_edge.train.optimiser import Precision, new_optimiser, reuse_memory
+from ofa_edge.train.progress import Progress, finite
+from ofa_edge.train.schedule import Phase, Recipe
+
+# As Once-for-All recalibrates.
+RECALIBRATION_IMAGES = 2000
+
+# The rate of the last, long phase of progressive shrinking; no warm-up, as its momentum starts from nothing.
+LEARNING_RATE = 7.5e-3
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneOptions:
+    """`learning_rate` is per 64 images of a batch; `workers` threads make batches."""
+
+    epochs: int
+    learning_rate: float = LEARNING_RATE
+    batch_size: int = 64
+    precision: str = "fp32"
+    seed: int = 0
+    workers: int = 1
+
+    @property
+    def recipe(self) -> Recipe:
+        phase = Phase("finetune", self.epochs, ("largest",), self.learning_rate)
+        return Recipe("finetune", (phase,), self.batch_size, weight_decay=3e-5)
+
+
+def finetune(
+    subnet: Subnet, source: images.ImageSet, options: FinetuneOptions, report: Callable[[Progress], None]
+) -> float:
+    """Train the subnet; returns the seconds of its steps.
+
+    Raises:
+        UsageError: there are fewer images than one batch takes.
+        OfaEdgeError: a loss is not finite.
+    """
+    reuse_memory()
+    recipe, steps = options.recipe, batches.steps_of(source, options.batch_size)
+    (phase,) = recipe.phases
+    precision = Precision(options.precision, torch.device("cpu"))
+    optimiser = new_optimiser(subnet, recipe, phase)
+    subnet.to(memory_format=torch.channels_last).train()
+    seconds = 0.0
+    for epoch in range(options.epochs):
+        order = np.random.default_rng([options.seed, epoch, 0]).permutation(len(source))
+
+        def make(step: int, epoch: int = epoch, order: np.ndarray = order) -> tuple[torch.Tensor, torch.Tensor]:
+            chosen = order[step * options.batch_size : (step + 1) * options.batch_size]
+            seed = (options.seed, epoch, 1, step)
+            return batches.training_batch(source, chosen, subnet.arch.resolution, subnet.space.preprocess, seed)
+
+        for step, (x, labels) in enumerate(batches.prefetched(make, range(steps), options.workers)):
+            start = time.monotonic()
+            rate = schedule.learning_rate(phase, epoch * steps + step, options.epochs * steps, options.batch_size)
+            optimiser.zero_grad(set_to_none=True)
+            with precision.autocast():
+                logits = subnet(x)
+            loss = label_loss(logits.float(), labels, recipe.label_smoothing)
+            precision.scaler.scale(loss).backward()
+            precision.step(optimiser, list(subnet.parameters()), rate)
+            seconds += time.monotonic() - start
+            news = Progress(phase.name, epoch, options.epochs, step + 1, steps, loss.item(), options.batch_size)
+            report(finite(news))
+    return seconds
+
+
+def judge(subnet: Subnet, source: images.ImageSet, judged: images.ImageSet, seed: int) -> float:
+    """Top-1 (0..1) on `judged` images, with the statistics of 2,000 shuffled `source` images, which it keeps."""
+    preprocess, resolution = subnet.space.preprocess, subnet.arch.resolution
+    subnet.recalibrate(batches.calibration_batches(source, RECALIBRATION_IMAGES, resolution, preprocess, seed))
+    subnet.eval()
+    views = images.centre_crops(judged, resolution, preprocess)
+    with torch.no_grad():
+        guesses = torch.cat([subnet(x).argmax(dim=1) for x in batches.plain_batches(views, preprocess)])
+    return float((guesses.numpy() == judged.labels).mean())
