@@ -11,9 +11,12 @@ import importlib.util
 import sys
 import types
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
-import torch  # noqa: F401  (before the stand-ins: torch looks for source files of all modules it finds)
+import torch  # before the stand-ins: torch looks for source files of all modules it finds
+from torch import nn
 
 _STAND_INS = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.datasets")
 
@@ -40,3 +43,61 @@ def module(name: str) -> types.ModuleType:
             del sys.modules[stand_in]
             if found is not None:
                 sys.modules[stand_in] = found
+
+
+# -- supernets ------------------------------------------------------------------------------------
+_MOBILE = {"dropout_rate": 0, "ks_list": [3, 5, 7], "expand_ratio_list": [3, 4, 6], "depth_list": [2, 3, 4]}
+_RESNET = {"dropout_rate": 0, "depth_list": [0, 1, 2], "expand_ratio_list": [0.2, 0.25, 0.35]}
+
+
+def mobilenet_v3(width: float, classes: int = 1000) -> nn.Module:
+    return _networks().OFAMobileNetV3(n_classes=classes, width_mult=width, **_copied(_MOBILE))
+
+
+def proxyless(width: float, classes: int = 1000) -> nn.Module:
+    return _networks().OFAProxylessNASNets(n_classes=classes, width_mult=width, **_copied(_MOBILE))
+
+
+def resnet_d(multipliers: Sequence[float], classes: int = 1000) -> nn.Module:
+    return _networks().OFAResNets(n_classes=classes, width_mult_list=list(multipliers), **_copied(_RESNET))
+
+
+# The reference implementation's supernets, by the names of our spaces.
+SUPERNETS: dict[str, Callable[[], nn.Module]] = {
+    "ofa-mbv3-w1.0": lambda: mobilenet_v3(1.0),
+    "ofa-mbv3-w1.2": lambda: mobilenet_v3(1.2),
+    "ofa-proxyless-w1.3": lambda: proxyless(1.3),
+    "ofa-resnet50d": lambda: resnet_d((0.65, 0.8, 1.0)),
+}
+
+
+def _networks() -> types.ModuleType:
+    return module("imagenet_classification.elastic_nn.networks")
+
+
+def _copied(settings: dict[str, Any]) -> dict[str, Any]:
+    """Its constructors sort the lists they are given in place."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+@torch.no_grad()
+def randomise(network: nn.Module, seed: int) -> None:
+    """Weights, kernel transforms, batch norms and their running statistics all away from where they start."""
+    torch.manual_seed(seed)
+    for name, value in [*network.named_parameters(), *network.named_buffers()]:
+        if name.endswith("_matrix"):
+            value.copy_(torch.eye(len(value)) + 0.05 * torch.randn_like(value))
+        elif name.endswith("running_var") or (value.ndim == 1 and name.endswith("bn.weight")):
+            value.uniform_(0.5, 1.5)
+        elif value.ndim == 1:
+            value.normal_(0, 0.2)
+        elif value.ndim > 1:
+            value.normal_(0, (2 / value[0].numel()) ** 0.5)
+
+
+def logits(network: nn.Module, drawn: dict[str, Any], images: torch.Tensor) -> torch.Tensor:
+    """What its subnet gives in eval mode; `drawn` as `sample_active_subnet` returns it."""
+    network.eval()
+    network.set_active_subnet(**drawn)
+    with torch.no_grad():
+        return network(images)

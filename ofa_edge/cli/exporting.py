@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,11 @@ from ofa_edge.cli.output import Output, fields, size
 from ofa_edge.errors import OfaEdgeError, UsageError
 from ofa_edge.files import write_whole
 from ofa_edge.space import codecs
+from ofa_edge.space.arch import Arch
+from ofa_edge.weights.bank import Statistics
+
+if TYPE_CHECKING:
+    from ofa_edge.cli.inputs import Weights
 
 
 def export(
@@ -26,6 +31,14 @@ def export(
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="PATH", help="Recalibrate batch norm on these images, instead of the bank."),
+    ] = None,
+    bn: Annotated[
+        str | None,
+        typer.Option(
+            "--bn",
+            metavar="KIND",
+            help="Batch-norm statistics: bank, running (as the weights came with) or recalibrated (on --data).",
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -44,19 +57,8 @@ def export(
     archs = codecs.read_archs(weights.space, arch)
     if len(archs) != 1:
         raise UsageError(f"export writes one subnet, {arch} holds {len(archs)}", hint="give one arch a file")
-    one, statistics = archs[0], None
-    if weights.checkpoint is None:
-        if data is not None:
-            raise UsageError("random weights have no batch norm to recalibrate", hint="leave --data out")
-        bn = "none (random weights)"
-    elif data is None:
-        bn = "bank"
-    else:
-        from ofa_edge.accuracy.recalibrate import Recalibrator
-        from ofa_edge.train import images
-
-        splits = images.split_training(images.load_images(data, "train"), 1000)
-        statistics, bn = Recalibrator(weights.checkpoint, splits.train)(one), "recalibrated"
+    one = archs[0]
+    statistics, kind = _statistics(weights, one, bn, data)
     graph = build.network(weights.space.layers(one), weights.arrays(one, statistics))
     content = onnx.to_bytes(graph)
     golden = reference.golden_inputs(graph, 2, seed=0)
@@ -70,9 +72,36 @@ def export(
         "parity": {"max_abs": parity.max_abs, "rel": parity.rel},
         "ops": check.operators(content),
         "partitions": 1,
-        "bn": bn,
+        "bn": kind,
     }
     out.result(value, lambda: _describe(value))
+
+
+def _statistics(weights: Weights, arch: Arch, bn: str | None, data: Path | None) -> tuple[Statistics | None, str]:
+    """The subnet's batch-norm statistics, and in a word what they are; None for random weights.
+
+    Raises:
+        UsageError: --bn and --data contradict each other or the weights.
+        BadFile: the checkpoint has no such statistics.
+    """
+    if weights.checkpoint is None:
+        if data is not None or bn is not None:
+            raise UsageError("random weights have no batch norm", hint="leave --data and --bn out")
+        return None, "none (random weights)"
+    bn = bn or ("recalibrated" if data else "bank" if weights.checkpoint.arch is None else "running")
+    if bn not in ("bank", "running", "recalibrated"):
+        raise UsageError(f"there is no --bn {bn}", hint="use bank, running or recalibrated")
+    if (bn == "recalibrated") != (data is not None):
+        raise UsageError(
+            f"--bn {bn} {'takes no' if data else 'needs'} images", hint="--data PATH goes with --bn recalibrated"
+        )
+    if data is None:
+        return weights.checkpoint.statistics_of(arch, bn), bn
+    from ofa_edge.accuracy.recalibrate import Recalibrator
+    from ofa_edge.train import images
+
+    splits = images.split_training(images.load_images(data, "train"), 1000)
+    return Recalibrator(weights.checkpoint, splits.train)(arch), bn
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,10 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
+from ofa_edge.space import codecs
+from ofa_edge.space.spaces import OFA_LITE0, SPACES, definition, get_space
+from ofa_edge.weights.bank import Statistics
 
 supernet = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Show a checkpoint, or import published weights."
@@ -39,48 +43,65 @@ def info(
             "licence": metadata.licence,
             "source": metadata.source,
             "bn_bank": bank,
+            "running_statistics": None if found.running is None else {"batch_norms": len(found.running)},
+            "definition": None if found.space.name in SPACES else definition(found.space),
+            "arch": None if found.arch is None else codecs.encode(found.space, found.arch),
         }
     )
 
 
 @supernet.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="EfficientNet-Lite0's torch state dict.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A torch state dict, as its authors published it.")],
     out: options.Out,
-    space: Annotated[str, typer.Option("--space", metavar="SPACE")] = "ofa-lite0",
+    space: Annotated[str, typer.Option("--space", metavar="SPACE", help="What FILE is a supernet of.")] = "ofa-lite0",
     as_json: options.Json = False,
 ) -> None:
-    """Read published weights into a checkpoint to train from (no BN bank: subnets need training first).
+    """Read published weights into a checkpoint: Once-for-All's supernets, or EfficientNet-Lite0 to train from.
 
-    Its channels are sorted as `train` sorts them, so training from it is training from the file.
+    Once-for-All's come with running statistics, so their subnets can be exported (`--bn running`). Lite0's network is
+    the largest subnet alone; its channels are sorted as `train` sorts them, so training from it is training from FILE.
     """
-    import torch
-
-    from ofa_edge.errors import UsageError
-    from ofa_edge.space.spaces import OFA_LITE0, get_space
-    from ofa_edge.supernet.network import Supernet
     from ofa_edge.weights import checkpoint as checkpoints
     from ofa_edge.weights import imports
+    from ofa_edge.weights.from_ofa import from_ofa
 
-    target = get_space(space)
-    if target != OFA_LITE0:
-        raise UsageError(f"weights for {space} cannot be imported yet", hint="use --space ofa-lite0")
-    given = imports.from_lite0(imports.read_torch_file(file), target, imports.IMAGENETTE_ROWS)
-    given |= imports.identity_transforms(target)
-    network = Supernet(target)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in given.items()})
-    network.sort_channels()
-    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    target, state = get_space(space), imports.read_torch_file(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    published = digest == imports.LITE0_SHA256
+    if target == OFA_LITE0:
+        labels, arrays, running = _lite0(state)
+    else:
+        published = from_ofa(state, target)
+        target, arrays, running = published.space, published.arrays, published.running
+        labels = tuple(f"class {index}" for index in range(target.classes))
+    published_lite0 = digest == imports.LITE0_SHA256
     metadata = checkpoints.Metadata(
-        space=space,
-        labels=tuple(f"imagenet {row}" for row in imports.IMAGENETTE_ROWS),
-        source=imports.LITE0_SOURCE if published else f"{file.name}, sha256 {digest}",
-        licence=imports.LITE0_LICENCE if published else "unknown: ask whoever made the file",
+        space=target.name,
+        labels=labels,
+        source=imports.LITE0_SOURCE if published_lite0 else f"{file.name}, sha256 {digest}, which is not a known file",
+        licence=imports.LITE0_LICENCE if published_lite0 else "unknown: ask whoever made the file",
         recipe={},
         data={},
         bank={},
     )
-    sha256 = checkpoints.save(out, arrays, None, metadata)
-    Output(as_json).result({"space": space, "sha256": sha256, "tensors": len(arrays)})
+    sha256 = checkpoints.save(
+        out, arrays, None, metadata, space=target, running=running or None, single_precision=bool(running)
+    )
+    Output(as_json).result(
+        {"space": target.name, "sha256": sha256, "tensors": len(arrays), "batch_norms": len(running)}
+    )
+
+
+def _lite0(state: dict[str, np.ndarray]) -> tuple[tuple[str, ...], dict[str, np.ndarray], Statistics]:
+    """Labels and sorted arrays of EfficientNet-Lite0's weights; the statistics of one subnet are not kept."""
+    import torch
+
+    from ofa_edge.supernet.network import Supernet
+    from ofa_edge.weights import imports
+
+    given = imports.from_lite0(state, OFA_LITE0, imports.IMAGENETTE_ROWS) | imports.identity_transforms(OFA_LITE0)
+    network = Supernet(OFA_LITE0)
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in given.items()})
+    network.sort_channels()
+    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
+    return tuple(f"imagenet {row}" for row in imports.IMAGENETTE_ROWS), arrays, {}

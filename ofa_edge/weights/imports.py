@@ -2,6 +2,10 @@
 
 In: a torch file (read with weights_only, never unpickled). Out: numpy arrays named as a checkpoint's. Rules
 kept: every tensor is accounted for by name and shape; what is missing or extra is named.
+
+Another source is one more function like `from_lite0`, or `from_ofa` of from_ofa.py: a map from its tensors' names to
+ours (`layout.supernet_shapes` lists them), a check of both ways, `identity_transforms` where it has no kernel
+transforms, and the statistics of its batch norms where they are worth keeping. `supernet import` calls it by the space.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ def lite0_package_file() -> Path:
 
 
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of a torch state dict, as float32 arrays.
+    """Tensors of a torch state dict, as float32 arrays; of a training state, those under its `state_dict`.
 
     Raises:
         UsageError: the file cannot be opened.
@@ -59,6 +63,8 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
         raise BadFile(
             f"{path} is not a torch file of plain tensors: {str(error)[:300]}", hint="save a state_dict()"
         ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):

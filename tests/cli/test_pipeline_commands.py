@@ -334,7 +334,9 @@ def test_status_and_releases_of_a_device_without_any(run: Run) -> None:
 def test_the_shipped_supernet_says_what_it_is(run: Run) -> None:
     code, value = run("supernet info")
     assert code == 0
-    assert list(value) == ["space", "sha256", "labels", "data", "recipe", "licence", "source", "bn_bank"]
+    keys = ["space", "sha256", "labels", "data", "recipe", "licence", "source", "bn_bank"]
+    assert list(value) == [*keys, "running_statistics", "definition", "arch"]
+    assert value["running_statistics"] is value["arch"] is value["definition"] is None
     assert value["space"] == "ofa-lite0"
 
 

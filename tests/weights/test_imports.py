@@ -123,7 +123,7 @@ def test_a_file_with_an_object_is_refused_and_the_object_never_made(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "value",
-    [torch.zeros(3), [torch.zeros(3)], {"state_dict": {"a": torch.zeros(3)}}, {"epoch": 3}, {0: torch.zeros(3)}],
+    [torch.zeros(3), [torch.zeros(3)], {"state_dict": {"a": 3}}, {"epoch": 3}, {0: torch.zeros(3)}],
 )
 def test_anything_but_named_tensors_is_refused(tmp_path: Path, value: object) -> None:
     torch.save(value, tmp_path / "weights.pth")
