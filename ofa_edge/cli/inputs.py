@@ -60,7 +60,7 @@ def weights(supernet: str, random_weights: int | None, space: str | None) -> Wei
     if random_weights is not None:
         return Weights(get_space(space or OFA_LITE0.name), None, random_weights)
     checkpoint = checkpoints.load(supernet)
-    if space not in (None, checkpoint.space.name):
+    if space is not None and get_space(space).with_classes(checkpoint.space.classes) != checkpoint.space:
         raise UsageError(
             f"checkpoint {supernet} is of space {checkpoint.space.name}, not of {space}",
             hint="leave --space out, or name another --supernet",

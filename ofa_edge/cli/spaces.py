@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -98,7 +99,7 @@ def _values(values: Sequence[float]) -> str:
 
 def _range(values: Sequence[int]) -> str:
     """Many evenly spaced values as the range that --resolutions takes."""
-    steps = {b - a for a, b in zip(values, values[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(values)}
     if len(values) > 6 and len(steps) == 1:
         return f"{values[0]}:{values[-1]}:{steps.pop()}"
     return _values(values)

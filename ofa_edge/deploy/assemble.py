@@ -20,7 +20,7 @@ from ofa_edge.latency.conditions import Conditions, RunsOn
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.search.selection import Selection
-from ofa_edge.space.spaces import get_space
+from ofa_edge.space.spaces import OFA_LITE0, SPACES
 from ofa_edge.weights.checkpoint import Checkpoint
 
 # Fresh processes of a trial: the median of five bears two bad ones.
@@ -94,7 +94,8 @@ def measurer(device: workload.Device, bundle: Bundle, latency: LatencyModel | No
         latency: the model the promise was made with. A process whose anchor is off the reference in its table is a
             disturbed one; without a model nothing says what the anchor should take.
     """
-    space = get_space(bundle.manifest.space)
+    # Without a model the anchor only says how evenly the device works, and any network will do.
+    space = latency.space if latency else SPACES.get(bundle.manifest.space, OFA_LITE0)
     anchor = workload.network_source(space, latency.anchor if latency else plan.middle(space, space.resolutions))
 
     def measure(manifest: Manifest) -> Timing | wire.Failed:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from device_agents import wire
-from ofa_edge import __version__, journal
+from ofa_edge import __version__, journal, strict_json
 from ofa_edge.errors import UsageError
 from ofa_edge.latency import workload
 from ofa_edge.latency.conditions import Header, PlanSettings, Provenance, RunsOn, conditions, require_match
@@ -30,6 +30,7 @@ from ofa_edge.latency.workload import Device, Model
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import encode
+from ofa_edge.space.spaces import own_definition
 
 # Where more blocks than this share were disturbed the machine is busy, and measuring them again changes nothing.
 _BUSY_SHARE = 0.3
@@ -312,16 +313,23 @@ def _header(facts: wire.Facts, task: Task) -> Header:
         conditions=conditions(facts, task.runs_on),
         provenance=provenance,
         space=task.space.name,
+        definition=own_definition(task.space),
         resolutions=sorted(set(task.resolutions)),
         plan=task.settings,
     )
+
+
+def _space(header: Header) -> str:
+    """Its name; of a space of one's own with a mark that tells it from others of that name."""
+    own = header.definition
+    return header.space if own is None else f"{header.space} (definition {strict_json.sha256(own)[:8]})"
 
 
 def _require_same(old: Header, new: Header, path: Path) -> None:
     """Raises where a campaign would go on under other conditions or with another plan."""
     require_match(old.conditions, new.conditions, names=(str(path), "this device"))
     pairs = {
-        "space": (old.space, new.space),
+        "space": (_space(old), _space(new)),
         "resolutions": (old.resolutions, new.resolutions),
         **{key: (getattr(old.plan, key), getattr(new.plan, key)) for key in PlanSettings.model_fields},
     }

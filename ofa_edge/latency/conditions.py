@@ -78,11 +78,13 @@ class Header(_Value):
     conditions: Conditions
     provenance: Provenance
     space: _Text
+    definition: dict[str, Any] | None = None  # of a space of one's own
     resolutions: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(min_length=1)]
     plan: PlanSettings
 
     def as_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        value = self.model_dump(mode="json")
+        return value if self.definition is not None else {key: v for key, v in value.items() if key != "definition"}
 
 
 class Mismatch(NamedTuple):

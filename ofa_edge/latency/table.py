@@ -34,7 +34,7 @@ from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import Conditions, Header, mismatches
 from ofa_edge.latency.stats import Sentinel
 from ofa_edge.space.block import Block
-from ofa_edge.space.spaces import get_space
+from ofa_edge.space.spaces import named
 
 RECORDS = ("session", "block", "predicted", "failed", "network", "sentinel", "fit")
 FORMAT = journal.Format("latency-table", (1, 0), frozenset(RECORDS))
@@ -157,9 +157,9 @@ class LatencyTable:
 
     def _missing(self) -> list[Problem]:
         try:
-            space = get_space(self.header.space)
+            space = named(self.header.space, self.header.definition, self.path)
             planned = {block.key for block in space.distinct_blocks(self.header.resolutions)}
-        except UsageError as error:
+        except (UsageError, BadFile) as error:
             return [Problem("space", error.message)]
         missing = planned - set(self.blocks.index) - set(self.predicted.index) - set(self.failed.index)
         if not missing:

@@ -23,10 +23,10 @@ from ofa_edge.search.budget import Budget
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import Cost
-from ofa_edge.space.spaces import get_space
+from ofa_edge.space.spaces import named, own_definition
 
 SCHEMA = "selection"
-VERSION = (1, 0)
+VERSION = (1, 1)  # 1.1: the definition of a space of one's own
 STRATEGIES = ("exact", "table")
 MAX_FILE_BYTES = 1 << 20
 
@@ -68,10 +68,12 @@ class Selection:
 
     def as_json(self) -> dict[str, Any]:
         """The file's content."""
+        own = own_definition(self.space)
         return {
             "schema": SCHEMA,
             "version": f"{VERSION[0]}.{VERSION[1]}",
             "space": self.space.name,
+            **({} if own is None else {"definition": own}),
             "arch": codecs.encode(self.space, self.arch),
             "predicted": predicted_json(self.top1, self.latency_ms, self.cost),
             "budget": self.budget.as_json(),
@@ -119,7 +121,7 @@ class Selection:
             if len(data) > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
             return _parse(strict_json.loads(data), space)
-        except (ValueError, UsageError) as error:
+        except (ValueError, UsageError, BadFile) as error:
             raise BadFile(
                 f"{name} is not a selection of this version: {error}", hint="make one with `ofa-edge select --out FILE`"
             ) from error
@@ -159,14 +161,15 @@ _BUDGET: dict[str, type] = {"latency_ms": float, "memory_bytes": int, "size_byte
 
 
 def _parse(value: Any, space: Space | None) -> Selection:
-    """Raises ValueError or UsageError, naming the field."""
+    """Raises ValueError, UsageError or BadFile, naming the field."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ValueError("it does not say that it is one")
     major, _, minor = str(value.get("version")).partition(".")
     if major != str(VERSION[0]) or not minor.isdecimal():
         raise ValueError(f"its version is {str(value.get('version'))[:20]!r}, this ofa-edge reads {VERSION[0]}.x")
-    fields = _object(value, _FIELDS, "", strict=int(minor) <= VERSION[1])
-    space = space or get_space(fields["space"])
+    own = {"definition": dict} if "definition" in value else {}
+    fields = _object(value, _FIELDS | own, "", strict=int(minor) <= VERSION[1])
+    space = space or named(fields["space"], fields.get("definition"), "it")
     if space.name != fields["space"]:
         raise ValueError(f"it is of space {fields['space']}, not of {space.name}")
     predicted = _object(fields["predicted"], {"top1": dict, "latency_ms": dict, **_COUNTS}, "predicted.")

@@ -153,6 +153,28 @@ def from_definition(value: Mapping[str, Any], source: str = "the definition of t
     return _own(schema.as_space(value, source), source)
 
 
+def own_definition(space: Space) -> dict[str, Any] | None:
+    """What a file must hold of a space beside its name, for `named` to find it: nothing where the name says it all."""
+    return None if SPACES.get(space.name) == space else definition(space)
+
+
+def named(name: str, own: Mapping[str, Any] | None, source: str) -> Space:
+    """The space that a file names: a built-in one, or the one whose definition (`own`) stands beside the name.
+
+    Raises:
+        UsageError: there is no such built-in space, and no definition.
+        BadFile: the definition is none, or of a space with another name.
+    """
+    if own is None:
+        if name in SPACES:
+            return SPACES[name]
+        raise UsageError(f"there is no space {name!r}", hint=f"use one of: {', '.join(SPACES)}")
+    space = from_definition(own, source)
+    if space.name != name:
+        raise BadFile(f"{source} is of space {name!r} and defines {space.name!r}", hint="write it again")
+    return space
+
+
 def _own(space: Space, source: str) -> Space:
     builtin = SPACES.get(space.name)
     if builtin is not None and space.with_classes(builtin.classes) != builtin:
