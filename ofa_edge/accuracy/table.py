@@ -34,6 +34,9 @@ from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import get_space
 
 FORMAT = journal.Format("accuracy-table", (1, 0), frozenset({"subnet", "failed"}))
+
+# What an imported table says of the checkpoint and the batch-norm statistics it was measured with.
+UNKNOWN = "unknown"
 COLUMNS = ("arch", "resolution", "correct", "n", "top1", "low", "high")
 
 _Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -65,7 +68,7 @@ class AccuracyHeader(BaseModel):
 
     Attributes:
         space: name of the Space.
-        checkpoint: hex sha256 of the supernet's file.
+        checkpoint: hex sha256 of the supernet's file; 'unknown' in an imported table.
         data: the images in words: set, split, how many, what was left out.
         bn: where the batch-norm statistics came from.
         preprocess: how images became inputs.
@@ -75,9 +78,9 @@ class AccuracyHeader(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     space: _Text
-    checkpoint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    checkpoint: Annotated[str, Field(pattern="^([0-9a-f]{64}|unknown)$")]
     data: _Text
-    bn: Literal["bank", "recalibrated", "running"]
+    bn: Literal["bank", "recalibrated", "running", "unknown"]
     preprocess: PreprocessFields
     seed: Annotated[int, Field(ge=0)]
 

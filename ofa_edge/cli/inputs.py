@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ofa_edge import settings, shipped
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
-from ofa_edge.accuracy.table import AccuracyTable
+from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, require_match
@@ -249,8 +249,6 @@ class Models:
     @property
     def inputs(self) -> dict[str, str]:
         """Hex sha256 of what a selection from these comes from, by role."""
-        return {
-            "latency-table": self.latency_table.sha256,
-            "accuracy-table": self.accuracy_table.sha256,
-            "supernet": self.accuracy_table.header.checkpoint,
-        }
+        found = {"latency-table": self.latency_table.sha256, "accuracy-table": self.accuracy_table.sha256}
+        checkpoint = self.accuracy_table.header.checkpoint
+        return found if checkpoint == UNKNOWN else {**found, "supernet": checkpoint}
