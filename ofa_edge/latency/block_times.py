@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.space.block import Block
+from ofa_edge.space.block import Block, make_divisible
 from ofa_edge.space.cost import block_macs, block_weight_bytes
 
 # Interpolating in the area between sizes 16 px apart costs 2-4 % (the study in docs/); outside them about twice that.
@@ -138,7 +138,18 @@ def features(block: Block) -> np.ndarray:
         slot = min(range(len(_KERNELS)), key=lambda i: abs(_KERNELS[i] - block.kernel))
         depthwise[slot] = float(area_out * mid * block.kernel**2)
         moved += float((1 + expands) * mid * area_in + 2 * mid * area_out)
-    elif block.type != "AvgPool2D":
+        if block.se:  # the map is read for its mean, read again for the gates, and written
+            pointwise += float(2 * mid * make_divisible(mid / 4))
+            moved += float(3 * mid * area_out)
+    elif block.type == "bottleneck":
+        mid = block.mid_channels
+        pointwise = float(block.in_channels * mid * area_in + mid * block.out_channels * area_out)
+        other = float(mid * mid * block.kernel**2 * area_out)
+        moved += float(2 * mid * (area_in + area_out) + 3 * block.out_channels * area_out)
+        if not block.skip:
+            pointwise += float(block.in_channels * block.out_channels * area_out)
+            moved += float(block.in_channels * (area_in + area_out))
+    elif block.type not in ("AvgPool2D", "MaxPool2D"):
         macs = float(area_out * block.in_channels * block.out_channels * block.kernel**2)
         pointwise, other = (macs, 0.0) if block.kernel == 1 else (0.0, macs)
     rest = np.array([pointwise, *depthwise, other, moved, float(block_weight_bytes(block))]) / 1e6

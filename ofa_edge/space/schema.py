@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -207,7 +207,9 @@ def read_toml(path: Path) -> Space:
         content = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} is not TOML: {error}", hint=_HINT) from error
-    return as_space(content, str(path))
+    space = as_space(content, str(path))
+    _check_expands(space, str(path))
+    return space
 
 
 def as_space(value: Mapping[str, Any], source: str) -> Space:
@@ -221,7 +223,7 @@ def as_space(value: Mapping[str, Any], source: str) -> Space:
     except ValidationError as error:
         raise BadFile(f"{source}: {_first(error)}", hint=_HINT) from error
     block = "bottleneck" if isinstance(found.stem, _ResNet) else "expanded_conv"
-    space = Space(
+    return Space(
         found.name,
         tuple(found.resolutions),
         found.stem.value(),
@@ -231,8 +233,6 @@ def as_space(value: Mapping[str, Any], source: str) -> Space:
         Preprocess(_per_channel(found.preprocess.mean), _per_channel(found.preprocess.std), found.preprocess.crop),
         found.bn_eps,
     )
-    _check_expands(space, source)
-    return space
 
 
 def as_dict(space: Space) -> dict[str, Any]:
@@ -293,21 +293,19 @@ def _per_channel(values: list[float]) -> float | tuple[float, float, float]:
 
 
 def _check_expands(space: Space, source: str) -> None:
-    """Refuse two expand ratios that round to one width: equal subnets would be different archs."""
-    before: Sequence[int] = space.stem.out_channels
+    """Refuse expand ratios that round to one width even where channels are most: one of them was meant otherwise."""
+    before = max(space.stem.out_channels)
     for s, stage in enumerate(space.stages):
-        for in_channels in (*before, *stage.width_choices):
-            for width in stage.width_choices:
-                mids: dict[Hashable, float] = {}
-                for expand in stage.expands:
-                    mid = stage.mid_channels(in_channels, width, expand)
-                    if mid in mids:
-                        raise BadFile(
-                            f"{source}: stages[{s}].expands: {mids[mid]} and {expand} both give {mid} channels",
-                            hint="leave one of them out, or take more channels",
-                        )
-                    mids[mid] = expand
-        before = stage.width_choices
+        mids: dict[int, float] = {}
+        for expand in stage.expands:
+            mid = stage.mid_channels(before, stage.out_channels, expand)
+            if mid in mids:
+                raise BadFile(
+                    f"{source}: stages[{s}].expands: {mids[mid]} and {expand} both give {mid} channels",
+                    hint="leave one of them out, or take more channels",
+                )
+            mids[mid] = expand
+        before = stage.out_channels
 
 
 def _first(error: ValidationError) -> str:

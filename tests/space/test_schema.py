@@ -91,7 +91,6 @@ MISTAKES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], object]]] =
     ),
     "stages[2].kernels[1]: a kernel has an odd side": (MOBILE, lambda v: v["stages"][2].update(kernels=[3, 4])),
     "stages[0].expands[0]: Input should be greater than 0": (MOBILE, lambda v: v["stages"][0].update(expands=[0])),
-    "stages[0].expands: 2 and 2.01 both give 32 channels": (MOBILE, lambda v: v["stages"][0].update(expands=[2, 2.01])),
     "stages[0].depths[0]: Input should be greater than or equal to 1": (
         MOBILE,
         lambda v: v["stages"][0].update(depths=[0, 1]),
@@ -149,6 +148,14 @@ def test_no_value_escapes_as_another_exception(value, key):
         except BadFile:
             continue
         space.layers(space.largest())
+
+
+def test_a_file_whose_expand_ratios_round_to_one_width_is_refused(tmp_path):
+    path = tmp_path / "space.toml"
+    text = schema.as_toml(mobilenet_v3("mine", 1.0))
+    path.write_text(text.replace("expands = [3, 4, 6]", "expands = [2, 2.01]", 1))
+    with pytest.raises(BadFile, match=r"stages\[0\].expands: 2 and 2.01 both give 32 channels"):
+        get_space(str(path))
 
 
 @pytest.mark.parametrize("content", [b"a = ", b"\xff", b"[" * 100_000, b"# " * (1 << 18)])
