@@ -113,9 +113,9 @@ def train(
     from ofa_edge.train.options import TrainOptions
     from ofa_edge.train.trainer import Trainer
 
-    if threads:
-        torch.set_num_threads(threads)
     with Ranks.here() as ranks:
+        if threads:  # accelerate sets its own number
+            torch.set_num_threads(threads)
         out = Output(as_json) if ranks.main else _silent()
         torch.manual_seed(seed)
         loaded = read_images(data, "train", None, out)

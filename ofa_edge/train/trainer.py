@@ -85,9 +85,7 @@ class Trainer:
                 hint="give another --batch-size",
             )
         self.precision = Precision(options.precision, self.ranks.device)
-        self.network = Supernet(space).to(self.ranks.device, memory_format=torch.channels_last)
-        for _, norm in self.network.batch_norms():
-            norm.over_ranks = options.sync_bn and self.ranks.count > 1
+        self.network = self._new_network()
         self.position = Position()
         self.optimiser = self._new_optimiser()
         self._saved_at = time.monotonic()
@@ -199,7 +197,7 @@ class Trainer:
             BadFile: its file is gone or damaged.
         """
         path = self.out / TEACHER_FILE
-        teacher = Supernet(self.space).to(self.ranks.device, memory_format=torch.channels_last)
+        teacher = self._new_network()
         try:
             teacher.load_state_dict(safetensors.torch.load_file(path))
         except (OSError, safetensors.SafetensorError, RuntimeError) as error:
@@ -295,6 +293,12 @@ class Trainer:
 
     def _seed(self, *where: int) -> list[int]:
         return [self.options.seed, self.position.phase, *where]
+
+    def _new_network(self) -> Supernet:
+        network = Supernet(self.space).to(self.ranks.device, memory_format=torch.channels_last)
+        for _, norm in network.batch_norms():
+            norm.over_ranks = self.options.sync_bn and self.ranks.count > 1
+        return network
 
     def _new_optimiser(self) -> torch.optim.SGD:
         """Of the phase that stands next; of the last one where none does."""

@@ -1,4 +1,4 @@
-"""A training run that kills itself with SIGKILL: `python -m tests.train.killed OUT SAVE`.
+"""A training run that kills itself with SIGKILL: `python -m tests.train.killed OUT SAVE RECIPE`.
 
 It dies in its SAVE-th save, when half of the state is written: what a power cut or an out-of-memory kill leaves.
 """
@@ -37,7 +37,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = half
-    runs.trainer(out).run()
+    runs.trainer(out, recipe=runs.RECIPES[sys.argv[3]]).run()
 
 
 if __name__ == "__main__":

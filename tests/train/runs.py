@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ofa_edge.space.arch import Space
+from ofa_edge.train import schedule
 from ofa_edge.train.images import Splits
 from ofa_edge.train.options import TrainOptions
 from ofa_edge.train.progress import Progress
-from ofa_edge.train.schedule import Phase, Recipe
+from ofa_edge.train.schedule import Phase, Recipe, scaled
 from ofa_edge.train.trainer import Trainer
 from tests.train.tiny import TINY, splits
 
@@ -24,6 +26,11 @@ RECIPE = Recipe(
     ),
     batch_size=8,
 )
+
+# One epoch of each of its phases that open something in the tiny space: largest, kernel, depth-2, expand-1, expand-2.
+PROGRESSIVE = replace(scaled(schedule.PROGRESSIVE, epochs=0, rates=2, subnets=0.5), batch_size=8)
+
+RECIPES = {recipe.name: recipe for recipe in (RECIPE, PROGRESSIVE)}
 
 # 24 images are three steps an epoch; twelve in all.
 STEPS = 12

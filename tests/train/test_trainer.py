@@ -21,7 +21,7 @@ from ofa_edge.train.options import TrainOptions
 from ofa_edge.train.progress import Progress
 from ofa_edge.train.schedule import Phase, Recipe, learning_rate
 from ofa_edge.train.state import STATE_FILE
-from ofa_edge.train.trainer import BANK_FILE, Trainer
+from ofa_edge.train.trainer import BANK_FILE, TEACHER_FILE, Trainer
 from ofa_edge.train.watch import top1
 from ofa_edge.weights.bank import Bank
 from tests.train import runs
@@ -92,15 +92,42 @@ def test_a_run_that_was_killed_again_and_again_ends_as_the_undisturbed_one(tmp_p
 
 def test_a_process_killed_while_it_saves_leaves_the_state_before(tmp_path: Path, whole: Trainer) -> None:
     """SIGKILL with half of the new state written: the old one stands, and the run goes on from it."""
-    command = [sys.executable, "-m", "tests.train.killed", str(tmp_path), "6"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    kill(tmp_path, 6, runs.RECIPE)
     part = tmp_path / f"{STATE_FILE}.part"
     assert 0 < part.stat().st_size < (tmp_path / STATE_FILE).stat().st_size
     again = runs.trainer(tmp_path)
     again.resume()
     again.run()
     assert_same(whole, again)
+
+
+def test_progressive_shrinking_killed_in_the_middle_of_a_phase_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """With its teacher and its sorted channels; all else being equal, one thread adds up in one order."""
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    undisturbed = runs.trainer(alone, recipe=runs.PROGRESSIVE)
+    undisturbed.run()
+    kill(killed, 10, runs.PROGRESSIVE)
+    again = runs.trainer(killed, recipe=runs.PROGRESSIVE)
+    again.resume()
+    assert (again.recipe.phases[again.position.phase].name, again.position.step) == ("depth-2", 1)
+    again.run()
+    assert [result.name for result in again.position.results] == [
+        "largest",
+        "kernel",
+        "depth-2",
+        "expand-1",
+        "expand-2",
+    ]
+    assert (killed / TEACHER_FILE).read_bytes() == (alone / TEACHER_FILE).read_bytes()
+    for name, value in undisturbed.network.state_dict().items():
+        assert torch.equal(again.network.state_dict()[name], value), name
+
+
+def kill(out: Path, save: int, recipe: Recipe) -> None:
+    """Run until SIGKILL in the middle of the given save."""
+    command = [sys.executable, "-m", "tests.train.killed", str(out), str(save), recipe.name]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path, whole: Trainer) -> None:
