@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, BlockChoice, Space
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.cost import cost
-from ofa_edge.space.spaces import OFA_LITE0, SPACES, get_space
+from ofa_edge.space.spaces import OFA_LITE0, SPACES, get_space, resnet_d
 
 
 def every_arch(space: Space, resolution: int) -> list[Arch]:
@@ -78,6 +79,47 @@ def test_blocks_of_every_subnet_follow_each_other(reduced, resolution):
         for layer in layers:
             fits = layer.block.stride == 1 and layer.block.in_channels == layer.block.out_channels
             assert layer.block.skip == (fits and layer.block.type == "expanded_conv")
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
+def test_drawn_subnets_are_of_the_space_and_of_its_blocks(space):
+    rng = np.random.default_rng(0)
+    known = set(space.distinct_blocks(space.resolutions))
+    for arch in (space.largest(), space.smallest(), *(space.sample(rng) for _ in range(30))):
+        layers = space.layers(arch)
+        assert len({layer.path for layer in layers}) == len(layers)
+        blocks = [layer.block for layer in layers]
+        assert set(blocks) <= known
+        for before, after in itertools.pairwise(blocks):
+            assert (before.out_channels, before.out_size) == (after.in_channels, after.in_size)
+
+
+def test_every_block_of_a_table_is_of_some_subnet():
+    """Of a space with elastic widths, whose blocks depend on the widths before and after."""
+    narrow = replace(resnet_d("narrow", (0.25, 0.5)), resolutions=(32,))
+    rng = np.random.default_rng(0)
+    seen = {block for _ in range(1500) for block in narrow.blocks(narrow.sample(rng))}
+    assert seen == set(narrow.rows(32))
+
+
+def test_widths_that_round_to_one_are_one_value():
+    space = get_space("ofa-resnet50d")
+    assert space.stem.mid_widths == (24, 24, 32)
+    assert space.width_choices[0] == (24, 32)
+    stages = [sum(3**depth for depth in depths) for depths in ((2, 3, 4), (2, 3, 4), (4, 5, 6), (2, 3, 4))]
+    assert space.count() == math.prod(stages) * 2 * 3**5 * 2
+    top = space.top(depths=1, expands=1, widths=2)
+    assert top.width_choices == ((24, 32), (48, 64), (208, 256), (408, 512), (816, 1024), (1640, 2048))
+    space.check(top.sample(np.random.default_rng(0)))
+
+
+def test_subnets_at_another_size_are_the_same_but_for_it():
+    space = get_space("ofa-resnet50d")
+    arch = space.sample(np.random.default_rng(3), 128)
+    assert arch.at(160) == replace(arch, resolution=160)
+    assert arch.at(160).at(128) == arch
+    other = replace(arch, widths=space.largest().widths, stem_depth=1 - arch.stem_depth)
+    assert other.at(0) != arch.at(0)
 
 
 def test_choices_reach_their_blocks(reduced):
@@ -179,6 +221,16 @@ def test_stage_arrays_are_the_choices_in_order(reduced):
             assert len(arrays) == len(choices)
             assert [arrays.choice(row) for row in range(len(arrays))] == choices
             assert arrays.depth.tolist() == [len(choice) for choice in choices]
+
+
+def test_stage_arrays_hold_ratios_as_the_stage_has_them():
+    whole, broken = OFA_LITE0.stages[0], SPACES["ofa-resnet50d"].stages[0]
+    assert StageArrays.all(whole).expand.dtype == np.int64
+    arrays = StageArrays.all(broken)
+    assert arrays.expand.dtype == np.float64
+    choices = list(broken.choices())
+    assert [arrays.choice(row) for row in range(len(arrays))] == choices
+    assert StageArrays.of(broken, choices).expand.tolist() == arrays.expand.tolist()
 
 
 def test_gathering_sums_over_active_places_only(reduced):

@@ -14,6 +14,7 @@ from ofa_edge.space.cost import (
     block_peak_activation_bytes,
     block_weight_bytes,
     cost,
+    trainable_params,
 )
 from ofa_edge.space.spaces import OFA_LITE0
 
@@ -67,6 +68,49 @@ def test_hand_counts(block, macs, params, peak):
     assert block_params(block) == params
     assert block_weight_bytes(block) == 4 * params
     assert block_peak_activation_bytes(block) == peak
+
+
+# in 16 x 6 x 6, mid 8, out 24, stride 2 -> 3 x 3, with a projection of the pooled entry beside it
+PROJECTED = Block("bottleneck", 16, 6, 24, mid_channels=8, kernel=3, stride=2, activation="relu")
+PROJECTED_MACS = 36 * 16 * 8 + 9 * (8 * 8 * 9 + 8 * 24 + 16 * 24)
+# in and out 16 x 6 x 6, mid 40: wider inside, so that the peak is there
+HELD = Block("bottleneck", 16, 6, 16, mid_channels=40, kernel=3, skip=True, activation="relu")
+SKIPPED = Block("Conv", 16, 6, 16, kernel=3, skip=True, activation="relu")
+
+
+@pytest.mark.parametrize(
+    ("block", "macs", "params", "peak"),
+    [
+        # pooling: the branch's 24 maps wait while 16 maps of 6 x 6 become 16 of 3 x 3
+        (PROJECTED, PROJECTED_MACS, 17 * 8 + (72 + 1) * 8 + 9 * 24 + 17 * 24, 24 * 9 + 16 * 36 + 16 * 9),
+        # the 3x3 convolution: 40 maps in, 40 out, and the entry
+        (HELD, 36 * (16 * 40 + 40 * 40 * 9 + 40 * 16), 17 * 40 + 361 * 40 + 41 * 16, 36 * (16 + 40 + 40)),
+        # the addition: entry, convolution, sum
+        (SKIPPED, 36 * 16 * 16 * 9, 145 * 16, 36 * 3 * 16),
+        (Block("MaxPool2D", 16, 6, 16, kernel=3, stride=2), 0, 0, 16 * 36 + 16 * 9),
+        (Block("Conv_2", 16, 1, 24, activation="h_swish"), 16 * 24, 17 * 24, 16 + 24),
+    ],
+    ids=["projected", "held", "skipped", "max pool", "conv 2"],
+)
+def test_hand_counts_of_resnets_blocks(block, macs, params, peak):
+    assert (block_macs(block), block_params(block)) == (macs, params)
+    assert block_peak_activation_bytes(block) == 4 * peak
+
+
+@pytest.mark.parametrize(
+    ("block", "more"),
+    [
+        (STRIDED, 64 + 64 + 24),  # a batch norm has two numbers a channel where folding leaves one
+        (SE, 64 + 64 + 16),  # but squeeze-and-excitation only its biases
+        (LOGITS, 0),
+        (Block("Conv_2", 16, 1, 24), -24),  # no batch norm and no bias
+        (PROJECTED, 8 + 8 + 24 + 24),
+        (POOL, 0),
+    ],
+    ids=["strided", "se", "logits", "conv 2", "projected", "pool"],
+)
+def test_trained_parameters_beside_the_deployed_ones(block, more):
+    assert trainable_params([block, block]) == 2 * (block_params(block) + more)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
