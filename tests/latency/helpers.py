@@ -26,7 +26,7 @@ def plan_of(work: campaign.Task) -> Plan:
 
 def device_for(work: campaign.Task, **what: Any) -> SimulatedDevice:
     plan = plan_of(work)
-    return SimulatedDevice(SPACE, [n.arch for n in plan.networks], plan.anchor, **what)
+    return SimulatedDevice(work.space, [n.arch for n in plan.networks], plan.anchor, **what)
 
 
 def profile(path: Path, device: SimulatedDevice, work: campaign.Task, **options: Any) -> Outcome:

@@ -6,13 +6,16 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError, UsageError
 from ofa_edge.latency.campaign import Step
+from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.plan import SENTINEL_EVERY
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
+from ofa_edge.space.spaces import resnet_d
 from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
 
 WORK = task()
@@ -130,6 +133,25 @@ def test_a_campaign_is_not_resumed_on_another_device_or_with_another_plan(tmp_pa
     assert path.read_bytes() == before
     profile(path, device_for(WORK), WORK, resume=True)
     assert path.read_bytes() == before
+
+
+def test_a_table_keeps_the_definition_of_a_space_of_ones_own(tmp_path: Path) -> None:
+    """With elastic widths here; without the definition beside it the name would say nothing."""
+    own = replace(resnet_d("mine", (0.1, 0.2)), resolutions=(32,), classes=7)
+    work = replace(WORK, space=own, resolutions=(32,))
+    path = tmp_path / "t.jsonl"
+    table = profile(path, device_for(work), work).table
+    assert table.header.definition is not None
+    model = LatencyModel.from_table(LatencyTable.read(path))
+    assert model.space == own
+    arch = own.sample(np.random.default_rng(0))
+    (prediction,) = model.predict([arch], 0.95)
+    assert prediction.missing == ()
+    assert table.check() == []
+    other = replace(work, space=own.with_classes(8))
+    with pytest.raises(UsageError, match=r"begun with space mine \(definition \w{8}\), this run has space mine \(def"):
+        profile(path, device_for(other), other, resume=True)
+    assert "definition" not in profile(tmp_path / "named.jsonl", device_for(WORK), WORK).table.header.as_json()
 
 
 def test_a_crash_costs_one_block_and_is_tried_again_on_resume(tmp_path: Path) -> None:

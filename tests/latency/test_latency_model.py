@@ -18,9 +18,11 @@ from ofa_edge.latency.outcome import Outcome
 from ofa_edge.latency.plan import make_plan, spread_sample
 from ofa_edge.latency.simulated import Law
 from ofa_edge.latency.table import FORMAT, LatencyTable
+from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import decode
-from ofa_edge.space.cost import block_weight_bytes
+from ofa_edge.space.cost import block_macs, block_weight_bytes
+from ofa_edge.space.spaces import SPACES
 from tests.latency.helpers import SPACE, device_for, profile, task
 
 FROZEN = Path(__file__).parents[1] / "formats" / "latency-table-1.0.jsonl"
@@ -222,6 +224,12 @@ def test_predicted_blocks_are_used_with_their_error_and_not_listed() -> None:
     assert prediction.latency is not None
     assert prediction.latency.value > 7.0
     assert (prediction.latency.high or 0) / prediction.latency.value > 1.1
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
+def test_the_features_of_a_block_hold_all_its_macs(space: Space) -> None:
+    for block in space.distinct_blocks(space.resolutions[:1]):
+        assert features(block)[1:6].sum() * 1e6 == pytest.approx(block_macs(block))
 
 
 def test_the_features_of_80_blocks_rebuild_a_law_made_of_them() -> None:

@@ -10,8 +10,10 @@ import pytest
 from ofa_edge.errors import UsageError
 from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.latency.plan import FULL, QUICK, make_plan, middle, network_key
+from ofa_edge.space.arch import Space
 from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_LITE0 as SPACE
+from ofa_edge.space.spaces import SPACES
 
 SETTINGS = PlanSettings(seed=3, quick=False, networks=12, holdout=5)
 PLAN = make_plan(SPACE, SPACE.resolutions, SETTINGS)
@@ -92,6 +94,19 @@ def test_a_resolution_outside_the_space_is_refused_by_name() -> None:
         make_plan(SPACE, (96, 100), SETTINGS)
     with pytest.raises(UsageError, match="without resolutions"):
         make_plan(SPACE, (), SETTINGS)
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
+def test_plans_of_every_space_spread_over_its_subnets(space: Space) -> None:
+    resolutions = space.resolutions[:2]
+    plan = make_plan(space, resolutions, PlanSettings(seed=1, quick=True, networks=8, holdout=3))
+    archs = [network.arch for network in plan.networks]
+    assert len(set(archs)) == 11
+    for arch in (plan.anchor, *archs):
+        space.check(arch)
+    assert {space.smallest(resolutions[0]), space.largest(resolutions[1])} <= set(archs)
+    assert {block for arch in archs for block in space.blocks(arch)} <= set(plan.blocks)
+    assert len({network_key(space, arch) for arch in archs}) == 11
 
 
 def test_network_keys_differ_and_fit_the_wire() -> None:

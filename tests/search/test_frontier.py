@@ -19,7 +19,7 @@ from ofa_edge.space.arch import Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_weight_bytes, cost
-from ofa_edge.space.spaces import OFA_LITE0
+from ofa_edge.space.spaces import OFA_LITE0, SPACES
 from tests.search.doubles import (
     REDUCED,
     SMALL,
@@ -243,6 +243,18 @@ def test_a_stage_too_large_to_list_is_refused_by_name():
     huge = replace(SMALL, stages=(*SMALL.stages[:2], Stage(24, 1, (7,), (3, 5, 7), (3, 4, 6), "relu")))
     with pytest.raises(UsageError, match=r"stage 2 of small has 4,782,969 choices"):
         exact_front(huge, DrawnLatency(1), DrawnScores(1), SMALL.resolutions)
+
+
+def test_a_space_whose_stages_depend_on_each_other_is_refused_by_name():
+    space = SPACES["ofa-resnet50d"]
+    for search in (
+        lambda: exact_front(space, DrawnLatency(1), DrawnScores(1), (128,)),
+        lambda: nearest(space, DrawnLatency(1), (128,), Budget(latency_ms=1.0)),
+    ):
+        with pytest.raises(UsageError, match="ofa-resnet50d cannot be searched exactly") as caught:
+            search()
+        assert "as ofa-lite0, ofa-mbv3-w1.0, ofa-mbv3-w1.2, ofa-proxyless-w1.3 have" in caught.value.message
+        assert "--strategy table" in caught.value.hint
 
 
 def test_no_resolution_is_refused():

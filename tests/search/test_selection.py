@@ -13,7 +13,7 @@ from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.cost import cost
-from ofa_edge.space.spaces import OFA_LITE0
+from ofa_edge.space.spaces import OFA_LITE0, mobilenet_v3
 
 ARCH = OFA_LITE0.smallest(128)
 SELECTION = Selection(
@@ -57,6 +57,22 @@ def test_reads_back_equal(tmp_path):
 )
 def test_reads_back_equal_whatever_is_unknown(selection):
     assert Selection.from_bytes(selection.to_bytes(), "it") == selection
+
+
+def test_a_space_of_ones_own_travels_in_the_file():
+    own = replace(mobilenet_v3("mine", 0.5), resolutions=(96,), classes=7)
+    arch = own.smallest()
+    selection = replace(SELECTION, space=own, arch=arch, cost=cost(own.blocks(arch)))
+    assert Selection.from_bytes(selection.to_bytes(), "it") == selection
+    value = json.loads(selection.to_bytes())
+    with pytest.raises(BadFile, match="no space 'mine'"):
+        Selection.from_bytes(json.dumps({k: v for k, v in value.items() if k != "definition"}).encode(), "it")
+    with pytest.raises(BadFile, match="is of space 'other' and defines 'mine'"):
+        Selection.from_bytes(json.dumps(value | {"space": "other"}).encode(), "it")
+    value["definition"]["classes"] = 0
+    with pytest.raises(BadFile, match="classes: Input should be greater"):
+        Selection.from_bytes(json.dumps(value).encode(), "it")
+    assert "definition" not in json.loads(SELECTION.to_bytes())
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_inputs():
