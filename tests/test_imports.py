@@ -257,6 +257,7 @@ def test_torch_is_imported_only_where_training_lives() -> None:
         "ofa_edge.accuracy.mlp_training",
         "ofa_edge.weights.imports",
         "ofa_edge.cli.train",
+        "ofa_edge.cli.finetune",
         "ofa_edge.cli.supernet",
     )
     users = {
