@@ -79,11 +79,11 @@ def made_up_rows(space: Space) -> tuple[list[Arch], list[int]]:
     grid = (space.resolutions[0], space.resolutions[len(space.resolutions) // 2], space.resolutions[-1])
     archs, correct = [], []
     for _ in range(300):
-        stages = space.sample(rng, grid[0]).stages
+        arch = space.sample(rng, grid[0])
+        blocks = [choice for stage in arch.stages for choice in stage]
         for resolution in grid:
-            blocks = [choice for stage in stages for choice in stage]
             odds = sum(0.05 * b.expand + 0.03 * b.kernel for b in blocks) / 3 + resolution / 200 + rng.normal(0, 0.05)
-            archs.append(Arch(resolution, stages))
+            archs.append(arch.at(resolution))
             correct.append(round(1000 / (1 + np.exp(-odds))))
     return archs, correct
 

@@ -233,6 +233,11 @@ class Models:
                 f"the latency table is of space {latency}, the accuracy table of {accuracy}",
                 hint="give tables of one space",
             )
+        # The number of classes may differ: it is one block of many, whose time is then estimated.
+        if self.latency_table.space.with_classes(self.space.classes) != self.space:
+            raise UsageError(
+                f"the tables are of two different spaces called {latency}", hint="measure one of them again"
+            )
 
     @property
     def space(self) -> Space:

@@ -29,7 +29,6 @@ from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import decode
 from ofa_edge.space.cost import block_weight_bytes
-from ofa_edge.space.spaces import named
 
 _TERM_SETS = (("scale",), ("offset", "scale"), ("scale", "bytes"), ("offset", "scale", "bytes"))
 _ALL_TERMS = ("offset", "scale", "bytes")
@@ -189,7 +188,7 @@ class LatencyModel:
             BadFile: the table holds no blocks, or networks that are not in its space.
             UsageError: its space is not known here.
         """
-        space = named(table.header.space, table.header.definition, table.path)
+        space = table.space
         if table.blocks.empty:
             raise BadFile(f"{table.path} holds no measured blocks", hint="go on with `ofa-edge profile --resume`")
         drift = stats.drift(table.sentinel_samples())

@@ -33,6 +33,7 @@ from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import Conditions, Header, mismatches
 from ofa_edge.latency.stats import Sentinel
+from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.spaces import named
 
@@ -135,6 +136,16 @@ class LatencyTable:
         columns = (frame["session"].to_numpy(), frame["at"].to_numpy(), frame["median"].to_numpy())
         return [Sentinel(int(s), float(t), float(m)) for s, t, m in zip(*columns, strict=True)]
 
+    @property
+    def space(self) -> Space:
+        """That its blocks are of.
+
+        Raises:
+            UsageError: the header names none that is known here, and defines none.
+            BadFile: its definition is none.
+        """
+        return named(self.header.space, self.header.definition, self.path)
+
     def check(self) -> list[Problem]:
         """What is wrong with a table that can be read; empty for a sound one."""
         problems = []
@@ -157,8 +168,7 @@ class LatencyTable:
 
     def _missing(self) -> list[Problem]:
         try:
-            space = named(self.header.space, self.header.definition, self.path)
-            planned = {block.key for block in space.distinct_blocks(self.header.resolutions)}
+            planned = {block.key for block in self.space.distinct_blocks(self.header.resolutions)}
         except (UsageError, BadFile) as error:
             return [Problem("space", error.message)]
         missing = planned - set(self.blocks.index) - set(self.predicted.index) - set(self.failed.index)
