@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from ofa_edge.accuracy.evaluate import Evaluator
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.cli import app
+from ofa_edge.space import codecs
+from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_LITE0
+from ofa_edge.train import images
 from ofa_edge.weights import checkpoint, imports
 from ofa_edge.weights.bank import Bank
 from ofa_edge.weights.layout import supernet_shapes
@@ -140,13 +144,6 @@ def test_resuming_from_other_weights_names_the_option(
     assert "from was 'random', now 'checkpoint " in said
 
 
-def test_more_classes_than_the_space_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [(name, content, 2 * label) for name, content, label in parquet_rows(170)]
-    write_parquet(tmp_path / "train.parquet", rows)
-    assert "the images have 5 classes, space tiny has 3" in train(capsys, tmp_path, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("what", "said"),
     [
@@ -181,6 +178,12 @@ def test_corrupt_images_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("--heldout", "99"), "greater than or equal to 100"),
         (("--epochs-scale", "-1"), "greater than or equal to 0"),
         (("--from", "nowhere.safetensors"), "cannot read checkpoint nowhere.safetensors"),
+        (("--precision", "fp64"), "there is no precision 'fp64'"),
+        (("--batch-size", "71"), "70 training images are fewer than one batch of 71"),
+        (("--budget", "20ms"), "training limits MACs only, not '20ms'"),
+        (("--budget", "macs=many"), "'many' is not a number with a unit"),
+        (("--recipe", "transfer"), "recipe transfer starts from trained weights"),
+        (("--transforms-only",), "recipe sandwich has no kernel phase in space tiny"),
     ],
 )
 def test_options_that_will_not_do(
@@ -197,6 +200,141 @@ def test_initial_weights_of_another_space(data: Path, tmp_path: Path, capsys: py
     assert "is a supernet of ofa-lite0, not of tiny" in said
 
 
+# -- other classes, other recipes ---------------------------------------------------------------
+@pytest.fixture(scope="module")
+def five_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """170 pictures whose labels are 0, 2 and 4, in a data set that names five classes."""
+    folder = tmp_path_factory.mktemp("five")
+    write_parquet(
+        folder / "train.parquet", [(name, content, 2 * int(str(label))) for name, content, label in parquet_rows(170)]
+    )
+    (folder / "labels.txt").write_text("".join(f"n{i} class {i}\n" for i in range(5)))
+    return folder
+
+
+def test_trained_weights_go_onto_other_classes_by_one_command(
+    trained: Path, five_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = trained / "supernet.safetensors"
+    command = ["train", "--space", "tiny", "--data", five_classes, "--out", tmp_path / "run", "--recipe", "transfer"]
+    command += ["--from", source, "--heldout", "100", "--epochs-scale", "0", "--bank-subnets", "25"]
+    code, value, said = run(capsys, *command)
+    assert code == 0, said
+    assert "a new head for 5 classes" in said
+    assert [phase["name"] for phase in value["phases"]] == ["head", "elastic", "bank"]
+    before, after = checkpoint.load(source), checkpoint.load(value["checkpoint"])
+    assert (before.space.classes, after.space.classes, after.metadata.labels[4]) == (3, 5, "class 4")
+    assert before.sha256 in after.metadata.source
+    assert after.bank is not None
+
+
+def test_a_space_takes_the_classes_of_the_images(
+    five_classes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a recipe only the phases that open something, which it says."""
+    command = ["train", "--space", "tiny", "--data", five_classes, "--out", tmp_path, "--recipe", "progressive"]
+    options = ("--heldout", "100", "--epochs-scale", "0", "--bank-subnets", "0", "--subnets-scale", "0.1")
+    code, value, said = run(capsys, *command, *options)
+    assert code == 0, said
+    assert "left out, as they open nothing in space tiny: depth-1, width-1, width-2" in said
+    assert [phase["name"] for phase in value["phases"]] == ["largest", "kernel", "depth-2", "expand-1", "expand-2"]
+    found = checkpoint.load(value["checkpoint"])
+    assert (found.space.classes, found.bank, value["bank"]) == (5, None, {})
+    assert found.metadata.recipe["subnets_scale"] == 0.1
+
+
+def test_one_subnet_is_no_start_for_a_supernet(
+    finetuned: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "holds one subnet, not a supernet" in train(capsys, data, tmp_path / "run", "--from", finetuned)
+
+
+# -- finetune -----------------------------------------------------------------------------------
+ARCH = {"r": 24, "d": [1, 2], "ks": [5, 3, 3, 5], "e": [2, 1, 2, 3]}
+
+
+@pytest.fixture(scope="module")
+def finetuned(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of one subnet, fine-tuned for three epochs."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    (folder / "arch.json").write_text(json.dumps(ARCH))
+    command = finetune_command(trained, data, folder / "arch.json", folder / "subnet.safetensors")
+    assert app.main([str(word) for word in command]) == 0
+    return folder / "subnet.safetensors"
+
+
+def finetune_command(trained: Path, data: Path, arch: Path, out: Path, epochs: int = 3) -> list[str | Path]:
+    command: list[str | Path] = ["finetune", "--supernet", trained / "supernet.safetensors", "--arch", arch]
+    command += ["--data", data, "--out", out, "--heldout", "100", "--batch-size", "32", "--epochs", str(epochs)]
+    return [*command, "--learning-rate", "0.1"]
+
+
+def test_a_subnet_trained_alone_is_a_checkpoint_of_that_subnet(
+    trained: Path, data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = finetune_command(trained, data, finetuned.parent / "arch.json", tmp_path / "again.safetensors")
+    code, value, said = run(capsys, *command)
+    assert code == 0, said
+    assert (tmp_path / "again.safetensors").read_bytes() == finetuned.read_bytes(), "a seed is a result"
+    assert value["top1"]["after"] > value["top1"]["before"]
+    assert value["top1"]["after"] > 0.9
+    assert value["judged_on"] == "pictures, heldout, 100 images"
+    found = checkpoint.load(finetuned)
+    assert found.arch == codecs.decode(TINY, ARCH)
+    assert value["macs"] == cost(TINY.blocks(found.arch)).macs
+    assert found.metadata.source.startswith(f"checkpoint {checkpoint.load(trained / 'supernet.safetensors').sha256}")
+
+
+def test_what_finetune_reaches_is_what_the_file_gives_without_torch(finetuned: Path, data: Path) -> None:
+    """By its running statistics, in numpy: half precision costs a picture at most."""
+    held = images.split_training(images.load_images(data, "train"), 100).heldout
+    found = checkpoint.load(finetuned)
+    assert found.arch is not None
+    right = Evaluator(found, held, None).correct(found.arch)
+    assert right >= 90
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--split", "unseen"), "there is no --split unseen"),
+        (("--epochs", "0"), "greater than or equal to 1"),
+        (("--batch-size", "71"), "fewer than one batch of 71"),
+        (("--precision", "int8"), "there is no precision 'int8'"),
+    ],
+    ids=" ".join,
+)
+def test_finetunes_that_cannot_be(
+    trained: Path, data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options, said: str
+) -> None:
+    command = finetune_command(trained, data, finetuned.parent / "arch.json", tmp_path / "x.safetensors")
+    assert said in refused(capsys, *command, *options)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_finetune_takes_one_arch_and_a_new_file(
+    trained: Path, data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = tmp_path / "two.json"
+    two.write_text(json.dumps([ARCH, ARCH | {"r": 32}]))
+    assert "holds 2 archs" in refused(capsys, *finetune_command(trained, data, two, tmp_path / "x.safetensors"))
+    before = finetuned.read_bytes()
+    assert "exists already" in refused(capsys, *finetune_command(trained, data, two, finetuned))
+    assert finetuned.read_bytes() == before
+
+
+def test_an_interrupted_finetune_leaves_nothing(
+    trained: Path, data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    def interrupt(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ofa_edge.cli.finetune.StepReport", lambda out: interrupt)
+    command = finetune_command(trained, data, finetuned.parent / "arch.json", tmp_path / "x.safetensors")
+    assert app.main([str(word) for word in command]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- evaluate refuses ---------------------------------------------------------------------------
 def evaluate(capsys: pytest.CaptureFixture[str], trained: Path, data: Path, *more: str | Path, code: int = 2) -> str:
     out = trained.parent / "never.jsonl"
@@ -209,8 +347,8 @@ def evaluate(capsys: pytest.CaptureFixture[str], trained: Path, data: Path, *mor
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--samples", "2", "--split", "test"), "--split test --bn bank is not possible"),
-        (("--samples", "2", "--bn", "running"), "--split heldout --bn running is not possible"),
+        (("--samples", "2", "--split", "test"), "--split test --bn bank"),
+        (("--samples", "2", "--bn", "moving"), "--split heldout --bn moving"),
         ((), "one option is missing"),
         (("--samples", "2", "--arch", "x.json"), "cannot be used together"),
         (("--samples", "2", "--resolutions", "17"), "resolution 17 is not in space tiny"),
