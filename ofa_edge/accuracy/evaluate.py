@@ -10,14 +10,15 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnxruntime
 
 from ofa_edge.accuracy.table import AccuracyWriter
-from ofa_edge.errors import OfaEdgeError, UsageError
+from ofa_edge.errors import OfaEdgeError
 from ofa_edge.graph import subnet
-from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.arch import Arch
 from ofa_edge.train import images as data
 from ofa_edge.weights.bank import Statistics
 from ofa_edge.weights.checkpoint import Checkpoint
@@ -84,34 +85,56 @@ def fill_table(
     measured = 0
     for arch in archs:
         if arch not in writer:
-            try:
-                correct = evaluator.correct(arch)
-            except OfaEdgeError as error:
-                writer.fail(arch, error.message)
-            except Exception as error:  # a runtime's own errors share no base
-                writer.fail(arch, f"{type(error).__name__}: {error}")
-            else:
-                writer.add(arch, correct, len(evaluator.images))
-                measured += 1
+            measured += note(writer, arch, count(evaluator, arch), len(evaluator.images))
         report(arch)
     return measured
 
 
-def spread_sample(space: Space, count: int, resolutions: tuple[int, ...], seed: int) -> list[Arch]:
-    """`count` different subnets, each at every one of the resolutions; the largest and smallest come first.
+def count(evaluator: Evaluator, arch: Arch) -> int | str:
+    """How many images the subnet gets right, or why that cannot be said."""
+    try:
+        return evaluator.correct(arch)
+    except OfaEdgeError as error:
+        return error.message
+    except Exception as error:  # a runtime's own errors share no base
+        return f"{type(error).__name__}: {error}"
 
-    Raises:
-        UsageError: the space has fewer.
+
+def note(writer: AccuracyWriter, arch: Arch, counted: int | str, images: int) -> bool:
+    """Write down what `count` said; whether it was a count."""
+    if isinstance(counted, str):
+        writer.fail(arch, counted)
+        return False
+    writer.add(arch, counted, images)
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Everything an evaluator is made of, as values that can travel to another process or machine.
+
+    Attributes:
+        bn: 'bank' or 'running', the checkpoint's own; 'recalibrated' on training images, in torch.
+        training: images to recalibrate on, None where none are needed.
+        bn_images: how many of them.
     """
-    if count > space.count():
-        raise UsageError(
-            f"space {space.name} has {space.count()} subnets, {count} were asked for", hint="ask for fewer --samples"
-        )
-    rng = np.random.default_rng(seed)
-    stages = dict.fromkeys((space.largest().stages, space.smallest().stages))
-    while len(stages) < count:
-        stages.setdefault(space.sample(rng).stages)
-    return [Arch(r, choice) for choice in list(stages)[:count] for r in resolutions]
+
+    checkpoint: Checkpoint
+    images: data.ImageSet
+    bn: str = "bank"
+    training: data.ImageSet | None = None
+    bn_images: int = 0
+
+    def evaluator(self, workers: int | None = None) -> Evaluator:
+        """An evaluator in this process; on all cores where `workers` is left out."""
+        statistics: Callable[[Arch], Statistics]
+        if self.training is not None:
+            from ofa_edge.accuracy.recalibrate import Recalibrator
+
+            statistics = Recalibrator(self.checkpoint, self.training, self.bn_images)
+        else:
+            statistics = partial(self.checkpoint.statistics_of, bn=self.bn)
+        return Evaluator(self.checkpoint, self.images, statistics, workers or os.cpu_count() or 1)
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:

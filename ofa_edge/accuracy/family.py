@@ -32,7 +32,7 @@ from ofa_edge.accuracy.validation import VALIDATION_FOLDS, Rows, Validation, lef
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.files import write_whole
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.spaces import get_space
+from ofa_edge.space.spaces import named, own_definition
 
 Floats = NDArray[np.float64]
 
@@ -154,6 +154,7 @@ class _Header(BaseModel):
 
     kind: Literal["additive", "pairwise", "mlp"]
     space: str
+    definition: dict[str, Any] | None = None
     resolutions: list[int] = Field(min_length=1)
     rows: int = Field(ge=1)
     subnets: int = Field(ge=1)
@@ -178,6 +179,7 @@ def save(fitted: Fitted, path: Path | str) -> str:
         "version": f"{VERSION[0]}.{VERSION[1]}",
         "kind": predictor.kind,
         "space": predictor.space.name,
+        "definition": own_definition(predictor.space),
         "resolutions": list(predictor.resolutions),
         "validation": asdict(fitted.validation),
         **{name: getattr(fitted, name) for name in ("rows", "subnets", "table", "checkpoint", "data", "seed")},
@@ -208,7 +210,7 @@ def load(path: Path | str, space: Space | None = None) -> Fitted:
         if len(content) > MAX_FILE_BYTES:
             raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
         return _parse(content, space)
-    except (ValueError, UsageError) as error:
+    except (ValueError, UsageError, BadFile) as error:
         raise BadFile(
             f"{path} is not a predictor of this version: {error}", hint="make one with `ofa-edge predictor fit`"
         ) from error
@@ -223,7 +225,7 @@ def _parse(content: bytes, space: Space | None) -> Fitted:
     except (safetensors.SafetensorError, KeyError, TypeError) as error:  # KeyError: a type numpy has not, or no header
         raise ValueError("it does not say that it is one") from error
     header = _header(value)
-    space = space or get_space(header.space)
+    space = space or named(header.space, header.definition, "it")
     if space.name != header.space:
         raise ValueError(f"it is of space {header.space}, not of {space.name}")
     resolutions = tuple(header.resolutions)

@@ -167,6 +167,19 @@ class AdditiveAccuracy:
         ]
         return self.offset(arch.resolution) + float(sum(terms)) + self.shared_score(arch)
 
+    def greatest_score(self, resolutions: Sequence[int]) -> float:
+        """The score that no subnet of the space exceeds at these resolutions, whatever it costs."""
+        stages = (
+            float(self.stage_scores(s, StageArrays.all(stage)).max()) for s, stage in enumerate(self.space.stages)
+        )
+        shared = 0.0
+        start = len(self.resolutions) + sum(self._widths)
+        for choices in (*map(set, self.space.width_choices), self.space.stem.depths):
+            if len(choices) > 1:
+                shared += float(self.weights[start : start + len(choices)].max())
+                start += len(choices)
+        return max(map(self.offset, resolutions)) + sum(stages) + shared
+
     def top1(self, score: float) -> float:
         """A score as a share of right answers."""
         return float(LINKS[self.quality.link].inverse(score))

@@ -31,7 +31,7 @@ from ofa_edge import journal
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.spaces import get_space
+from ofa_edge.space.spaces import named, own_definition
 
 FORMAT = journal.Format("accuracy-table", (1, 0), frozenset({"subnet", "failed"}))
 
@@ -73,6 +73,7 @@ class AccuracyHeader(BaseModel):
         bn: where the batch-norm statistics came from.
         preprocess: how images became inputs.
         seed: of the subnets and images drawn.
+        definition: of a space that is none of the built-in ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -83,17 +84,34 @@ class AccuracyHeader(BaseModel):
     bn: Literal["bank", "recalibrated", "running", "unknown"]
     preprocess: PreprocessFields
     seed: Annotated[int, Field(ge=0)]
+    definition: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, space: Space, *, checkpoint: str, data: str, bn: str, seed: int, **more: Any) -> AccuracyHeader:
         """The header of tables of this space; `more` are further JSON-able fields, kept as they are."""
         fields = {"space": space.name, "checkpoint": checkpoint, "data": data, "bn": bn, "seed": seed, **more}
-        return cls.model_validate({**fields, "preprocess": space.preprocess.as_json()})
+        fields |= {"preprocess": space.preprocess.as_json(), "definition": own_definition(space)}
+        return cls.model_validate(fields)
+
+    def as_json(self) -> dict[str, Any]:
+        """As the journal holds it."""
+        return self.model_dump(mode="json", exclude_none=True)
 
     @property
     def conditions(self) -> dict[str, Any]:
         """What must be equal for rows to stand in one table: every field, further ones too, but `provenance`."""
-        return {name: value for name, value in self.model_dump(mode="json").items() if name != "provenance"}
+        return {name: value for name, value in self.as_json().items() if name != "provenance"}
+
+    def require_same(self, asked: AccuracyHeader, name: str) -> None:
+        """Raises BadFile, naming the key and both values, where rows under `asked` may not stand in this table."""
+        here, other = self.conditions, asked.conditions
+        for key in sorted(here.keys() & other.keys()):
+            if here[key] != other[key]:
+                raise BadFile(
+                    f"{name} was measured with {key} {here[key]!r}, not {other[key]!r}",
+                    hint="run with the same settings, or write another file with --out",
+                    details={"key": key, "file": str(here[key]), "asked": str(other[key])},
+                )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +146,7 @@ class AccuracyTable:
     def of(cls, contents: journal.Contents, name: str, space: Space | None = None) -> AccuracyTable:
         """As `read`, for a journal that was read already; `name` is what errors call it."""
         header = _header(contents.header, name)
-        space = space or get_space(header.space)
+        space = space or named(header.space, header.definition, name)
         if space.name != header.space:
             raise BadFile(f"{name} is a table of space {header.space}, not of {space.name}", hint="give another table")
         measured: dict[Arch, tuple[Any, ...]] = {}
@@ -171,13 +189,13 @@ class AccuracyWriter:
             BadFile: the file to resume is damaged or was made under other conditions.
             LockHeld: another process is writing it.
         """
-        values = header.model_dump(mode="json")
+        values = header.as_json()
         if not resume:
             return cls(space, journal.Writer.create(path, FORMAT, values), set())
 
         def read(found: journal.Contents) -> AccuracyTable:
             table = AccuracyTable.of(found, str(path), space)
-            _require_same(table.header, header, str(path))
+            table.header.require_same(header, str(path))
             return table
 
         contents, writer = journal.Writer.resume(path, FORMAT, values, accept=read)
@@ -250,17 +268,6 @@ def _header(value: Mapping[str, Any], name: str) -> AccuracyHeader:
         raise BadFile(
             f"{name}: header field {where!r}: {first['msg']}", hint="restore the file or measure again"
         ) from None
-
-
-def _require_same(old: AccuracyHeader, new: AccuracyHeader, name: str) -> None:
-    there, asked = old.conditions, new.conditions
-    for key in sorted(there.keys() & asked.keys()):
-        if there[key] != asked[key]:
-            raise BadFile(
-                f"{name} was measured with {key} {there[key]!r}, not {asked[key]!r}",
-                hint="run with the same settings, or write another file with --out",
-                details={"key": key, "file": str(there[key]), "asked": str(asked[key])},
-            )
 
 
 def _field(row: Mapping[str, Any], key: str, kind: type) -> Any:

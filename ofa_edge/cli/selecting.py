@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.choose import Chosen
 
+# As many subnets as SPOS's evolution evaluates: 50 in each of 20 generations.
+RANDOM_SAMPLES = 1000
+
+_AXES = {"d": "depth", "ks": "kernel", "e": "expand", "w": "width"}
+
 
 def select(
     budget: Annotated[
@@ -30,10 +35,13 @@ def select(
         str,
         typer.Option(
             "--strategy",
-            help="exact: the optimum over the whole space of an additive accuracy model; table: the best subnet "
-            "that was measured.",
+            help="exact: the optimum over the whole space of an additive accuracy model; random: the best predicted of "
+            "--samples subnets drawn within the budget, a baseline; table: the best subnet that was measured.",
         ),
     ] = "exact",
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Subnets that --strategy random draws; 1000 if left out.")
+    ] = None,
     confidence: options.Confidence = 0.95,
     top: Annotated[int, typer.Option("--top", min=0, help="How many alternatives to list.")] = 5,
     seed: options.Seed = 0,
@@ -53,6 +61,8 @@ def select(
     out = Output(as_json)
     if strategy not in STRATEGIES:
         raise UsageError(f"there is no strategy {strategy!r}", hint=f"use one of: {', '.join(STRATEGIES)}")
+    if samples is not None and strategy != "random":
+        raise UsageError("--samples is of --strategy random", hint="leave it out, or choose that strategy")
     limits = Budget.parse(budget)
     # With both tables named no weights are needed; deploy holds the selection against its checkpoint.
     needed = accuracy_table is None or supernet != checkpoints.EMBEDDED
@@ -62,6 +72,8 @@ def select(
     models = inputs.Models(latency, accuracy, seed)
     if strategy == "exact":
         chosen = choose_exact(models, limits, confidence=confidence, top=top)
+    elif strategy == "random":
+        chosen = choose_random(models, limits, samples or RANDOM_SAMPLES, confidence=confidence, top=top)
     else:
         chosen = choose.choose_measured(
             models.space, models.latency, accuracy, limits, inputs=models.inputs, confidence=confidence, top=top
@@ -89,18 +101,34 @@ def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95, to
     )
 
 
+def choose_random(models: Models, budget: Budget, samples: int, *, confidence: float = 0.95, top: int = 5) -> Chosen:
+    """Strategy random. Raises as search.within.choose_random and shared_resolutions."""
+    from ofa_edge.search import choose, within
+
+    return within.choose_random(
+        models.space,
+        models.latency,
+        models.accuracy,
+        budget,
+        resolutions=choose.shared_resolutions(models.latency.resolutions, models.accuracy),
+        inputs=models.inputs,
+        samples=samples,
+        confidence=confidence,
+        seed=models.seed,
+        top=top,
+    )
+
+
 def describe(value: dict[str, Any], file: Path | None = None) -> str:
     """A selection for people."""
     arch, predicted = value["arch"], value["predicted"]
     top1 = predicted["top1"]
     lines = {
         "resolution": str(arch["r"]),
-        "depth": " ".join(map(str, arch["d"])),
-        "kernel": " ".join(map(str, arch["ks"])),
-        "expand": " ".join(map(str, arch["e"])),
+        **{name: " ".join(map(str, arch[key])) for key, name in _AXES.items() if key in arch},
         "latency": milliseconds(**predicted["latency_ms"]),
         "top-1": f"{100 * top1['value']:.1f} % ({100 * top1['low']:.1f} to {100 * top1['high']:.1f}), "
-        + ("predicted" if value["strategy"] == "exact" else "measured on the table's images"),
+        + ("measured on the table's images" if value["strategy"] == "table" else "predicted"),
         "MACs": f"{predicted['macs'] / 1e6:.1f} M",
         "weights": size(predicted["weight_bytes"]),
         "optimal": ("proven" if value["proven_optimal"] else f"bound {100 * value['bound']:.2f} %")

@@ -129,9 +129,9 @@ def choose(
     found = []
     for i in reversed(fitting):
         arch = front.arch(i)
-        candidate = _candidate(space, latency, arch, accuracy.estimate(arch, confidence), confidence)
+        candidate = candidate_of(space, latency, arch, accuracy.estimate(arch, confidence), confidence)
         # The margin is a bound over a sample of the space; the subnet's own interval has the last word.
-        if _excess(candidate, budget) <= 1:
+        if excess(candidate, budget) <= 1:
             found.append((i, candidate))
         if len(found) > top:
             break
@@ -178,12 +178,12 @@ def choose_measured(
     rows = []
     for arch, *shares in zip(*(table.frame[name] for name in ("arch", "top1", "low", "high")), strict=True):
         if all(math.isfinite(latency.block_ms(block)) for block in space.blocks(arch)):
-            rows.append(_candidate(space, latency, arch, Top1(*shares), confidence))
+            rows.append(candidate_of(space, latency, arch, Top1(*shares), confidence))
     if not rows:
         raise BadFile("the accuracy table has no subnet that can run", hint="measure more with `ofa-edge evaluate`")
-    fitting = [candidate for candidate in rows if _excess(candidate, budget) <= 1]
+    fitting = [candidate for candidate in rows if excess(candidate, budget) <= 1]
     if not fitting:
-        best = min(rows, key=lambda candidate: _excess(candidate, budget))
+        best = min(rows, key=lambda candidate: excess(candidate, budget))
         raise _refusal(space, best, budget, _needed(best, budget, 0.0), "no measured subnet fits")
     fitting.sort(key=_by_top1)
     chosen = fitting[0]
@@ -206,7 +206,7 @@ def choose_measured(
     return Chosen(selection, tuple(fitting[1 : top + 1]), time.perf_counter() - start)
 
 
-def _candidate(space: Space, latency: Latency, arch: Arch, top1: Top1, confidence: float) -> Candidate:
+def candidate_of(space: Space, latency: Latency, arch: Arch, top1: Top1, confidence: float) -> Candidate:
     """Rounded to what is meant, so that the last bits of a sum, which differ by machine, do not reach a file."""
     blocks = space.blocks(arch)
     estimate = latency.estimate(blocks, confidence)
@@ -250,7 +250,7 @@ def _infeasible(
     space: Space, latency: Latency, budget: Budget, resolutions: Sequence[int], margin: float, confidence: float
 ) -> InfeasibleBudget:
     arch, _ = nearest(space, latency, resolutions, budget, margin)
-    near = _candidate(space, latency, arch, Top1(0.0, 0.0, 1.0), confidence)
+    near = candidate_of(space, latency, arch, Top1(0.0, 0.0, 1.0), confidence)
     return _refusal(space, near, budget, _needed(near, budget, margin), f"no subnet of {space.name} fits")
 
 
@@ -276,7 +276,7 @@ def _needed(near: Candidate, budget: Budget, margin: float) -> Budget:
     )
 
 
-def _excess(candidate: Candidate, budget: Budget) -> float:
+def excess(candidate: Candidate, budget: Budget) -> float:
     """By what factor the budget would have to grow for the candidate; at most 1 where it fits."""
     estimate, counts = candidate.latency_ms, candidate.cost
     upper = estimate.value if estimate.high is None else estimate.high

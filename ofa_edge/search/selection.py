@@ -27,7 +27,7 @@ from ofa_edge.space.spaces import named, own_definition
 
 SCHEMA = "selection"
 VERSION = (1, 1)  # 1.1: the definition of a space of one's own
-STRATEGIES = ("exact", "table")
+STRATEGIES = ("exact", "random", "table")
 MAX_FILE_BYTES = 1 << 20
 
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -39,7 +39,7 @@ class Selection:
 
     Attributes:
         space: that it is in.
-        top1: predicted (strategy exact) or measured (table) on the accuracy table's images, as shares.
+        top1: predicted (strategies exact and random) or measured (table) on the accuracy table's images, as shares.
         latency_ms: predicted; low and high are None where the latency table has no network records.
         cost: MACs, parameters, weight and peak activation bytes.
         budget: what it was chosen under; its latency limits `latency_ms.high`.

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ofa_edge.accuracy.evaluate import Evaluator, fill_table, spread_sample
+from ofa_edge.accuracy.evaluate import Evaluator, fill_table
 from ofa_edge.accuracy.recalibrate import Recalibrator
+from ofa_edge.accuracy.samples import spread_sample
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Arch, Preprocess, Space

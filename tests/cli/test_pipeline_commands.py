@@ -116,7 +116,7 @@ WRONG = [
     (SELECT + " --budget 20", 2, "has no unit", "us, ms or s"),
     (SELECT + " --budget latency=20ms,colour=3", 2, "no limit 'colour'", "latency, memory"),
     (SELECT + " --budget energy=3mJ", 2, "energy limits are not supported", "limit latency"),
-    (SELECT + " --budget 1s --strategy magic", 2, "no strategy 'magic'", "exact, table"),
+    (SELECT + " --budget 1s --strategy magic", 2, "no strategy 'magic'", "exact, random, table"),
     (SELECT + " --budget 1us", 3, "no subnet of reduced fits latency=0.001ms", "try --budget latency="),
     (SELECT + " --budget 1us --strategy table", 3, "no measured subnet fits", "try --budget latency="),
     (SELECT + " --budget 1s --supernet {other_ckpt}", 9, "was measured with checkpoint", "ofa-edge evaluate"),

@@ -113,7 +113,7 @@ def predicted(**fields):
         (changed(hurry=1), "unknown field hurry"),
         (changed(space="ofa-nothing"), "there is no space 'ofa-nothing'"),
         (changed(arch={"r": 128}), "the arch has no 'd'"),
-        (changed(strategy="luck"), "strategy 'luck' is not one of exact, table"),
+        (changed(strategy="luck"), "strategy 'luck' is not one of exact, random, table"),
         (changed(confidence=1), "confidence is not between 0 and 1"),
         (changed(proven_optimal="yes"), "proven_optimal is not of type bool"),
         (changed(inputs={"latency-table": "../../etc"}), "inputs.latency-table is not a sha256"),
