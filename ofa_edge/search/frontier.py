@@ -211,14 +211,14 @@ def _check(space: Space) -> None:
         raise UsageError(
             f"{space.name} cannot be searched exactly: that needs fixed widths, a fixed stem and whole expand ratios,"
             f" as {names} have",
-            hint="use --strategy table",
+            hint="use --strategy table or --strategy random",
         )
     for s, stage in enumerate(space.stages):
         if stage.count() > _MOST_CHOICES:
             raise UsageError(
                 f"stage {s} of {space.name} has {stage.count():,} choices; the exact search enumerates at most"
                 f" {_MOST_CHOICES:,}",
-                hint="use --strategy table",
+                hint="use --strategy table or --strategy random",
             )
 
 

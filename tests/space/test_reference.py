@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,16 +17,6 @@ from ofa_edge.space.spaces import get_space
 from tests import reference_ofa
 
 SUBNETS = 25  # a space; 100 of each agree too, in a minute
-
-MOBILE = {"ks_list": [3, 5, 7], "expand_ratio_list": [3, 4, 6], "depth_list": [2, 3, 4]}
-SUPERNETS: dict[str, Callable[[Any], Any]] = {
-    "ofa-mbv3-w1.0": lambda networks: networks.OFAMobileNetV3(width_mult=1.0, **MOBILE),
-    "ofa-mbv3-w1.2": lambda networks: networks.OFAMobileNetV3(width_mult=1.2, **MOBILE),
-    "ofa-proxyless-w1.3": lambda networks: networks.OFAProxylessNASNets(width_mult=1.3, **MOBILE),
-    "ofa-resnet50d": lambda networks: networks.OFAResNets(
-        depth_list=[0, 1, 2], expand_ratio_list=[0.2, 0.25, 0.35], width_mult_list=[0.65, 0.8, 1.0]
-    ),
-}
 
 
 @contextmanager
@@ -58,13 +48,12 @@ def macs_by_the_reference(subnet: nn.Module, resolution: int) -> float:
     return float(macs)
 
 
-@pytest.mark.parametrize("name", SUPERNETS)
+@pytest.mark.parametrize("name", reference_ofa.SUPERNETS)
 def test_drawn_subnets_are_the_references(name: str) -> None:
-    networks = reference_ofa.module("imagenet_classification.elastic_nn.networks")
     space = get_space(name)
     random.seed(1)
     with without_values():
-        supernet = SUPERNETS[name](networks)
+        supernet: Any = reference_ofa.SUPERNETS[name]()
     for _ in range(SUBNETS):
         drawn = supernet.sample_active_subnet() | {"r": random.choice(space.resolutions)}
         arch = decode(space, drawn)
