@@ -16,7 +16,7 @@ from ofa_edge.space.cost import cost, trainable_params
 from ofa_edge.space.spaces import get_space
 from tests import reference_ofa
 
-SUBNETS = 25  # a space; 100 of each agree too, in a minute
+SUBNETS = 12  # a space; 100 of each agree too, in a minute
 
 
 @contextmanager
