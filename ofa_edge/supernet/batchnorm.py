@@ -33,12 +33,13 @@ def recalibrate(network: Supernet, arch: Arch, batches: Iterable[Tensor]) -> Sta
     """
     norms = dict(network.batch_norms(arch))
     for norm in norms.values():
-        norm.collected = BatchStatistics(torch.zeros(()), torch.zeros(()))
+        nothing = torch.zeros((), device=norm.weight.device)
+        norm.collected = BatchStatistics(nothing, nothing)
     try:
         for batch in batches:
             network(batch, arch)
         return {
-            name: (n.collected.mean.numpy(), n.collected.var.numpy())
+            name: (n.collected.mean.numpy(force=True), n.collected.var.numpy(force=True))
             for name, n in norms.items()
             if n.collected and n.collected.count
         }
@@ -53,7 +54,8 @@ def given_statistics(network: Supernet, statistics: Mapping[str, tuple[np.ndarra
     norms = {name: norm for name, norm in network.batch_norms() if name in statistics}
     for name, norm in norms.items():
         mean, var = statistics[name]
-        norm.given = BatchStatistics(torch.from_numpy(mean), torch.from_numpy(var))
+        device = norm.weight.device
+        norm.given = BatchStatistics(torch.from_numpy(mean).to(device), torch.from_numpy(var).to(device))
     try:
         yield
     finally:

@@ -61,7 +61,7 @@ class ElasticBatchNorm2d(nn.Module):
                 return batch_norm_over_ranks(x, weight, bias, self.eps)
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
         # With momentum 1 the kernel leaves this batch's statistics, for which torch.var_mean takes a pass of its own.
-        mean, var = torch.zeros(channels), torch.ones(channels)
+        mean, var = torch.zeros_like(weight), torch.ones_like(weight)
         y = F.batch_norm(x, mean, var, weight, bias, True, 1.0, self.eps)
         count = x.numel() // channels
         self.collected.add(mean, var * ((count - 1) / count), count)  # it leaves the unbiased variance
