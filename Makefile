@@ -1,6 +1,6 @@
 # make demo    install the base package (no torch) into .venv and run the whole pipeline on this machine
 # make test    set up everything and run the tests
-# make setup   only set up; lint, types, lab and bench are targets too
+# make setup   only set up; lint, types, lab, ray and bench are targets too
 #
 # PYTHON chooses the interpreter .venv is made with (3.11 or later); DEMO, PYTEST and BENCH pass arguments on.
 
@@ -19,7 +19,7 @@ PYTEST ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint types lab bench clean
+.PHONY: help demo setup test lint types lab ray bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -63,6 +63,11 @@ types: setup
 # Tests that need a network lab (a second namespace, an emulated Pi, root); skipped by `make test`.
 lab: setup
 	$(PY) -m pytest -m lab $(PYTEST) || [ $$? = 5 ]  # 5: there are none yet
+
+# Tests on a local Ray cluster, of which each starts one; skipped by `make test`.
+ray: setup
+	$(PIP) --constraint constraints.txt --editable '.[ray]'
+	$(PY) -m pytest -m ray $(PYTEST)
 
 # Timings; they decide nothing and need a quiet machine.
 bench: setup

@@ -1,0 +1,227 @@
+"""evaluate by many: whoever measures, whenever it is killed, the table is the one that a single run writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from ofa_edge.accuracy.evaluate import Evaluator
+from ofa_edge.accuracy.samples import Shard
+from ofa_edge.accuracy.table import AccuracyTable
+from ofa_edge.cli import app
+from ofa_edge.errors import UsageError
+from ofa_edge.weights import checkpoint
+from tests.accuracy.test_evaluate import NETWORK, measured
+from tests.train.tiny import TINY, arrays_of, parquet_rows, write_parquet
+
+# Runs the command of its arguments and kills itself when it is to count its N-th subnet.
+KILLED = """
+import os, signal, sys
+from ofa_edge.accuracy.evaluate import Evaluator
+from ofa_edge.cli import app
+
+left, correct = int(sys.argv[1]), Evaluator.correct
+
+def counted(self, arch):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return correct(self, arch)
+
+Evaluator.correct = counted
+sys.exit(app.main(sys.argv[2:]))
+"""
+
+
+class Scene(NamedTuple):
+    """A supernet, pictures, and the table that one undisturbed run makes of six subnets at two sizes."""
+
+    command: tuple[str, ...]
+    table: bytes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    folder = tmp_path_factory.mktemp("scene")
+    write_parquet(folder / "data" / "val.parquet", parquet_rows(24))
+    metadata = checkpoint.Metadata("tiny", ("a", "b", "c"), "random", "none", {}, {}, {})
+    file = folder / "tiny.safetensors"
+    running = measured(TINY.largest())
+    checkpoint.save(file, arrays_of(NETWORK), None, metadata, space=TINY, running=running, single_precision=True)
+    command = ("evaluate", "--supernet", str(file), "--data", str(folder / "data"), "--split", "val", "--bn", "running")
+    command += ("--samples", "6", "--resolutions", "16,32", "--json")
+    assert app.main([*command, "--out", str(folder / "alone.jsonl")]) == 0
+    return Scene(command, (folder / "alone.jsonl").read_bytes())
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def killed(at: int, *command: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(at), *command], env=environment(), capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_run_killed_without_warning_goes_on_to_the_same_table(scene: Scene, tmp_path: Path) -> None:
+    out = tmp_path / "table.jsonl"
+    killed(5, *scene.command, "--out", str(out))
+    left = AccuracyTable.read(out, TINY)
+    assert (len(left.frame), left.complete) == (4, False)
+    assert app.main([*scene.command, "--out", str(out), "--resume"]) == 0
+    assert out.read_bytes() == scene.table
+
+
+def test_a_part_killed_without_warning_costs_the_others_nothing(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "table.jsonl"
+    first = [*scene.command, "--out", str(out), "--shard", "1/2"]
+    killed(3, *scene.command, "--out", str(out), "--shard", "2/2")
+    assert app.main(first) == 0
+    told = capsys.readouterr()
+    assert (told.out, out.exists()) == ("", False)
+    assert "the worker that ends last makes" in told.err
+    assert app.main([*scene.command, "--out", str(out), "--shard", "2/2"]) == 2, "a part is never begun anew by mistake"
+    assert app.main([*scene.command, "--out", str(out), "--shard", "2/2", "--resume"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == 12
+    assert out.read_bytes() == scene.table
+    assert list(tmp_path.iterdir()) == [out], "no part is left over"
+
+
+def test_the_same_again_measures_nothing(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "table.jsonl"
+    out.write_bytes(scene.table)
+    monkeypatch.setattr(Evaluator, "correct", lambda self, arch: pytest.fail("measured again"))
+    for part in ("1/2", "2/2"):
+        assert app.main([*scene.command, "--out", str(out), "--shard", part, "--resume"]) == 0
+    assert out.read_bytes() == scene.table
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_ranks_of_torchrun_are_the_parts(scene: Scene, tmp_path: Path) -> None:
+    out = tmp_path / "table.jsonl"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "ofa_edge.cli.app", *scene.command, "--out", str(out)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 12, "one rank tells the result"
+    assert out.read_bytes() == scene.table
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.ray
+def test_a_cluster_of_two_workers_counts_what_one_process_does(scene: Scene, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out = tmp_path / "table.jsonl"
+    command = [sys.executable, "-m", "ofa_edge.cli.app", *scene.command, "--out", str(out), "--ray", "local"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 12
+    alone = tmp_path / "alone.jsonl"
+    alone.write_bytes(scene.table)
+    assert counts(out) == counts(alone)
+
+
+# Measures on a local cluster of two workers; the first task of all kills its worker.
+LOSES_A_WORKER = """
+import os, signal, sys
+from dataclasses import dataclass
+from pathlib import Path
+from ofa_edge.accuracy import cluster
+from ofa_edge.accuracy.evaluate import Source
+from ofa_edge.accuracy.table import AccuracyHeader, AccuracyWriter
+from ofa_edge.accuracy.samples import spread_sample
+from ofa_edge.train import images
+from ofa_edge.weights import checkpoint
+
+supernet, data, out = map(Path, sys.argv[1:])
+flag = out.with_name("killed")
+
+class Deadly(Source):
+    def evaluator(self, workers=None):
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Source.evaluator(self, workers)
+
+found = checkpoint.load(supernet)
+pictures = images.load_images(data, "val")
+header = AccuracyHeader.of(found.space, checkpoint=found.sha256, data="pictures", bn="running", seed=0)
+with AccuracyWriter.open(out, found.space, header) as writer:
+    archs = spread_sample(found.space, 6, (16, 32), 0)
+    told = []
+    measured = cluster.fill_table(
+        Deadly(found, pictures, "running"), archs, writer, lambda: told.append(1), address="local", workers=2
+    )
+    writer.finish()
+assert (measured, len(told)) == (12, 12), (measured, told)
+"""
+
+
+@pytest.mark.ray
+def test_a_worker_that_is_lost_costs_its_subnet_once_more_and_nothing_else(scene: Scene, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    out, alone = tmp_path / "table.jsonl", tmp_path / "alone.jsonl"
+    alone.write_bytes(scene.table)
+    supernet, data = (scene.command[scene.command.index(option) + 1] for option in ("--supernet", "--data"))
+    command = [sys.executable, "-c", LOSES_A_WORKER, supernet, data, str(out)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed").exists()
+    assert counts(out) == counts(alone)
+    assert not AccuracyTable.read(out, TINY).failed
+
+
+def counts(path: Path) -> dict[object, int]:
+    frame = AccuracyTable.read(path, TINY).frame
+    return dict(zip(frame["arch"], frame["correct"], strict=True))
+
+
+# -- parts --------------------------------------------------------------------------------------
+def test_parts_share_all_archs_evenly_and_every_size_among_them() -> None:
+    archs = [arch.at(r) for arch in (TINY.largest(), TINY.smallest()) for r in (16, 24, 32) for _ in range(1)] * 4
+    parts = [Shard(index, 3).part(range(len(archs))) for index in range(3)]  # type: ignore[arg-type]
+    assert sorted(number for part in parts for number in part) == list(range(24))
+    assert {len(part) for part in parts} == {8}
+    assert all({archs[number].resolution for number in part} == {16, 24, 32} for part in parts)
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "-1/2", "a/2", "1/2/3", "１/２"])
+def test_what_is_no_part(text: str) -> None:
+    with pytest.raises(UsageError, match="part"):
+        Shard.parse(text)
+
+
+def test_a_part_is_of_one_process_and_a_cluster_of_all(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main([*scene.command, "--out", "x", "--shard", "1/2", "--ray", "local"]) == 2
+    assert "cannot be used together" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_nothing_measured_is_a_failure(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Evaluator, arch: object) -> int:
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(Evaluator, "correct", fails)
+    assert app.main([*scene.command, "--out", str(tmp_path / "x.jsonl")]) == 1
+    assert "no subnet could be measured: 12 subnets failed" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert len(AccuracyTable.read(tmp_path / "x.jsonl", TINY).failed) == 12
