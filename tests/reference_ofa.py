@@ -82,17 +82,30 @@ def _copied(settings: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def randomise(network: nn.Module, seed: int) -> None:
-    """Weights, kernel transforms, batch norms and their running statistics all away from where they start."""
+    """Weights, kernel transforms, batch norms and their running statistics all away from where they start.
+
+    The statistics are those of the largest net on noise, each off by a random part: under wholly arbitrary ones
+    activations grow from block to block until single precision has no digits left to compare.
+    """
     torch.manual_seed(seed)
-    for name, value in [*network.named_parameters(), *network.named_buffers()]:
+    for name, value in network.named_parameters():
         if name.endswith("_matrix"):
             value.copy_(torch.eye(len(value)) + 0.05 * torch.randn_like(value))
-        elif name.endswith("running_var") or (value.ndim == 1 and name.endswith("bn.weight")):
+        elif name.endswith("bn.weight"):
             value.uniform_(0.5, 1.5)
         elif value.ndim == 1:
             value.normal_(0, 0.2)
-        elif value.ndim > 1:
+        else:
             value.normal_(0, (2 / value[0].numel()) ** 0.5)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    network.set_max_net()
+    for norm in norms:
+        norm.momentum = 1.0
+    network.train()(torch.randn(8, 3, 64, 64))
+    for norm in norms:
+        norm.momentum = 0.1
+        norm.running_mean.add_(0.2 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean))
+        norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.5, 2))
 
 
 def logits(network: nn.Module, drawn: dict[str, Any], images: torch.Tensor) -> torch.Tensor:
