@@ -59,13 +59,11 @@ def compare(name: str, subnets: int, folder: Path) -> dict[str, Any]:
     network = Supernet(found.space)
     network.load_state_dict({key: torch.from_numpy(value) for key, value in found.arrays.items()})
     random.seed(2)
-    generator = torch.Generator().manual_seed(3)
     in_torch, in_onnx, apart = [], [], []
-    for _ in range(subnets):
+    for seed in range(subnets):
         drawn = reference.sample_active_subnet()
         arch = codecs.decode(found.space, drawn | {"r": random.choice(found.space.resolutions)})
-        images = torch.randn(2, 3, arch.resolution, arch.resolution, generator=generator)
-        images *= torch.tensor([0.5, 2.0]).view(2, 1, 1, 1)
+        images = reference_ofa.images(2, arch.resolution, seed)
         theirs = reference_ofa.logits(reference, drawn, images).numpy()
         given = found.statistics_of(arch, "running")
         with torch.no_grad(), given_statistics(network, given):

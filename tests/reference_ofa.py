@@ -108,6 +108,17 @@ def randomise(network: nn.Module, seed: int) -> None:
         norm.running_var.mul_(torch.empty_like(norm.running_var).uniform_(0.5, 2))
 
 
+def images(count: int, resolution: int, seed: int) -> torch.Tensor:
+    """Noise (count, 3, H, W), each image with another contrast and tint: of plain noise, pooling leaves little to tell
+    two images apart by."""
+    generator = torch.Generator().manual_seed(seed)
+    contrast, tint = (
+        torch.linspace(0.5, 2, count).view(count, 1, 1, 1),
+        torch.randn(count, 3, 1, 1, generator=generator),
+    )
+    return contrast * torch.randn(count, 3, resolution, resolution, generator=generator) + tint
+
+
 def logits(network: nn.Module, drawn: dict[str, Any], images: torch.Tensor) -> torch.Tensor:
     """What its subnet gives in eval mode; `drawn` as `sample_active_subnet` returns it."""
     network.eval()

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from ofa_edge.cli import options
-from ofa_edge.cli.output import Output
+from ofa_edge.cli.output import Output, as_lines
 from ofa_edge.space import codecs
 from ofa_edge.space.spaces import OFA_LITE0, SPACES, definition, get_space
 from ofa_edge.weights.bank import Statistics
@@ -18,6 +18,8 @@ from ofa_edge.weights.bank import Statistics
 supernet = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Show a checkpoint, or import published weights."
 )
+
+_LABELS_SHOWN = 20  # in text; --json gives all
 
 
 @supernet.command()
@@ -33,21 +35,23 @@ def info(
     bank: dict[str, Any] | None = None
     if found.bank is not None:
         bank = {"batch_norms": len(found.bank.coefficients), "loss_against_recalibration": dict(metadata.bank)}
-    Output(as_json).result(
-        {
-            "space": found.space.name,
-            "sha256": found.sha256,
-            "labels": list(metadata.labels),
-            "data": dict(metadata.data),
-            "recipe": dict(metadata.recipe),
-            "licence": metadata.licence,
-            "source": metadata.source,
-            "bn_bank": bank,
-            "running_statistics": None if found.running is None else {"batch_norms": len(found.running)},
-            "definition": None if found.space.name in SPACES else definition(found.space),
-            "arch": None if found.arch is None else codecs.encode(found.space, found.arch),
-        }
-    )
+    value = {
+        "space": found.space.name,
+        "sha256": found.sha256,
+        "labels": list(metadata.labels),
+        "data": dict(metadata.data),
+        "recipe": dict(metadata.recipe),
+        "licence": metadata.licence,
+        "source": metadata.source,
+        "bn_bank": bank,
+        "running_statistics": None if found.running is None else {"batch_norms": len(found.running)},
+        "definition": None if found.space.name in SPACES else definition(found.space),
+        "arch": None if found.arch is None else codecs.encode(found.space, found.arch),
+    }
+    labels = metadata.labels
+    if len(labels) > _LABELS_SHOWN:
+        labels = (f"{len(labels):,}: {labels[0]}, {labels[1]}, ...",)
+    Output(as_json).result(value, lambda: as_lines(value | {"labels": list(labels)}))
 
 
 @supernet.command("import")

@@ -76,7 +76,7 @@ def test_subnets_give_the_references_logits_in_torch(family: tuple[Space, nn.Mod
     assert found.space.classes == 7
     ours = Supernet(found.space)
     ours.load_state_dict({name: torch.from_numpy(value) for name, value in found.arrays.items()})
-    images = torch.randn(2, 3, RESOLUTION, RESOLUTION, generator=torch.Generator().manual_seed(0))
+    images = reference_ofa.images(2, RESOLUTION, 0)
     for seed in range(5):
         one = drawn(network, seed)
         arch = codecs.decode(found.space, one | {"r": RESOLUTION})
@@ -88,14 +88,13 @@ def test_subnets_give_the_references_logits_in_torch(family: tuple[Space, nn.Mod
 def test_an_exported_subnet_gives_the_references_logits(
     family: tuple[Space, nn.Module], imported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one, images = drawn(family[1], 9), np.random.default_rng(0).normal(size=(2, 3, RESOLUTION, RESOLUTION))
+    one, images = drawn(family[1], 9), reference_ofa.images(2, RESOLUTION, 0)
     (tmp_path / "arch.json").write_text(json.dumps(one | {"r": RESOLUTION}))
     arguments = ["--supernet", imported, "--arch", tmp_path / "arch.json", "--bn", "running", "--out", tmp_path / "m"]
     assert main(list(map(str, ["export", *arguments, "--format", "onnx", "--json"]))) == 0
     assert json.loads(capsys.readouterr().out)["bn"] == "running"
-    images = images.astype(np.float32)
-    theirs = reference_ofa.logits(family[1], one, torch.from_numpy(images)).numpy()
-    assert difference(check.run((tmp_path / "m").read_bytes(), images), theirs) < 1e-4
+    theirs = reference_ofa.logits(family[1], one, images).numpy()
+    assert difference(check.run((tmp_path / "m").read_bytes(), images.numpy()), theirs) < 1e-4
 
 
 def test_imported_weights_are_the_files_to_the_last_digit(family: tuple[Space, nn.Module], imported: Path) -> None:
