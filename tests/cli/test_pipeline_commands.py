@@ -134,6 +134,11 @@ WRONG = [
     ("export --out {out} --supernet {bare_ckpt} --arch {arch}", 9, "no BN bank", "--data"),
     ("export --out {junk}/below --supernet {ckpt} --arch {arch}", 1, "cannot write", "--out"),
     ("export --out {out} --random-weights 1 --space reduced --data . --arch {arch}", 2, "no batch norm", "--data"),
+    ("export --out {out} --random-weights 1 --space reduced --bn bank --arch {arch}", 2, "no batch norm", "--bn"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --bn mean", 2, "no --bn mean", "bank, running or"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --bn running", 9, "no running statistics", "use its bank"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --bn recalibrated", 2, "needs images", "--data PATH"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --bn bank --data .", 2, "takes no images", "--data PATH"),
     # evaluate
     ("evaluate --data . --out {out} --samples 9 --arch {arch}", 2, "cannot be used together", "exactly one"),
     ("evaluate --data . --out {out} --supernet {ckpt} --samples 9 --split x", 2, "--split x", "heldout"),
