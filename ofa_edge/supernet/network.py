@@ -15,7 +15,7 @@ from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.supernet.blocks import elastic
 from ofa_edge.supernet.elastic import ElasticBatchNorm2d
-from ofa_edge.supernet.sorting import sort_channels
+from ofa_edge.supernet.sorting import sort_channels, sort_widths
 from ofa_edge.weights.layout import batch_norms
 
 # A subnet's blocks are worked out once for the steps that use it soon again, not for every one ever drawn.
@@ -62,6 +62,10 @@ class Supernet(nn.Module):
     def sort_channels(self, expand_stage: int = 0) -> None:
         """Order every elastic block's inner channels by importance (see `sorting.sort_channels`)."""
         sort_channels(self.space, self, expand_stage)
+
+    def sort_widths(self) -> None:
+        """Order elastic widths by importance (see `sorting.sort_widths`)."""
+        sort_widths(self.space, self)
 
 
 def place(root: nn.Module, path: str, module: nn.Module) -> None:

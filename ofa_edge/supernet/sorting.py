@@ -1,19 +1,22 @@
-"""Channel sorting: the most important inner channels first, so that narrow subnets keep them (OFA sec. 3.3).
+"""Channel sorting: the most important channels first, so that narrow subnets keep them (OFA sec. 3.3).
 
-In: a supernet. Out: the same supernet with its inner channels in another order. Rule kept: the function of the
-largest subnet does not change; the order is that of the reference implementation's `re_organize_middle_weights`.
+In: a supernet. Out: the same supernet with its channels in another order. Rules kept: the function of the largest
+subnet does not change; inside blocks the order is that of the reference implementation's `re_organize_middle_weights`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ofa_edge.space.arch import Space
-from ofa_edge.supernet.blocks import Bottleneck, InvertedBottleneck
-from ofa_edge.supernet.elastic import ElasticBatchNorm2d
+from ofa_edge.supernet.blocks import Bottleneck, ConvLayer, InvertedBottleneck
+from ofa_edge.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d
+
+# What writes feature maps that share their channels, and the weights (O, I, ...) that read them.
+_Stream = tuple[list[tuple[ElasticConv2d, ElasticBatchNorm2d]], list[nn.Parameter]]
 
 # Between groups of channels, far above any sum of weights. It is the reference's number: in single precision it
 # rounds the sums within a group, and so decides which channels tie.
@@ -40,6 +43,42 @@ def sort_channels(space: Space, network: nn.Module, expand_stage: int = 0) -> No
             elif isinstance(block, InvertedBottleneck) and hasattr(block, "expand"):
                 _sort_inverted(block, edges, behind)
             before = stage.out_channels
+
+
+@torch.no_grad()
+def sort_widths(space: Space, network: nn.Module) -> None:
+    """Order the channels between the blocks, where their number is elastic, by the L1 norm of all that reads them.
+
+    The reference implementation's training calls this `re_organize_outer_weights`, which the package lacks.
+    """
+    if not space.elastic_width:
+        return
+    for writers, readers in _streams(space, network):
+        importance = torch.stack(
+            [reader.abs().reshape(*reader.shape[:2], -1).sum(dim=(0, 2)) for reader in readers]
+        ).sum(dim=0)
+        order = importance.sort(descending=True).indices
+        for conv, norm in writers:
+            _select(conv.weight, 0, order)
+            _select_norm(norm, order)
+        for reader in readers:
+            _select(reader, 1, order)
+
+
+def _streams(space: Space, network: nn.Module) -> Iterator[_Stream]:
+    """Each run of feature maps that share their channels: in the stem, behind it, and in each stage."""
+    first, *optional, last = (part for part in network.get_submodule("stem").children() if isinstance(part, ConvLayer))
+    inner = [first, *optional]
+    yield [(part.conv, part.conv_bn) for part in inner], [part.conv.weight for part in (*optional, last)]
+    writers = [(last.conv, last.conv_bn)]
+    readers: list[nn.Parameter] = []
+    for s in range(len(space.stages)):
+        blocks = [part for part in network.get_submodule(f"stages.{s}").children() if isinstance(part, Bottleneck)]
+        entry, *later = blocks
+        yield writers, [*readers, entry.reduce.weight, entry.downsample.weight]
+        writers = [(entry.downsample, entry.downsample_bn), *((part.expand, part.expand_bn) for part in blocks)]
+        readers = [part.reduce.weight for part in later]
+    yield writers, [*readers, network.get_parameter("logits.linear.weight")]
 
 
 def _order(readers: nn.Parameter, edges: Sequence[int], behind: int) -> Tensor:

@@ -14,7 +14,7 @@ from ofa_edge.space.arch import Space
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.weights.from_ofa import from_ofa
 from tests import reference_ofa
-from tests.families import SMALL_SPACES
+from tests.families import SMALL_RESNET, SMALL_SPACES
 from tests.train.tiny import random_network
 
 NARROW: dict[str, tuple[Space, Callable[[], nn.Module]]] = {
@@ -78,3 +78,26 @@ def test_sorting_by_stages_keeps_the_channels_of_each_ratio_together(space: Spac
         before = network(x, narrower)
         network.sort_channels(2)
         assert (network(x, narrower) - before).abs().max() <= 1e-4 * before.abs().max()
+
+
+# -- widths ---------------------------------------------------------------------------------------
+def test_sorting_widths_keeps_the_largest_nets_outputs_and_puts_important_channels_first() -> None:
+    network, size = random_network(0, SMALL_RESNET), 33
+    x = torch.randn(6, 3, size, size, generator=torch.Generator().manual_seed(0))
+    largest, smallest = SMALL_RESNET.largest(size), SMALL_RESNET.smallest(size)
+    last = network.get_parameter("logits.linear.weight")
+    with torch.no_grad():
+        before, narrow = network(x, largest), network(x, smallest)
+        network.sort_widths()
+        assert (network(x, largest) - before).abs().max() <= 1e-5 * before.abs().max()
+        assert not torch.allclose(network(x, smallest), narrow, rtol=0.01)
+        readers = [last, *(network.get_parameter(f"stages.1.{i}.reduce.weight").flatten(1) for i in (1, 2))]
+        importance = torch.stack([reader.abs().sum(dim=0) for reader in readers]).sum(dim=0)
+    assert (importance.diff() <= 1e-5).all()
+
+
+def test_fixed_widths_stay_as_they_are() -> None:
+    network = random_network(0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.sort_widths()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
