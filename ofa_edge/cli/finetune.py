@@ -93,12 +93,14 @@ def _run(
 
     from ofa_edge.supernet.subnet import Subnet
     from ofa_edge.train import finetune as training
+    from ofa_edge.train.distributed import Ranks
     from ofa_edge.weights import checkpoint as checkpoints
     from ofa_edge.weights.cut import subnet_arrays
 
     space = checkpoint.space
     subnet = Subnet(space, arch)
     subnet.load(subnet_arrays(space, checkpoint.arrays, arch), subnet.statistics())
+    subnet.to(Ranks.here().device)
     before = training.judge(subnet, source, judged, chosen.seed)
     out.say(f"top-1 {100 * before:.2f} % before, on {len(judged)} images")
     seconds = training.finetune(subnet, source, chosen, StepReport(out))

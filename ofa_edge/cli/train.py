@@ -140,7 +140,7 @@ def train(
         )
         trainer = Trainer(target.with_classes(len(labels)), plan, splits, out_dir, chosen, StepReport(out), ranks)
         _say_plan(trainer, plan, out)
-        origin = _start(trainer, source, out)
+        origin = _start(trainer, source, labels, out)
         trainer.origin = origin[0]
         if resume:
             trainer.resume()
@@ -208,7 +208,7 @@ def _say_plan(trainer: Trainer, recipe: schedule.Recipe, out: Output) -> None:
         out.say(f"left out, as they open nothing in space {trainer.space.name}: {', '.join(left)}")
 
 
-def _start(trainer: Trainer, source: str | None, out: Output) -> tuple[str, str]:
+def _start(trainer: Trainer, source: str | None, labels: tuple[str, ...], out: Output) -> tuple[str, str]:
     """Give the network its initial weights; returns their source and licence."""
     from ofa_edge.weights import checkpoint, imports
 
@@ -229,7 +229,8 @@ def _start(trainer: Trainer, source: str | None, out: Output) -> tuple[str, str]
         if given.space.with_classes(space.classes) != space:
             other = "of another space of that name" if given.space.name == space.name else f"of {given.space.name}"
             raise UsageError(f"{source} is a supernet {other}, not of {space.name}", hint="give its --space")
-        new_head = trainer.start_from(given.arrays)
+        # As many classes of other names are other classes.
+        new_head = trainer.start_from(given.arrays, keep_head=given.metadata.labels in ((), labels))
         origin = f"checkpoint {given.sha256}; {given.metadata.source}", given.metadata.licence
     if new_head:
         out.say(f"a new head for {space.classes} classes")

@@ -48,7 +48,7 @@ class FinetuneOptions:
 def finetune(
     subnet: Subnet, source: images.ImageSet, options: FinetuneOptions, report: Callable[[Progress], None]
 ) -> float:
-    """Train the subnet; returns the seconds of its steps.
+    """Train the subnet where it stands (CPU or GPU); returns the seconds of its steps.
 
     Raises:
         UsageError: there are fewer images than one batch takes.
@@ -57,7 +57,8 @@ def finetune(
     reuse_memory()
     recipe, steps = options.recipe, batches.steps_of(source, options.batch_size)
     (phase,) = recipe.phases
-    precision = Precision(options.precision, torch.device("cpu"))
+    device = next(subnet.parameters()).device
+    precision = Precision(options.precision, device)
     optimiser = new_optimiser(subnet, recipe, phase)
     subnet.to(memory_format=torch.channels_last).train()
     seconds = 0.0
@@ -74,8 +75,8 @@ def finetune(
             rate = schedule.learning_rate(phase, epoch * steps + step, options.epochs * steps, options.batch_size)
             optimiser.zero_grad(set_to_none=True)
             with precision.autocast():
-                logits = subnet(x)
-            loss = label_loss(logits.float(), labels, recipe.label_smoothing)
+                logits = subnet(x.to(device))
+            loss = label_loss(logits.float(), labels.to(device), recipe.label_smoothing)
             precision.scaler.scale(loss).backward()
             precision.step(optimiser, list(subnet.parameters()), rate)
             seconds += time.monotonic() - start
@@ -87,9 +88,13 @@ def finetune(
 def judge(subnet: Subnet, source: images.ImageSet, judged: images.ImageSet, seed: int) -> float:
     """Top-1 (0..1) on `judged` images, with the statistics of 2,000 shuffled `source` images, which it keeps."""
     preprocess, resolution = subnet.space.preprocess, subnet.arch.resolution
-    subnet.recalibrate(batches.calibration_batches(source, RECALIBRATION_IMAGES, resolution, preprocess, seed))
+    device = next(subnet.parameters()).device
+    shuffled = batches.calibration_batches(source, RECALIBRATION_IMAGES, resolution, preprocess, seed)
+    subnet.recalibrate(x.to(device) for x in shuffled)
     subnet.eval()
     views = images.centre_crops(judged, resolution, preprocess)
     with torch.no_grad():
-        guesses = torch.cat([subnet(x).argmax(dim=1) for x in batches.plain_batches(views, preprocess)])
+        guesses = torch.cat(
+            [subnet(x.to(device)).argmax(dim=1).cpu() for x in batches.plain_batches(views, preprocess)]
+        )
     return float((guesses.numpy() == judged.labels).mean())

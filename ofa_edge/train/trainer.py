@@ -217,11 +217,14 @@ class Trainer:
         return watch(self.network, self.splits, self.options.seed)
 
     # -- state ------------------------------------------------------------------------------------
-    def start_from(self, arrays: Mapping[str, np.ndarray]) -> bool:
+    def start_from(self, arrays: Mapping[str, np.ndarray], *, keep_head: bool = True) -> bool:
         """Take initial weights by name; kernel transforms that are not given stay the identity.
 
+        Args:
+            keep_head: take the classifier too, where it is of as many classes.
+
         Returns:
-            whether the classifier stays new, the given one being of another number of classes.
+            whether the classifier stays new.
 
         Raises:
             BadFile: an array is missing, extra or of another shape.
@@ -229,7 +232,7 @@ class Trainer:
         own = self.network.state_dict()
         given = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
         heads = [name for name in own if name.startswith("logits.") and name in given]
-        new_head = any(len(given[name]) != len(own[name]) for name in heads)
+        new_head = not keep_head or any(len(given[name]) != len(own[name]) for name in heads)
         if new_head:
             given.update((name, own[name]) for name in heads if given[name].shape[1:] == own[name].shape[1:])
         missing = [name for name in own if name not in given and ".transform_" not in name]

@@ -19,7 +19,7 @@ from ofa_edge.train import images
 from ofa_edge.weights import checkpoint, imports
 from ofa_edge.weights.bank import Bank
 from ofa_edge.weights.layout import supernet_shapes
-from tests.train.tiny import TINY, arrays_of, parquet_rows, random_network, write_parquet
+from tests.train.tiny import TINY, arrays_of, parquet_rows, random_network, write_folder, write_parquet
 
 BARE = checkpoint.Metadata("tiny", (), "random", "none", {}, {}, {})
 
@@ -226,6 +226,18 @@ def test_trained_weights_go_onto_other_classes_by_one_command(
     assert (before.space.classes, after.space.classes, after.metadata.labels[4]) == (3, 5, "class 4")
     assert before.sha256 in after.metadata.source
     assert after.bank is not None
+
+
+def test_as_many_classes_of_other_names_get_a_new_head(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(tmp_path / "data" / "train", 170, ("plum", "quince", "rose"))
+    command = ["train", "--space", "tiny", "--data", tmp_path / "data", "--out", tmp_path / "run", "--heldout", "100"]
+    command += ["--recipe", "single-path", "--epochs-scale", "0", "--bank-subnets", "0"]
+    code, value, said = run(capsys, *command, "--from", trained / "supernet.safetensors")
+    assert code == 0, said
+    assert "a new head for 3 classes" in said
+    assert checkpoint.load(value["checkpoint"]).metadata.labels == ("plum", "quince", "rose")
 
 
 def test_a_space_takes_the_classes_of_the_images(

@@ -13,7 +13,7 @@ from PIL import Image
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Preprocess
 from ofa_edge.train import images
-from ofa_edge.train.images import ImageSet, centre_crops, joined, load_images, split_training, unseen_part
+from ofa_edge.train.images import ImageSet, centre_crops, class_names, joined, load_images, split_training, unseen_part
 from tests.train.tiny import encoded, image_set, parquet_rows, picture, write_folder, write_parquet
 
 PLAIN = Preprocess(mean=0.0, std=1.0, crop=1.0)
@@ -97,6 +97,17 @@ def test_corrupt_images_are_left_out_and_named(tmp_path: Path) -> None:
 def test_a_row_without_bytes_is_corrupt(tmp_path: Path) -> None:
     write_parquet(tmp_path / "x.parquet", [*parquet_rows(2), ("gone.png", None, 1)])
     assert load_images(tmp_path / "x.parquet").corrupt == ("gone.png",)
+
+
+def test_a_file_that_cannot_be_read_counts_as_corrupt(tmp_path: Path) -> None:
+    unreadable = Path("/proc/self/mem")  # whoever asks, root among them
+    if not unreadable.exists():
+        pytest.skip("there is no /proc here")
+    write_folder(tmp_path / "data", 5)
+    (tmp_path / "data" / "birch" / "p0001.png").unlink()
+    (tmp_path / "data" / "birch" / "p0001.png").symlink_to(unreadable)
+    found = load_images(tmp_path / "data")
+    assert (len(found), found.corrupt) == (4, ("birch/p0001.png",))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "TIFF"])
@@ -188,6 +199,20 @@ def test_labels_that_are_no_class_numbers_are_refused_by_row(tmp_path: Path, lab
     write_parquet(tmp_path / "x.parquet", rows)
     with pytest.raises(UsageError, match=r"row [01]: not an image\{bytes,path\} with a label"):
         load_images(tmp_path / "x.parquet")
+
+
+# -- classes --------------------------------------------------------------------------------------
+def test_classes_are_named_by_a_list_else_by_folders_else_by_numbers(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_folder(data / "train", 5)
+    found = load_images(data, "train")
+    assert class_names(data, found) == ("amber", "birch", "coral")
+    (data / "labels.txt").write_text("n1 red oak\n\nn2 birch\nn3 coral\nn4 unseen\n")
+    assert class_names(data, found) == ("red oak", "birch", "coral", "unseen")
+    (data / "labels.txt").write_text("too\nfew\n")
+    assert class_names(data, found) == ("amber", "birch", "coral")
+    write_parquet(tmp_path / "some.parquet", parquet_rows(5))
+    assert class_names(tmp_path / "some.parquet", load_images(tmp_path / "some.parquet")) == ("0", "1", "2")
 
 
 # -- splits -------------------------------------------------------------------------------------
