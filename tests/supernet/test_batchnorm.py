@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from ofa_edge.errors import UsageError
-from ofa_edge.space.arch import Arch, BlockChoice
+from ofa_edge.space.arch import Arch, BlockChoice, Space
 from ofa_edge.supernet.batchnorm import fit_bank, fit_statistics, given_statistics, recalibrate
 from ofa_edge.weights.bank import features
 from ofa_edge.weights.layout import batch_norms
+from tests.families import SMALL_SPACES
 from tests.train.tiny import TINY, random_network, random_statistics
 
 ARCHS = [TINY.largest(), TINY.smallest(), *(TINY.sample(np.random.default_rng(i)) for i in range(4))]
@@ -97,17 +98,17 @@ def test_only_the_named_batch_norms_are_given() -> None:
 
 
 # -- the bank's fit -----------------------------------------------------------------------------
-def linear_statistics(rng: np.random.Generator):
+def linear_statistics(space: Space, rng: np.random.Generator):
     """A law that is linear in the features: arch -> statistics."""
     law = {}
-    for name, width in batch_norms(TINY, TINY.largest()):
-        count = len(features(TINY, TINY.largest(), name))
+    for name, width in batch_norms(space, space.largest()):
+        count = len(features(space, space.largest(), name))
         law[name] = (rng.normal(0, 1, (count, width)), rng.normal(0, 0.2, (count, width)))
 
     def of(arch: Arch):
         found = {}
-        for name, width in batch_norms(TINY, arch):
-            x = features(TINY, arch, name)
+        for name, width in batch_norms(space, arch):
+            x = features(space, arch, name)
             mean, log_std = law[name]
             found[name] = (x @ mean[:, :width], np.exp(2 * (x @ log_std[:, :width])))
         return found
@@ -115,14 +116,15 @@ def linear_statistics(rng: np.random.Generator):
     return of
 
 
-def test_statistics_that_are_linear_in_the_features_are_recovered_on_other_subnets() -> None:
+@pytest.mark.parametrize("space", SMALL_SPACES, ids=lambda space: space.name)
+def test_statistics_that_are_linear_in_the_features_are_recovered_on_other_subnets(space: Space) -> None:
     rng = np.random.default_rng(0)
-    law = linear_statistics(rng)
-    drawn = [TINY.sample(rng) for _ in range(150)]
-    bank = fit_statistics(TINY, [(arch, law(arch)) for arch in drawn])
+    law = linear_statistics(space, rng)
+    drawn = [space.sample(rng) for _ in range(150)]
+    bank = fit_statistics(space, [(arch, law(arch)) for arch in drawn])
     errors: dict[str, list[float]] = {"mean": [], "log_std": []}
-    for arch in [TINY.largest(), TINY.smallest(), *(TINY.sample(rng) for _ in range(20))]:
-        true, predicted = law(arch), bank.statistics(TINY, arch)
+    for arch in [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(20))]:
+        true, predicted = law(arch), bank.statistics(space, arch)
         assert list(true) == list(predicted)
         for name, (mean, var) in true.items():
             errors["mean"].extend(np.abs(predicted[name][0] - mean))
@@ -148,7 +150,7 @@ def test_channels_that_narrow_subnets_lack_are_fitted_on_wide_ones_alone() -> No
 
 
 def test_too_few_subnets_are_refused_by_the_name_of_what_they_miss() -> None:
-    law = linear_statistics(np.random.default_rng(0))
+    law = linear_statistics(TINY, np.random.default_rng(0))
     with pytest.raises(UsageError, match=r"has stages\.0\.0\.expand_bn at its full width"):
         fit_statistics(TINY, [(TINY.smallest(), law(TINY.smallest()))])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from ofa_edge.space.arch import Arch, BlockChoice, Space
 from ofa_edge.space.spaces import OFA_LITE0, SPACES
 from ofa_edge.weights.bank import PREFIX, Bank, features
 from ofa_edge.weights.layout import batch_norms
+from tests.families import SMALL_RESNET
 from tests.train.tiny import TINY
 
 
@@ -121,6 +124,35 @@ def test_what_runs_after_a_batch_norm_does_not_count() -> None:
 def test_what_runs_before_a_batch_norm_and_in_its_block_counts(name: str, other: Arch) -> None:
     arch = Arch(24, ((BlockChoice(3, 2), BlockChoice(3, 2)), (BlockChoice(3, 2),)))
     assert not np.array_equal(features(TINY, arch, name), features(TINY, other, name))
+
+
+def test_the_widths_before_a_batch_norm_count_and_its_own_does_not() -> None:
+    """A channel's statistics come from what it reads, not from how many others there are."""
+    space = SMALL_RESNET
+    largest = space.largest()
+    readers = [
+        {"stem.1.conv_bn", "stem.2.conv_bn"},
+        {"stages.0.0.reduce_bn", "stages.0.0.conv_bn", "stages.0.0.expand_bn", "stages.0.0.downsample_bn"},
+        {f"stages.{s}.{i}.{n}_bn" for s, i in ((0, 1), (1, 0)) for n in ("reduce", "conv", "expand", "downsample")},
+        {f"stages.1.{i}.{n}_bn" for i in (1, 2) for n in ("reduce", "conv", "expand")},
+    ]
+    for place, expected in enumerate(readers):
+        widths = [*largest.widths]
+        widths[place] = min(space.width_choices[place])
+        other = replace(largest, widths=tuple(widths))
+        names = [name for name, _ in batch_norms(space, largest)]
+        changed = {n for n in names if not np.array_equal(features(space, largest, n), features(space, other, n))}
+        assert changed == expected & set(names)
+
+
+def test_features_of_the_shipped_bank_have_not_changed() -> None:
+    """The coefficients in the embedded file are for these."""
+    rng, digest = np.random.default_rng(0), hashlib.sha256()
+    for _ in range(5):
+        arch = OFA_LITE0.sample(rng)
+        for name, _ in batch_norms(OFA_LITE0, arch):
+            digest.update(f"{name} {[round(float(x), 6) + 0.0 for x in features(OFA_LITE0, arch, name)]}".encode())
+    assert digest.hexdigest()[:16] == "e1a4ca43220264bf"
 
 
 # -- arrays -------------------------------------------------------------------------------------
