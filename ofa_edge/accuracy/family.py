@@ -158,7 +158,7 @@ class _Header(BaseModel):
     resolutions: list[int] = Field(min_length=1)
     rows: int = Field(ge=1)
     subnets: int = Field(ge=1)
-    validation: dict[str, float]
+    validation: dict[str, Any]
     table: str = Field(pattern="^[0-9a-f]{64}$")
     checkpoint: str
     data: str
