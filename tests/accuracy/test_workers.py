@@ -18,6 +18,7 @@ from ofa_edge.accuracy.samples import Shard
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.cli import app
 from ofa_edge.errors import UsageError
+from ofa_edge.space.cost import cost
 from ofa_edge.weights import checkpoint
 from tests.accuracy.test_evaluate import NETWORK, measured
 from tests.train.tiny import TINY, arrays_of, parquet_rows, write_parquet
@@ -225,3 +226,51 @@ def test_nothing_measured_is_a_failure(
     assert app.main([*scene.command, "--out", str(tmp_path / "x.jsonl")]) == 1
     assert "no subnet could be measured: 12 subnets failed" in json.loads(capsys.readouterr().out)["error"]["message"]
     assert len(AccuracyTable.read(tmp_path / "x.jsonl", TINY).failed) == 12
+
+
+# -- presets and budgets ------------------------------------------------------------------------
+def evaluated(scene: Scene, capsys: pytest.CaptureFixture[str], out: Path, *options: str) -> AccuracyTable:
+    """The table of a run of the scene with other options than --samples and --resolutions."""
+    command = [*scene.command[: scene.command.index("--samples")], "--json", "--out", str(out), *options]
+    assert app.main(command) == 0, capsys.readouterr().err
+    return AccuracyTable.read(out, TINY)
+
+
+def test_what_is_said_wins_over_the_preset(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = evaluated(scene, capsys, tmp_path / "a.jsonl", "--preset", "ofa-paper", "--samples", "7")
+    assert (len(drawn.frame), drawn.header.bn) == (7, "running")
+    assert len({arch.at(0) for arch in drawn.frame["arch"]}) == 7, "each subnet at one size, as the paper has it"
+    everywhere = evaluated(
+        scene, capsys, tmp_path / "b.jsonl", "--preset", "spos-paper", "--samples", "2", "--sizes", "all"
+    )
+    assert len(everywhere.frame) == 2 * len(TINY.resolutions)
+
+
+def test_samples_are_drawn_within_a_budget(scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limit = 300_000
+    table = evaluated(scene, capsys, tmp_path / "a.jsonl", "--samples", "8", "--budget", f"macs={limit}")
+    assert len(table.frame) == 8
+    assert max(cost(TINY.blocks(arch)).macs for arch in table.frame["arch"]) <= limit
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--samples", "8", "--budget", "macs=10"), 3, "not even the smallest subnet of tiny"),
+        (("--samples", "8", "--budget", "latency=20ms"), 2, "needs a latency table"),
+        (("--samples", "8", "--budget", "20"), 2, "no unit"),
+        (("--preset", "paper"), 2, "there is no preset 'paper'"),
+        (("--samples", "8", "--sizes", "some"), 2, "--sizes some is not possible"),
+        (("--arch", "-", "--preset", "ofa-paper", "--samples", "3"), 2, "cannot be used together"),
+        (("--samples", "8", "--bn", "bank"), 9, "has no BN bank"),
+        (("--samples", "8", "--shard", "3/2"), 2, "there is no part 3 of 2"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_asked(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], code: int, said: str
+) -> None:
+    command = [*scene.command[: scene.command.index("--samples")], "--json", "--out", str(tmp_path / "x"), *options]
+    assert app.main(command) == code
+    assert said in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert not (tmp_path / "x").exists()
