@@ -115,9 +115,21 @@ App = Annotated[
         "--app", metavar="NAME", callback=_plain_name, help="Name of the app on the device; the space's by default."
     ),
 ]
-Data = Annotated[Path, typer.Option("--data", metavar="PATH", help="Images: a folder of parquet files, or one file.")]
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Images: a folder of parquet files, of class folders or of idx files; or one file.",
+    ),
+]
 MaybeData = Annotated[
-    Path | None, typer.Option("--data", metavar="PATH", help="Images: a folder of parquet files, or one file.")
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Images: a folder of parquet files, of class folders or of idx files; or one file.",
+    ),
 ]
 LatencyTableFile = Annotated[
     Path | None, typer.Option("--table", metavar="FILE", help="Latency table; the newest that fits where left out.")
