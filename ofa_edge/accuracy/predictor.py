@@ -12,7 +12,8 @@ per stage choice and one per resolution, and `Top1` predictions with intervals. 
   resolutions of a subnet are left out together). The fit is closed-form and the folds are seeded: same rows,
   same coefficients.
 - No extrapolation: resolutions outside those measured are refused; between two measured ones the resolution's
-  term is interpolated linearly and the interval widened by the curvature seen.
+  term is interpolated linearly, since search needs a sum, and the interval widened by the curvature seen. What is
+  asked of one subnet (`Fitted.estimates`) is interpolated in FLOPs instead, as Once-for-All does.
 """
 
 from __future__ import annotations

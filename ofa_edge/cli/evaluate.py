@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,8 +77,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--bn",
-            help="bank: the checkpoint's (default); running: those that published weights came with; recalibrated: "
-            "on training images (needs torch).",
+            help="bank: the checkpoint's (default); running: those that published weights or a single subnet came with "
+            "(a single subnet's default); recalibrated: on training images (needs torch).",
         ),
     ] = None,
     bn_images: Annotated[
@@ -112,6 +112,7 @@ def evaluate(
     asked = _Asked.of(preset, samples, arch, sizes, heldout, bn, bn_images, split)
     worker = _shard(shard, ray)
     checkpoint = checkpoints.load(supernet)
+    asked = replace(asked, bn=asked.bn or ("bank" if checkpoint.arch is None else "running"))
     if asked.bn == "bank" and checkpoint.bank is None:
         other = "--bn running or --bn recalibrated" if checkpoint.running else "--bn recalibrated"
         raise BadFile(f"checkpoint {supernet} has no BN bank", hint=f"measure with {other}")
@@ -143,7 +144,10 @@ DEFAULT_BN_IMAGES = 2000
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The options that a preset can set, resolved: what was given, else the preset's, else the default."""
+    """The options that a preset can set, resolved: what was given, else the preset's, else the default.
+
+    `bn` is '' where nobody said: a supernet's bank, or the running statistics of a single subnet.
+    """
 
     samples: int | None
     one_size: bool
@@ -175,7 +179,7 @@ class _Asked:
                 f"--split {split} --bn {bn or 'bank'} --sizes {sizes or 'all'} is not possible",
                 hint=f"--split {'|'.join(SPLITS)}, --bn {'|'.join(BN)}, --sizes {'|'.join(SIZES)}",
             )
-        base = PRESETS[preset] if preset else Preset("", 0, False, 1000, "bank", DEFAULT_BN_IMAGES)
+        base = PRESETS[preset] if preset else Preset("", 0, False, 1000, "", DEFAULT_BN_IMAGES)
         return cls(
             samples=None if arch is not None else samples or base.samples,
             one_size=base.one_size if sizes is None else sizes == "drawn",

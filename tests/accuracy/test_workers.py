@@ -20,6 +20,7 @@ from ofa_edge.cli import app
 from ofa_edge.errors import UsageError
 from ofa_edge.space.cost import cost
 from ofa_edge.weights import checkpoint
+from ofa_edge.weights.cut import subnet_arrays
 from tests.accuracy.test_evaluate import NETWORK, measured
 from tests.train.tiny import TINY, arrays_of, parquet_rows, write_parquet
 
@@ -251,6 +252,22 @@ def test_samples_are_drawn_within_a_budget(scene: Scene, tmp_path: Path, capsys:
     table = evaluated(scene, capsys, tmp_path / "a.jsonl", "--samples", "8", "--budget", f"macs={limit}")
     assert len(table.frame) == 8
     assert max(cost(TINY.blocks(arch)).macs for arch in table.frame["arch"]) <= limit
+
+
+def test_a_subnet_trained_alone_is_measured_by_its_running_statistics(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arch = TINY.smallest(32)
+    metadata = checkpoint.Metadata("tiny", ("a", "b", "c"), "random", "none", {}, {}, {})
+    arrays = subnet_arrays(TINY, arrays_of(NETWORK), arch)
+    file = tmp_path / "one.safetensors"
+    checkpoint.save(file, arrays, None, metadata, space=TINY, running=measured(arch), arch=arch, single_precision=True)
+    data = scene.command[scene.command.index("--data") + 1]
+    command = ["evaluate", "--supernet", str(file), "--data", data, "--split", "val", "--samples", "2"]
+    assert app.main([*command, "--out", str(tmp_path / "x.jsonl")]) == 0
+    table = AccuracyTable.read(tmp_path / "x.jsonl", TINY)
+    assert table.header.bn == "running"
+    assert list(table.frame["arch"]) == [arch.at(r) for r in TINY.resolutions]
 
 
 @pytest.mark.parametrize(
