@@ -55,9 +55,11 @@ def finetuned(out: Path, checkpoint: Path, data: Path, arch: Arch, space: Space,
         out.mkdir(parents=True, exist_ok=True)
         (out / "arch.json").write_text(json.dumps(codecs.encode(space, arch)))
         given = ("--supernet", checkpoint, "--arch", out / "arch.json", "--data", data, "--epochs", epochs)
-        said = common.ofa_edge("finetune", *given, "--split", "val", "--out", out / "subnet.safetensors")
+        said = common.ofa_edge(
+            "finetune", *given, "--split", "val", "--heldout", common.HELDOUT, "--out", out / "subnet.safetensors"
+        )
         result.write_text(json.dumps(said))
-    return 100 * json.loads(result.read_text())["after"]
+    return 100 * json.loads(result.read_text())["top1"]["after"]
 
 
 def main() -> None:

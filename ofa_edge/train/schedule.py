@@ -51,6 +51,7 @@ class Phase:
             recipe's first phase.
         sort_groups: order the channels by importance before the phase: 0 over the whole width, n keeping those of the
             n + 1 greatest expand ratios apart (OFA's expand_ratio_stage). None leaves them.
+        sort_widths: order the output channels of stem and stages likewise, where these are elastic.
         trainable: 'all' weights, the kernel 'transforms' alone, or the classifier's 'head' alone.
         statistics: what normalises: the 'batch', or a 'bank' that is fitted at the phase's start and held, so that
             the weights learn to live with predicted statistics.
@@ -68,6 +69,7 @@ class Phase:
     distill: str = "none"
     kd_ratio: float = 1.0
     sort_groups: int | None = None
+    sort_widths: bool = False
     trainable: str = "all"
     statistics: str = "batch"
     grows: str = ""
@@ -129,7 +131,7 @@ PROGRESSIVE = Recipe(
         _grow("depth-2", "depths", 120, 2, 7.5e-3, Axes(None, None, 1, 1), warmup=5),
         _grow("expand-1", "expands", 25, 4, 2.5e-3, Axes(None, None, 2, 1), groups=0),
         _grow("expand-2", "expands", 120, 4, 7.5e-3, Axes(None, None, None, 1), warmup=5, groups=1),
-        _grow("width-1", "widths", 25, 4, 2.5e-3, Axes(None, None, None, 2), groups=2),
+        replace(_grow("width-1", "widths", 25, 4, 2.5e-3, Axes(None, None, None, 2), groups=2), sort_widths=True),
         _grow("width-2", "widths", 120, 4, 7.5e-3, EVERYTHING, warmup=5),
     ),
     weight_decay=3e-5,
@@ -141,7 +143,7 @@ NO_SHRINKING = replace(
     PROGRESSIVE,
     name="no-shrinking",
     phases=tuple(
-        replace(phase, subnets=("any",) * len(phase.subnets), distill="none", sort_groups=None)
+        replace(phase, subnets=("any",) * len(phase.subnets), distill="none", sort_groups=None, sort_widths=False)
         for phase in PROGRESSIVE.phases
     ),
 )
@@ -188,7 +190,7 @@ def fitted(recipe: Recipe, space: Space) -> Recipe:
             kept.append(phase)
         elif phase.grows == kept[-1].grows:
             # No narrower subnet was trained before the phase that goes, so its grouping is the one that counts.
-            kept[-1] = replace(phase, sort_groups=kept[-1].sort_groups)
+            kept[-1] = replace(phase, sort_groups=kept[-1].sort_groups, sort_widths=kept[-1].sort_widths)
     return replace(recipe, phases=tuple(kept))
 
 

@@ -16,6 +16,7 @@ from ofa_edge.train.progress import Progress, finite
 from ofa_edge.train.schedule import ONLY_LARGEST, Axes, Phase, Recipe
 from ofa_edge.train.state import STATE_FILE
 from ofa_edge.train.trainer import TEACHER_FILE, Trainer
+from tests.families import SMALL_RESNET
 from tests.train import runs
 from tests.train.tiny import TINY, arrays_of, random_network
 
@@ -113,6 +114,20 @@ def test_channels_are_sorted_before_narrow_subnets_are_trained(tmp_path: Path) -
     assert (trainer.network.get_submodule("stages.1.0.project").weight.abs().sum(dim=(0, 2, 3)).diff() > 0).any()
     trainer.run()
     assert (importance[0].diff() <= 1e-5).all()
+
+
+def test_elastic_widths_are_sorted_before_narrow_ones_are_trained(tmp_path: Path) -> None:
+    moved: list[bool] = []
+
+    def note(news: Progress) -> None:
+        weight = trainer.network.get_submodule("stem.2.conv").weight
+        moved.append(not torch.allclose(weight, before, atol=1e-3))
+
+    recipe = one_phase(Phase("width", 1, ("random",), 1e-9, sort_widths=True))
+    trainer = runs.trainer(tmp_path, note, recipe=recipe, space=SMALL_RESNET)
+    before = trainer.network.get_submodule("stem.2.conv").weight.detach().clone()
+    trainer.run()
+    assert moved[0]
 
 
 # -- arithmetic ---------------------------------------------------------------------------------

@@ -89,6 +89,7 @@ def test_progressive_shrinking_has_the_figures_of_its_paper_and_its_script() -> 
 def test_a_resnet_has_no_kernel_phase_but_two_of_widths() -> None:
     phases = fitted(get_recipe("progressive"), get_space("ofa-resnet50d")).phases
     assert [p.name for p in phases] == ["largest", "depth-1", "depth-2", "expand-1", "expand-2", "width-1", "width-2"]
+    assert [p.name for p in phases if p.sort_widths] == ["width-1"]
 
 
 def test_an_axis_of_two_values_is_opened_by_the_long_phase_with_the_sorting_of_the_first() -> None:
