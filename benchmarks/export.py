@@ -18,7 +18,7 @@ from typing import Any
 from ofa_edge.graph.build import network
 from ofa_edge.graph.check import load
 from ofa_edge.graph.onnx import to_bytes
-from ofa_edge.space.arch import Layer
+from ofa_edge.space.block import Layer
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.weights.random import random_arrays
 

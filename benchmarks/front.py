@@ -24,9 +24,10 @@ from ofa_edge.latency.model import LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose, default_budget
 from ofa_edge.search.frontier import exact_front
-from ofa_edge.space.arch import Arch, Head, MobileStem, Preprocess, Space, Stage
+from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes, cost
+from ofa_edge.space.ends import Head, MobileStem
 from ofa_edge.space.spaces import OFA_LITE0
 
 _WIDTHS = ((24, 2, "relu", False), (40, 2, "relu", True), (80, 2, "h_swish", False))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ofa_edge.space.arch import Head, MobileStem, Preprocess, ResNetStem, Space, Stage
+from ofa_edge.space.arch import Preprocess, Space, Stage
+from ofa_edge.space.ends import Head, MobileStem, ResNetStem
 from tests.train.tiny import TINY
 
 _PREPROCESS = Preprocess(mean=(120.0, 110.0, 100.0), std=(60.0, 55.0, 50.0), crop=0.875)

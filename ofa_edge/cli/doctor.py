@@ -107,7 +107,7 @@ def check_runtime() -> Check:
         import onnxruntime
 
         from ofa_edge.graph import build, onnx
-        from ofa_edge.space.arch import Layer
+        from ofa_edge.space.block import Layer
         from ofa_edge.space.spaces import OFA_LITE0
         from ofa_edge.weights.random import random_arrays
 

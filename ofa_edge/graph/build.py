@@ -14,8 +14,7 @@ import numpy as np
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph.ir import Activation, Graph, Node, Op, Tensor
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import ACTIVATIONS
+from ofa_edge.space.block import ACTIVATIONS, Layer
 from ofa_edge.weights.layout import array_name, weight_shapes
 
 

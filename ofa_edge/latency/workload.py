@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 from device_agents import wire
 from ofa_edge.graph import build, onnx
 from ofa_edge.limits import LIMITS
-from ofa_edge.space.arch import Arch, Layer, Space
-from ofa_edge.space.block import Block
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.block import Block, Layer
 from ofa_edge.weights.random import random_arrays
 
 WEIGHT_SEED = 0

@@ -99,3 +99,11 @@ class Block:
             se=fields["se"] == "1",
             **numbers,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A Block in its place: `path` is the prefix of its arrays in a checkpoint, '' for a block alone."""
+
+    path: str
+    block: Block

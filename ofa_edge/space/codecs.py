@@ -18,7 +18,8 @@ from typing import Any
 
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.space.arch import Arch, BlockChoice, ResNetStem, Space, Stage
+from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage
+from ofa_edge.space.ends import ResNetStem
 
 # The keys that say something; further ones are read past.
 _MOBILE, _RESNET = ("r", "d", "ks", "e"), ("r", "d", "e", "w")

@@ -48,7 +48,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.space.arch import Head, MobileStem, Preprocess, ResNetStem, Space, Stage
+from ofa_edge.space.arch import Preprocess, Space, Stage
+from ofa_edge.space.ends import Head, MobileStem, ResNetStem
 
 _HINT = "`ofa-edge spaces ofa-mbv3-w1.0 --toml` prints a space to start from"
 

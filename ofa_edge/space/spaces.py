@@ -13,8 +13,9 @@ from typing import Any
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space import schema
-from ofa_edge.space.arch import Head, MobileStem, Preprocess, ResNetStem, Space, Stage
+from ofa_edge.space.arch import Preprocess, Space, Stage
 from ofa_edge.space.block import make_divisible
+from ofa_edge.space.ends import Head, MobileStem, ResNetStem
 
 # EfficientNet-Lite0 (Tan & Le, ICML 2019, and its 'lite' release: ReLU6, no SE, fixed stem and head) made
 # elastic. Widths, strides and greatest depths are Lite0's; 5x5 stages may shrink to 3x3.

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofa_edge.space.block import Block, make_divisible
-from ofa_edge.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticDepthwiseConv2d, ElasticPointwise
+from ofa_edge.supernet.elastic import (
+    ElasticBatchNorm2d,
+    ElasticConv2d,
+    ElasticDepthwiseConv2d,
+    ElasticPointwise,
+    corner,
+)
 
 
 def h_swish(x: Tensor) -> Tensor:
@@ -144,7 +150,7 @@ class Classifier(nn.Module):
         self.linear = nn.Linear(widest.in_channels, widest.out_channels)
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
-        return F.linear(x, self.linear.weight[:, : x.shape[1]], self.linear.bias)
+        return F.linear(x, corner(self.linear.weight, block.out_channels, x.shape[1]), self.linear.bias)
 
 
 def elastic(widest: Block, kernels: Sequence[int], eps: float) -> nn.Module:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,11 +97,29 @@ class ElasticPointwise(nn.Module):
         return F.linear(x, corner(self.weight, out_channels, x.shape[1]).flatten(1), bias)
 
 
+class _Corner(torch.autograd.Function):
+    """Both slices at once: one gradient as large as the weight instead of two."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, out_channels: int, in_channels: int) -> Tensor:
+        ctx.layout = weight.shape, weight.stride()
+        return weight[:out_channels, :in_channels]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradients[0]
+        shape, stride = ctx.layout
+        whole = torch.empty_strided(shape, stride, dtype=gradient.dtype, device=gradient.device).zero_()
+        whole[: gradient.shape[0], : gradient.shape[1]] = gradient
+        return whole, None, None
+
+
 def corner(weight: Tensor, out_channels: int, in_channels: int) -> Tensor:
     """The first channels of a weight (O, I, ...); itself where it has no more, as a slice costs a copy backward."""
-    if weight.shape[0] > out_channels:
-        weight = weight[:out_channels]
-    return weight[:, :in_channels] if weight.shape[1] > in_channels else weight
+    if weight.shape[0] == out_channels and weight.shape[1] == in_channels:
+        return weight
+    sliced: Tensor = _Corner.apply(weight, out_channels, in_channels)
+    return sliced
 
 
 class ElasticDepthwiseConv2d(nn.Module):

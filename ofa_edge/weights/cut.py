@@ -12,7 +12,8 @@ from itertools import pairwise
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.space.arch import Arch, Layer, Space
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.block import Layer
 from ofa_edge.weights.bank import Statistics
 from ofa_edge.weights.layout import OWN_BIAS, array_name, normalised, weight_shapes
 

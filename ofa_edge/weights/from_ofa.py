@@ -18,7 +18,8 @@ from itertools import groupby
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.space.arch import Layer, Space
+from ofa_edge.space.arch import Space
+from ofa_edge.space.block import Layer
 from ofa_edge.weights.bank import Statistics
 from ofa_edge.weights.layout import array_name, normalised, supernet_shapes, weight_shapes
 

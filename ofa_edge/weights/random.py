@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import Block
+from ofa_edge.space.block import Block, Layer
 from ofa_edge.weights.layout import array_name, weight_shapes
 
 # Not followed by a rectifier, which halves the mean square of what goes in (He et al. 2015). A bottleneck's is behind

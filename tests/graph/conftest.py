@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import Block
+from ofa_edge.space.block import Block, Layer
 
 Arrays = Mapping[str, np.ndarray]
 Reference = Callable[[Sequence[Layer], Arrays, np.ndarray], np.ndarray]

@@ -10,8 +10,7 @@ import pytest
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.graph.build import network
 from ofa_edge.graph.ir import Activation, Op
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import Block
+from ofa_edge.space.block import Block, Layer
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.weights.random import random_arrays
 

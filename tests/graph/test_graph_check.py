@@ -11,8 +11,7 @@ from ofa_edge.errors import BadFile
 from ofa_edge.graph import check
 from ofa_edge.graph.build import network
 from ofa_edge.graph.onnx import to_bytes
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import Block
+from ofa_edge.space.block import Block, Layer
 from ofa_edge.weights.random import random_arrays
 
 LAYERS = [

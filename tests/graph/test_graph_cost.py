@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ofa_edge.graph.build import network
 from ofa_edge.graph.ir import Graph, Op
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import ACTIVATIONS, Block, make_divisible
+from ofa_edge.space.block import ACTIVATIONS, Block, Layer, make_divisible
 from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10, resnet_d
 from ofa_edge.weights.layout import array_name, weight_shapes

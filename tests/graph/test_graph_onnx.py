@@ -17,8 +17,7 @@ from ofa_edge.graph import check
 from ofa_edge.graph.build import network
 from ofa_edge.graph.ir import Op
 from ofa_edge.graph.onnx import to_bytes
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import ACTIVATIONS, Block, make_divisible
+from ofa_edge.space.block import ACTIVATIONS, Block, Layer, make_divisible
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.weights.random import random_arrays
 

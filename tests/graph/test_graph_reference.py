@@ -10,8 +10,8 @@ from ofa_edge.graph import check, reference
 from ofa_edge.graph.build import network
 from ofa_edge.graph.ir import Graph, Node, Op, Tensor
 from ofa_edge.graph.onnx import to_bytes
-from ofa_edge.space.arch import Arch, Layer, Space
-from ofa_edge.space.block import Block
+from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.block import Block, Layer
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.weights.random import random_arrays
 from tests.search.doubles import REDUCED, SMALL

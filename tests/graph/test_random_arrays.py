@@ -12,8 +12,7 @@ import pytest
 from ofa_edge.errors import UsageError
 from ofa_edge.graph.build import network
 from ofa_edge.graph.onnx import to_bytes
-from ofa_edge.space.arch import Layer
-from ofa_edge.space.block import Block
+from ofa_edge.space.block import Block, Layer
 from ofa_edge.space.cost import block_params
 from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10, OFA_RESNET50D
 from ofa_edge.weights.layout import weight_shapes

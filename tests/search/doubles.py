@@ -17,10 +17,11 @@ import numpy as np
 
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
-from ofa_edge.space.arch import Arch, Head, MobileStem, Preprocess, Space, Stage
+from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import Cost, cost
+from ofa_edge.space.ends import Head, MobileStem
 
 # Every kind of place: strided, plain, widening, SE, expand 1, one-choice stages.
 SMALL = Space(

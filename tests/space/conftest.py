@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ofa_edge.space.arch import Head, MobileStem, Preprocess, Space, Stage
+from ofa_edge.space.arch import Preprocess, Space, Stage
+from ofa_edge.space.ends import Head, MobileStem
 
 REDUCED = Space(
     name="reduced",

@@ -9,7 +9,13 @@ import torch
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, BlockChoice
 from ofa_edge.space.spaces import SPACES
-from ofa_edge.supernet.elastic import BatchStatistics, ElasticBatchNorm2d, ElasticConv2d, ElasticDepthwiseConv2d
+from ofa_edge.supernet.elastic import (
+    BatchStatistics,
+    ElasticBatchNorm2d,
+    ElasticConv2d,
+    ElasticDepthwiseConv2d,
+    corner,
+)
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.weights.cut import kernel_weight
 from ofa_edge.weights.layout import supernet_shapes
@@ -67,6 +73,18 @@ def test_a_subnet_uses_the_first_channels() -> None:
     x = torch.randn(2, 5, 4, 4)
     expected = torch.einsum("oi,nihw->nohw", conv.weight[:7, :5, 0, 0], x)
     torch.testing.assert_close(conv(x, 7), expected)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 5), (12, 5), (7, 8), (12, 8)])
+def test_the_gradient_of_a_corner_is_0_outside_it(rows: int, columns: int) -> None:
+    weight = torch.randn(12, 8, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
+    factor = torch.randn(rows, columns, 3, 3)
+    (corner(weight, rows, columns) * factor).sum().backward()
+    expected = torch.zeros(12, 8, 3, 3)
+    expected[:rows, :columns] = factor
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, expected)
+    assert weight.grad.stride() == weight.stride()
 
 
 # -- batch norm ---------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ofa_edge.space.arch import Arch, Head, MobileStem, Preprocess, Space, Stage
+from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
+from ofa_edge.space.ends import Head, MobileStem
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.train.images import ImageSet, Splits, split_training
 from ofa_edge.weights.bank import Statistics
