@@ -11,7 +11,8 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -125,3 +126,35 @@ def logits(network: nn.Module, drawn: dict[str, Any], images: torch.Tensor) -> t
     network.set_active_subnet(**drawn)
     with torch.no_grad():
         return network(images)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules made within have shapes but no values, so that hundreds of networks take seconds."""
+    with torch.device("meta"):
+        yield
+
+
+def counts(subnet: nn.Module, resolution: int) -> tuple[int, int]:
+    """MACs and trainable parameters of a static network, as the reference counts them.
+
+    Its counter adds up in floating point, which is exact for these numbers in 64 bits; layers that it counts as
+    nothing are taken out of `subnet` first.
+    """
+    params = sum(value.numel() for value in subnet.parameters())
+    parts = module("utils.pytorch_modules")
+    _leave_out(subnet, (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Dropout, parts.Hswish, parts.Hsigmoid))
+    torch.set_default_dtype(torch.float64)
+    try:
+        macs, _ = module("utils.flops_counter").profile(subnet.double(), (1, 3, resolution, resolution))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return int(macs), params
+
+
+def _leave_out(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    for name, child in network.named_children():
+        if isinstance(child, kinds):
+            setattr(network, name, nn.Identity())
+        else:
+            _leave_out(child, kinds)
