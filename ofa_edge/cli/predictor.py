@@ -12,7 +12,10 @@ from ofa_edge.cli.output import Output, fields
 from ofa_edge.errors import UsageError
 
 predictor = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Predict top-1 from an accuracy table, and say how well."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Predict top-1 from an accuracy table, and say how well.",
 )
 
 Table = Annotated[Path, typer.Argument(metavar="TABLE", help="An accuracy table.")]

@@ -16,7 +16,10 @@ from ofa_edge.space.spaces import OFA_LITE0, SPACES, definition, get_space
 from ofa_edge.weights.bank import Statistics
 
 supernet = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Show a checkpoint, or import published weights."
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Show a checkpoint, or import published weights.",
 )
 
 _LABELS_SHOWN = 20  # in text; --json gives all

@@ -11,7 +11,9 @@ from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import UsageError
 
-table = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Read tables that others measured.")
+table = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Read tables that others measured."
+)
 
 FORMATS = ("accuracy-csv",)
 

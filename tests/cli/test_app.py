@@ -307,7 +307,9 @@ def test_root_moves_the_home(command: Any, tmp_path: Path, monkeypatch: Any) -> 
 @pytest.mark.parametrize("name", app.COMMANDS)
 def test_every_command_loads_and_explains_itself(name: str, capsys: Any) -> None:
     assert app.main([name, "--help"]) == 0
-    assert f"ofa-edge {name}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"ofa-edge {name}" in said
+    assert "--install-completion" not in said
 
 
 def test_help_goes_to_stdout_and_lists_every_command(capsys: Any) -> None:
