@@ -84,9 +84,12 @@ def steps_of(images: ImageSet, batch_size: int) -> int:
 
 
 def plain_batches(pixels: np.ndarray, preprocess: Preprocess, batch_size: int = 100) -> Iterator[Tensor]:
-    """Views of shape (N, R, R, 3) as tensors, in order."""
-    for start in range(0, len(pixels), batch_size):
-        yield normalise(pixels[start : start + batch_size], preprocess)
+    """Views of shape (N, R, R, 3) as tensors, in order, in even parts of at most `batch_size`.
+
+    A last part of one image would have no variance where its map has one pixel left.
+    """
+    for part in np.array_split(pixels, -(-len(pixels) // batch_size)):
+        yield normalise(part, preprocess)
 
 
 def calibration_batches(

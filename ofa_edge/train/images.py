@@ -160,7 +160,10 @@ def class_names(path: Path, images: ImageSet) -> tuple[str, ...]:
     if (folder / "labels.txt").is_file():
         lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
         listed = [line.split(maxsplit=1)[-1] for line in lines if line.strip()]
-    folders = _class_folders(folder / _TRAIN if (folder / _TRAIN).is_dir() else folder)
+    folders: list[str] = []
+    # Beside a Parquet or idx file lie folders of anything.
+    if path.is_dir() and not (idx.find(path, _TRAIN) or (path / f"{_TRAIN}.parquet").exists()):
+        folders = _class_folders(path / _TRAIN if (path / _TRAIN).is_dir() else path)
     count = int(images.labels.max()) + 1
     numbers = [str(index) for index in range(count)]
     return tuple(next(names for names in (listed, folders, numbers) if len(names) >= count))

@@ -43,7 +43,7 @@ class Phase:
         epochs: passes over the training images, those of the warm-up among them.
         subnets: sampler names (sampling.py), run in order at every step; their gradients add up.
         learning_rate: at its top, per 64 images of the batch.
-        warmup_steps, warmup_epochs: how long the rate rises in a line; they add up.
+        warmup_steps, warmup_epochs: how long the rate rises in a line; they add up, to half of the phase at most.
         schedule: how it falls after that: half a 'cosine' to zero, or 'linear' to zero.
         axes: the sub-space that random, largest and smallest subnets are of.
         distill: 'none'; 'in-place': the step's first subnet learns the labels, the others its output; 'teacher': every
@@ -217,7 +217,8 @@ def _scaled(phase: Phase, epochs: float, rates: float, subnets: float) -> Phase:
 def learning_rate(phase: Phase, step: int, steps: int, batch_size: int = RATE_BATCH) -> float:
     """Linear warm-up, then down to zero over the phase's `steps`; `batch_size` is of all ranks together."""
     top = phase.learning_rate * batch_size / RATE_BATCH
-    warmup = phase.warmup_steps + round(phase.warmup_epochs * steps / phase.epochs)
+    # A phase of few images would else end before its rate has risen.
+    warmup = min(phase.warmup_steps + round(phase.warmup_epochs * steps / phase.epochs), steps // 2)
     if step < warmup:
         return top * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

@@ -215,6 +215,14 @@ def test_classes_are_named_by_a_list_else_by_folders_else_by_numbers(tmp_path: P
     assert class_names(tmp_path / "some.parquet", load_images(tmp_path / "some.parquet")) == ("0", "1", "2")
 
 
+def test_folders_beside_a_parquet_file_are_no_classes(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", parquet_rows(3))
+    for name in ("cache", "old", "raw", "val"):
+        (tmp_path / name).mkdir()
+    for path, split in ((tmp_path, "train"), (tmp_path / "train.parquet", None)):
+        assert class_names(path, load_images(path, split)) == ("0", "1", "2")
+
+
 # -- splits -------------------------------------------------------------------------------------
 def with_unseen(train: int, unseen: int) -> ImageSet:
     return joined(image_set(train), image_set(unseen, seed=1, prefix="train/n01/ILSVRC2012_val_000"))
