@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
+
+from ofa_edge.errors import OfaEdgeError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -30,6 +33,20 @@ def write_whole(path: Path, content: bytes) -> None:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder and find out now, not after hours of work, whether a file can be written there.
+
+    Raises:
+        OfaEdgeError: none can.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OfaEdgeError(f"cannot write to {folder}: {error.strerror}", hint="give another --out") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
-from ofa_edge.cli.train import read_images
+from ofa_edge.cli.train import heldout_of, read_images
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
@@ -71,7 +71,7 @@ def evaluate(
         ),
     ] = "heldout",
     heldout: Annotated[
-        int | None, typer.Option("--heldout", min=100, help="As many as train kept out; 1000 if left out.")
+        int | None, typer.Option("--heldout", min=100, help="As many as train kept out: what CKPT says, else 1000.")
     ] = None,
     bn: Annotated[
         str | None,
@@ -112,7 +112,11 @@ def evaluate(
     asked = _Asked.of(preset, samples, arch, sizes, heldout, bn, bn_images, split)
     worker = _shard(shard, ray)
     checkpoint = checkpoints.load(supernet)
-    asked = replace(asked, bn=asked.bn or ("bank" if checkpoint.arch is None else "running"))
+    asked = replace(
+        asked,
+        bn=asked.bn or ("bank" if checkpoint.arch is None else "running"),
+        heldout=asked.heldout or heldout_of(checkpoint),
+    )
     if asked.bn == "bank" and checkpoint.bank is None:
         other = "--bn running or --bn recalibrated" if checkpoint.running else "--bn recalibrated"
         raise BadFile(f"checkpoint {supernet} has no BN bank", hint=f"measure with {other}")
@@ -146,7 +150,8 @@ DEFAULT_BN_IMAGES = 2000
 class _Asked:
     """The options that a preset can set, resolved: what was given, else the preset's, else the default.
 
-    `bn` is '' where nobody said: a supernet's bank, or the running statistics of a single subnet.
+    Where nobody said, `bn` is '' (a supernet's bank, or the running statistics of a single subnet) and `heldout` 0 (as
+    many as the checkpoint's training kept out).
     """
 
     samples: int | None
@@ -179,7 +184,7 @@ class _Asked:
                 f"--split {split} --bn {bn or 'bank'} --sizes {sizes or 'all'} is not possible",
                 hint=f"--split {'|'.join(SPLITS)}, --bn {'|'.join(BN)}, --sizes {'|'.join(SIZES)}",
             )
-        base = PRESETS[preset] if preset else Preset("", 0, False, 1000, "", DEFAULT_BN_IMAGES)
+        base = PRESETS[preset] if preset else Preset("", 0, False, 0, "", DEFAULT_BN_IMAGES)
         return cls(
             samples=None if arch is not None else samples or base.samples,
             one_size=base.one_size if sizes is None else sizes == "drawn",

@@ -10,8 +10,9 @@ import typer
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
 from ofa_edge.cli.steps import StepReport
-from ofa_edge.cli.train import read_images
+from ofa_edge.cli.train import heldout_of, read_images, record
 from ofa_edge.errors import UsageError
+from ofa_edge.files import require_writable
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.cost import cost
@@ -31,14 +32,17 @@ def finetune(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            "--learning-rate", min=0.0, help="Per 64 images of a batch; 0.0075 if left out, falls in a cosine."
+            "--learning-rate", min=0.0, max=1e4, help="Per 64 images of a batch; 0.0075 if left out, falls in a cosine."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Images a step.")] = 64,
     split: Annotated[
         str, typer.Option("--split", help="What to judge on: heldout, the images train kept out, or val.")
     ] = "heldout",
-    heldout: Annotated[int, typer.Option("--heldout", min=100, help="As many as train kept out.")] = 1000,
+    heldout: Annotated[
+        int | None,
+        typer.Option("--heldout", min=100, help="As many as train kept out: what CKPT says, else 1000."),
+    ] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16 or auto.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="All cores where left out.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that make batches.")] = 1,
@@ -71,11 +75,17 @@ def finetune(
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    parts = images.split_training(read_images(data, "train", checkpoint.space, out), heldout)
+    loaded = read_images(data, "train", checkpoint.space, out)
+    parts = images.split_training(loaded, heldout or heldout_of(checkpoint))
+    if checkpoint.metadata.data.get("heldout_sha256") not in (None, parts.heldout.sha256()):
+        out.warning("other images were kept out when the supernet was trained: it may have seen those it is judged on")
+    require_writable(out_file.parent)
     judged = parts.heldout if split == "heldout" else read_images(data, "val", checkpoint.space, out)
     rate = LEARNING_RATE if learning_rate is None else learning_rate
     chosen = FinetuneOptions(epochs, rate, batch_size, precision, seed, workers)
-    out.result(_run(checkpoint, archs[0], parts.train, judged, chosen, f"{data.name}, {split}", out_file, out))
+    words = f"{data.name}, {split}, {len(judged)} images"
+    result = _run(checkpoint, archs[0], parts.train, judged, chosen, record(data, parts), out_file, out)
+    out.result({**result, "judged_on": words})
 
 
 def _run(
@@ -84,7 +94,7 @@ def _run(
     source: ImageSet,
     judged: ImageSet,
     chosen: FinetuneOptions,
-    words: str,
+    data: dict[str, object],
     out_file: Path,
     out: Output,
 ) -> dict[str, object]:
@@ -113,6 +123,7 @@ def _run(
             "seed": chosen.seed,
             "supernet": checkpoint.metadata.recipe,
         },
+        data=data,
         bank={},
     )
     sha256 = checkpoints.save(
@@ -122,7 +133,6 @@ def _run(
         "arch": codecs.encode(space, arch),
         "macs": cost(space.blocks(arch)).macs,
         "top1": {"before": before, "after": after},
-        "judged_on": f"{words}, {len(judged)} images",
         "epochs": chosen.epochs,
         "seconds": round(seconds, 1),
         "checkpoint": str(out_file),

@@ -19,11 +19,15 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 from ofa_edge.train import schedule
 
 if TYPE_CHECKING:
-    from ofa_edge.train.images import ImageSet
+    from ofa_edge.train.images import ImageSet, Splits
     from ofa_edge.train.trainer import Trainer
+    from ofa_edge.weights.checkpoint import Checkpoint
 
 CHECKPOINT_FILE = "supernet.safetensors"
 SCRATCH = "scratch"
+
+# Training images kept out, where nobody says how many.
+HELDOUT = 1000
 
 
 def train(
@@ -51,15 +55,17 @@ def train(
     ] = None,
     heldout: Annotated[
         int, typer.Option("--heldout", min=100, help="Training images kept out, for accuracy tables.")
-    ] = 1000,
+    ] = HELDOUT,
     epochs_scale: Annotated[
-        float, typer.Option("--epochs-scale", min=0.0, help="Multiplies every phase's epochs (at least one each).")
+        float,
+        typer.Option("--epochs-scale", min=0.0, max=1e4, help="Multiplies every phase's epochs (at least one each)."),
     ] = 1.0,
     rate_scale: Annotated[
-        float, typer.Option("--rate-scale", min=0.0, help="Multiplies every phase's learning rate.")
+        float, typer.Option("--rate-scale", min=0.0, max=1e4, help="Multiplies every phase's learning rate.")
     ] = 1.0,
     subnets_scale: Annotated[
-        float, typer.Option("--subnets-scale", min=0.0, help="Multiplies the random subnets a step (at least one).")
+        float,
+        typer.Option("--subnets-scale", min=0.0, max=100, help="Multiplies the random subnets a step (at least one)."),
     ] = 1.0,
     batch_size: Annotated[
         int | None,
@@ -144,7 +150,7 @@ def train(
         trainer.origin = origin[0]
         if resume:
             trainer.resume()
-            out.say(f"resumed at phase {trainer.position.phase + 1}, epoch {trainer.position.epoch + 1}")
+            out.say(_where(trainer))
         results = trainer.run()
         if not ranks.main:
             return
@@ -158,6 +164,14 @@ def train(
             "corrupt": list(loaded.corrupt),
         }
     )
+
+
+def _where(trainer: Trainer) -> str:
+    position, phases = trainer.position, trainer.recipe.phases
+    if position.phase == len(phases):
+        return "every phase is done already"
+    phase = phases[position.phase]
+    return f"resumed in phase {phase.name}, epoch {position.epoch + 1}/{phase.epochs}, after step {position.step}"
 
 
 def _macs(text: str | None) -> int | None:
@@ -197,6 +211,23 @@ def read_images(data: Path, split: str, space: Space | None, out: Output) -> Ima
             hint="give images of the space's classes, labelled from 0",
         )
     return loaded
+
+
+def heldout_of(checkpoint: Checkpoint) -> int:
+    """How many training images were kept out when it was trained, or the usual number where it does not say."""
+    recorded = checkpoint.metadata.data.get("heldout")
+    return recorded if type(recorded) is int and recorded > 0 else HELDOUT
+
+
+def record(data: Path, splits: Splits) -> dict[str, object]:
+    """What a checkpoint says of the images it was trained on."""
+    return {
+        "name": data.name,
+        "train": len(splits.train),
+        "train_sha256": splits.train.sha256(),
+        "heldout": len(splits.heldout),
+        "heldout_sha256": splits.heldout.sha256(),
+    }
 
 
 def _say_plan(trainer: Trainer, recipe: schedule.Recipe, out: Output) -> None:
@@ -257,20 +288,13 @@ def _ship(
         bank = trainer.fit_bank(subnets)
         out.say("measuring what the bank loses against recalibration")
         loss = trainer.bank_loss(bank)
-    splits = trainer.splits
     metadata = checkpoint.Metadata(
         space=trainer.space.name,
         labels=labels,
         source=origin[0],
         licence=origin[1],
         recipe=trainer.identity(),
-        data={
-            "name": data.name,
-            "train": len(splits.train),
-            "train_sha256": splits.train.sha256(),
-            "heldout": len(splits.heldout),
-            "heldout_sha256": splits.heldout.sha256(),
-        },
+        data=record(data, trainer.splits),
         bank=loss,
     )
     arrays = {name: value.detach().cpu().numpy() for name, value in trainer.network.state_dict().items()}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.files import write_whole
+from ofa_edge.files import require_writable, write_whole
 from ofa_edge.space.arch import Space
 from ofa_edge.supernet.batchnorm import given_statistics
 from ofa_edge.supernet.network import Supernet
@@ -96,8 +96,10 @@ class Trainer:
         """Train to the end of the recipe.
 
         Raises:
-            OfaEdgeError: a loss is not finite.
+            OfaEdgeError: a loss is not finite, or `out` cannot be written.
         """
+        if self.ranks.main:
+            require_writable(self.out)
         while self.position.phase < len(self.recipe.phases):
             phase = self.recipe.phases[self.position.phase]
             self._run_phase(phase)

@@ -89,7 +89,7 @@ def test_its_subnets_are_evaluated_on_the_split_asked_for(
 ) -> None:
     table = tmp_path / "tiny.jsonl"
     command = ["evaluate", "--supernet", trained / "supernet.safetensors", "--data", data, "--out", table]
-    command += ["--samples", "3", "--resolutions", "16,32", "--heldout", "100", *options]
+    command += ["--samples", "3", "--resolutions", "16,32", *options]
     code, value, said = run(capsys, *command)
     assert code == 0, said
     assert {key: value[key] for key in ("table", "rows", "failed")} == {"table": str(table), "rows": 6, "failed": 0}
@@ -277,7 +277,7 @@ def finetuned(trained: Path, data: Path, tmp_path_factory: pytest.TempPathFactor
 
 def finetune_command(trained: Path, data: Path, arch: Path, out: Path, epochs: int = 3) -> list[str | Path]:
     command: list[str | Path] = ["finetune", "--supernet", trained / "supernet.safetensors", "--arch", arch]
-    command += ["--data", data, "--out", out, "--heldout", "100", "--batch-size", "32", "--epochs", str(epochs)]
+    command += ["--data", data, "--out", out, "--batch-size", "32", "--epochs", str(epochs)]
     return [*command, "--learning-rate", "0.1"]
 
 
@@ -304,6 +304,32 @@ def test_what_finetune_reaches_is_what_the_file_gives_without_torch(finetuned: P
     assert found.arch is not None
     right = Evaluator(found, held, None).correct(found.arch)
     assert right >= 90
+
+
+def test_other_held_out_images_than_the_supernets_are_told_of(
+    trained: Path, data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = finetune_command(trained, data, finetuned.parent / "arch.json", tmp_path / "x.safetensors", epochs=1)
+    code, value, said = run(capsys, *command, "--heldout", "120")
+    assert code == 0, said
+    assert "it may have seen those it is judged on" in said
+    assert value["judged_on"] == "pictures, heldout, 120 images"
+    found = checkpoint.load(tmp_path / "x.safetensors").metadata.data
+    assert (found["train"], found["heldout"]) == (50, 120)
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_result_that_cannot_be_written_is_told_before_any_training(
+    trained: Path, data: Path, finetuned: Path, capsys: pytest.CaptureFixture[str], monkeypatch, command: str
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: pytest.fail("trained"))
+    out = finetuned / "folder"  # a file is in the way
+    if command == "train":
+        said = train(capsys, data, out, code=1)
+    else:
+        arch = finetuned.parent / "arch.json"
+        said = refused(capsys, *finetune_command(trained, data, arch, out / "x.safetensors"), code=1)
+    assert f"cannot write to {out}" in said
 
 
 @pytest.mark.parametrize(
