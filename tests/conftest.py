@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# One thread each for numpy and torch, told before they are imported: what tests compute is small, and those of several
+# workers, and of the processes that tests start, would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
