@@ -110,6 +110,8 @@ def evaluate(
 
     out = Output(as_json)
     asked = _Asked.of(preset, samples, arch, sizes, heldout, bn, bn_images, split)
+    if latency_table is not None and budget is None:
+        raise UsageError("--latency-table is for --budget", hint="give --budget latency=20ms, or leave it out")
     worker = _shard(shard, ray)
     checkpoint = checkpoints.load(supernet)
     asked = replace(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Preprocess
 from ofa_edge.train import idx
 
@@ -154,11 +154,17 @@ def class_names(path: Path, images: ImageSet) -> tuple[str, ...]:
     Args:
         path: what `load_images` read.
         images: its training split; a list of names that is too short for their labels is passed over.
+
+    Raises:
+        BadFile: labels.txt is not UTF-8.
     """
     folder = path if path.is_dir() else path.parent
     listed: list[str] = []
     if (folder / "labels.txt").is_file():
-        lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        try:
+            lines = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise BadFile(f"{folder / 'labels.txt'} is not UTF-8", hint="save it as UTF-8, or remove it") from error
         listed = [line.split(maxsplit=1)[-1] for line in lines if line.strip()]
     folders: list[str] = []
     # Beside a Parquet or idx file lie folders of anything.

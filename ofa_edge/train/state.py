@@ -6,6 +6,7 @@ into objects.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 
 STATE_FILE = "state.pt"
 
@@ -44,14 +45,26 @@ class Position:
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write the state beside the last one and rename it over, so that a kill leaves one of the two."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the state beside the last one and rename it over, so that a kill leaves one of the two.
+
+    Raises:
+        OfaEdgeError: it cannot be written; the last one stands.
+    """
     part = folder / f"{STATE_FILE}.part"
-    with part.open("wb") as file:
-        torch.save({"version": STATE_VERSION, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(folder / STATE_FILE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save({"version": STATE_VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(folder / STATE_FILE)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise OfaEdgeError(
+            f"cannot write the run's state to {folder}: {getattr(error, 'strerror', None) or error}"[:500],
+            hint="make room there, then go on with --resume",
+        ) from error
 
 
 def read_state(folder: Path, identity: Mapping[str, object], origin: str) -> dict[str, Any]:

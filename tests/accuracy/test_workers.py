@@ -276,6 +276,7 @@ def test_a_subnet_trained_alone_is_measured_by_its_running_statistics(
         (("--samples", "8", "--budget", "macs=10"), 3, "not even the smallest subnet of tiny"),
         (("--samples", "8", "--budget", "latency=20ms"), 2, "needs a latency table"),
         (("--samples", "8", "--budget", "20"), 2, "no unit"),
+        (("--samples", "8", "--latency-table", "x"), 2, "--latency-table is for --budget"),
         (("--preset", "paper"), 2, "there is no preset 'paper'"),
         (("--samples", "8", "--sizes", "some"), 2, "--sizes some is not possible"),
         (("--arch", "-", "--preset", "ofa-paper", "--samples", "3"), 2, "cannot be used together"),

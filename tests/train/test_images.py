@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Preprocess
 from ofa_edge.train import images
 from ofa_edge.train.images import ImageSet, centre_crops, class_names, joined, load_images, split_training, unseen_part
@@ -213,6 +213,13 @@ def test_classes_are_named_by_a_list_else_by_folders_else_by_numbers(tmp_path: P
     assert class_names(data, found) == ("amber", "birch", "coral")
     write_parquet(tmp_path / "some.parquet", parquet_rows(5))
     assert class_names(tmp_path / "some.parquet", load_images(tmp_path / "some.parquet")) == ("0", "1", "2")
+
+
+def test_class_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", parquet_rows(3))
+    (tmp_path / "labels.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadFile, match=r"labels\.txt is not UTF-8"):
+        class_names(tmp_path, load_images(tmp_path, "train"))
 
 
 def test_folders_beside_a_parquet_file_are_no_classes(tmp_path: Path) -> None:

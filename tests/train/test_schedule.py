@@ -37,9 +37,7 @@ def test_without_warm_up_the_rate_begins_at_its_top() -> None:
     assert learning_rate(phase, 10, 10) == pytest.approx(0)
 
 
-@pytest.mark.parametrize(
-    ("steps", "rates"), [(1, [0.5]), (4, [0.25, 0.5, 0.5, 0.25]), (10, [0.1, 0.2, 0.3, 0.4, 0.5])]
-)
+@pytest.mark.parametrize(("steps", "rates"), [(1, [0.5]), (4, [0.25, 0.5, 0.5, 0.25]), (10, [0.1, 0.2, 0.3, 0.4, 0.5])])
 def test_the_rate_rises_for_half_of_a_short_phase(steps: int, rates: list[float]) -> None:
     """Or few images would be trained on at a rate that never comes near its top, and never falls."""
     phase = Phase("x", 1, ("largest",), 0.5, warmup_steps=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.supernet.batchnorm import recalibrate
 from ofa_edge.train import batches
 from ofa_edge.train.options import TrainOptions
@@ -121,6 +122,21 @@ def test_progressive_shrinking_killed_in_the_middle_of_a_phase_ends_in_the_same_
     assert (killed / TEACHER_FILE).read_bytes() == (alone / TEACHER_FILE).read_bytes()
     for name, value in undisturbed.network.state_dict().items():
         assert torch.equal(again.network.state_dict()[name], value), name
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = runs.trainer(tmp_path)
+    trainer.save()
+    before = (tmp_path / STATE_FILE).read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OfaEdgeError, match="cannot write the run's state to .*: No space left on device"):
+        trainer.save()
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
+    assert (tmp_path / STATE_FILE).read_bytes() == before
 
 
 def kill(out: Path, save: int, recipe: Recipe) -> None:
