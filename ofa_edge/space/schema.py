@@ -39,6 +39,7 @@ nothing unknown passes; whatever passes can be built, cut and counted; a Space w
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from itertools import pairwise
@@ -53,8 +54,15 @@ from ofa_edge.space.ends import Head, MobileStem, ResNetStem
 
 _HINT = "`ofa-edge spaces ofa-mbv3-w1.0 --toml` prints a space to start from"
 
-# A file larger than this is no space; the largest built-in one has 2 KB.
-_MOST_BYTES = 1 << 18
+# A file larger than this is no space; the largest built-in one has 2 KB. The TOML parser takes time quadratic in the
+# number of dots on a line.
+_MOST_BYTES = 1 << 17
+_MOST_IN_LINE = 8192
+
+# What is counted, listed or built of a space stays within seconds and some hundred MB. The largest built-in one has
+# 4,075 rows of blocks at its resolutions together, and 21 places for blocks in its stages.
+_MOST_BLOCKS = 500_000
+_MOST_PLACES = 512
 
 
 def _rising(values: list[Any]) -> list[Any]:
@@ -93,7 +101,7 @@ _Channels = Annotated[int, Field(ge=1, le=16_384)]
 _OrNone = Annotated[int, Field(ge=0, le=16_384)]
 _Kernel = Annotated[int, Field(ge=3, le=15), AfterValidator(_odd)]
 _Expand = Annotated[float, Field(gt=0, le=16), AfterValidator(_whole_as_int)]
-_Positive = Annotated[float, Field(gt=0)]
+_Deviation = Annotated[float, Field(ge=1e-3)]
 _Activation = Literal["none", "relu", "relu6", "h_swish"]
 _Some = Field(min_length=1, max_length=64)
 _Widths = Annotated[list[_Channels], Field(max_length=64), AfterValidator(_not_falling)]
@@ -163,8 +171,8 @@ class _Head(_Value):
 
 class _Preprocess(_Value):
     mean: Annotated[list[float], BeforeValidator(_as_list), AfterValidator(_one_or_three)]
-    std: Annotated[list[_Positive], BeforeValidator(_as_list), AfterValidator(_one_or_three)]
-    crop: Annotated[float, Field(gt=0, le=1)]
+    std: Annotated[list[_Deviation], BeforeValidator(_as_list), AfterValidator(_one_or_three)]
+    crop: Annotated[float, Field(ge=0.1, le=1)]  # images are made 1 / crop times as large as the input
 
 
 class _Space(_Value):
@@ -204,8 +212,10 @@ def read_toml(path: Path) -> Space:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint=_HINT) from error
     if len(data) > _MOST_BYTES:
         raise BadFile(f"{path} is larger than {_MOST_BYTES:,} bytes", hint=_HINT)
+    if max(map(len, data.split(b"\n"))) > _MOST_IN_LINE:
+        raise BadFile(f"{path} has a line of more than {_MOST_IN_LINE:,} bytes", hint=_HINT)
     try:
-        content = tomllib.loads(data.decode("utf-8"))
+        content = tomllib.loads(data.decode("utf-8-sig"))  # some editors write a byte order mark
     except (ValueError, RecursionError) as error:
         raise BadFile(f"{path} is not TOML: {error}", hint=_HINT) from error
     space = as_space(content, str(path))
@@ -224,7 +234,7 @@ def as_space(value: Mapping[str, Any], source: str) -> Space:
     except ValidationError as error:
         raise BadFile(f"{source}: {_first(error)}", hint=_HINT) from error
     block = "bottleneck" if isinstance(found.stem, _ResNet) else "expanded_conv"
-    return Space(
+    space = Space(
         found.name,
         tuple(found.resolutions),
         found.stem.value(),
@@ -234,6 +244,9 @@ def as_space(value: Mapping[str, Any], source: str) -> Space:
         Preprocess(_per_channel(found.preprocess.mean), _per_channel(found.preprocess.std), found.preprocess.crop),
         found.bn_eps,
     )
+    _check_size(space, source)
+    _check_expansion(space, source)
+    return space
 
 
 def as_dict(space: Space) -> dict[str, Any]:
@@ -293,6 +306,42 @@ def _per_channel(values: list[float]) -> float | tuple[float, float, float]:
     return values[0] if len(values) == 1 else (values[0], values[1], values[2])
 
 
+def _check_size(space: Space, source: str) -> None:
+    """Refuse spaces of which nobody can list the blocks."""
+    places = sum(stage.max_depth for stage in space.stages)
+    if places > _MOST_PLACES:
+        raise BadFile(
+            f"{source}: stages: they have up to {places:,} blocks, more than {_MOST_PLACES}",
+            hint="take fewer stages, or lower their depths",
+        )
+    blocks, before = math.prod(map(len, space.stem.width_choices)), len(space.stem.out_channels)
+    for stage in space.stages:
+        widths = len(stage.width_choices)
+        blocks += len(stage.kernels) * len(stage.expands) * widths * (before + 1)
+        before = widths
+    if (total := blocks * len(space.resolutions)) > _MOST_BLOCKS:
+        raise BadFile(
+            f"{source}: its subnets have about {total:,} different blocks, more than {_MOST_BLOCKS:,}",
+            hint="take fewer resolutions, or fewer kernels, expands and widths",
+        )
+
+
+def _check_expansion(space: Space, source: str) -> None:
+    """Refuse expand ratios whose greatest leaves the 1x1 expansion out, and another does not: the supernet, which is
+    made as wide as the greatest, would lack it."""
+    before = max(space.stem.out_channels)
+    for s, stage in enumerate(space.stages):
+        for in_channels in (before, stage.out_channels)[: stage.max_depth]:
+            mids = {stage.mid_channels(in_channels, stage.out_channels, expand) for expand in stage.expands}
+            if stage.block == "expanded_conv" and len(mids) > 1 and max(mids) == in_channels:
+                raise BadFile(
+                    f"{source}: stages[{s}].expands: the greatest, {max(stage.expands)}, leaves {in_channels} channels "
+                    "as they are, so that a supernet has no expansion for the others to be cut from",
+                    hint="add a greater one, or keep only this one",
+                )
+        before = stage.out_channels
+
+
 def _check_expands(space: Space, source: str) -> None:
     """Refuse expand ratios that round to one width even where channels are most: one of them was meant otherwise."""
     before = max(space.stem.out_channels)
@@ -317,7 +366,8 @@ def _first(error: ValidationError) -> str:
         if isinstance(part, int):
             key += f"[{part}]"
         elif part not in ("mobile", "resnet"):  # which of the stems it is
-            key += f".{part}" if key else part
+            name = part if part.isprintable() else repr(part)
+            key += f".{name}" if key else name
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         message = "there is no such key"

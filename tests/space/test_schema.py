@@ -102,7 +102,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], object]]] =
         MOBILE,
         lambda v: v["stages"][0].update(widths=[16, 24]),
     ),
-    "preprocess.std[0]: Input should be greater than 0": (MOBILE, lambda v: v["preprocess"].update(std=[0, 1, 1])),
+    "preprocess.std[0]: Input should be greater than or equal to 0.001": (
+        MOBILE,
+        lambda v: v["preprocess"].update(std=[0, 1, 1]),
+    ),
     "preprocess.mean: give one number, or three": (MOBILE, lambda v: v["preprocess"].update(mean=[1.0, 2.0])),
     "preprocess.crop: Input should be less than or equal to 1": (MOBILE, lambda v: v["preprocess"].update(crop=2)),
     "bn_eps: Input should be a finite number": (MOBILE, lambda v: v.update(bn_eps=float("nan"))),
@@ -158,7 +161,40 @@ def test_a_file_whose_expand_ratios_round_to_one_width_is_refused(tmp_path):
         get_space(str(path))
 
 
-@pytest.mark.parametrize("content", [b"a = ", b"\xff", b"[" * 100_000, b"# " * (1 << 18)])
+def test_an_expansion_that_the_supernet_would_lack_is_refused():
+    value = _changed(MOBILE, lambda v: v["stages"][0].update(expands=[0.5, 1]))
+    with pytest.raises(BadFile, match=r"stages\[0\].expands: the greatest, 1, leaves"):
+        schema.as_space(value, "file")
+
+
+def test_spaces_too_large_to_list_are_refused():
+    """A file of a few kilobytes can ask for 10^11 blocks, or a count of subnets of more digits than Python prints."""
+    many = _changed(MOBILE, lambda v: v["stages"][0].update(depths=list(range(1, 33))))
+    many["stages"] = [many["stages"][0]] * 17
+    with pytest.raises(BadFile, match="up to 544 blocks, more than 512"):
+        schema.as_space(many, "file")
+    wide = _changed(RESNET, lambda v: None)
+    wide["stages"][0]["widths"] = list(range(8, 512, 8))
+    wide["stages"][0]["out_channels"] = 504
+    wide["stages"][0]["expands"] = [i / 16 for i in range(1, 65)]
+    wide["resolutions"] = list(range(8, 1032))
+    with pytest.raises(BadFile, match="different blocks, more than 500,000"):
+        schema.as_space(wide, "file")
+
+
+def test_a_byte_order_mark_is_read_past(tmp_path):
+    path = tmp_path / "space.toml"
+    path.write_text(schema.as_toml(mobilenet_v3("mine", 1.0)), encoding="utf-8-sig")
+    assert get_space(str(path)) == mobilenet_v3("mine", 1.0)
+
+
+def test_a_key_that_a_terminal_would_obey_is_shown_as_text():
+    with pytest.raises(BadFile) as caught:
+        schema.as_space(MOBILE | {"a\x1b[31m\nerror: b": 1}, "file")
+    assert caught.value.message == "file: 'a\\x1b[31m\\nerror: b': there is no such key"
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff", b"[" * 8000, b"# " * (1 << 18), b"a." * 5000 + b"a = 1"])
 def test_files_that_are_no_toml_are_refused(tmp_path, content):
     path = tmp_path / "space.toml"
     path.write_bytes(content)
