@@ -92,7 +92,7 @@ class Output:
             line = as_lines(strict_json.loads(to_json(value)))
         else:
             line = text() if callable(text) else text
-        self._write_data(line)
+        self._write_data(printable(line))
 
     def failure(self, error: OfaEdgeError) -> None:
         """Say what went wrong and what to type next; with --json also as the `error` value on stdout, unless the
@@ -100,9 +100,9 @@ class Output:
         if self.as_json and not self._answer.given:
             self._answer.given = True
             self._write_data(to_json({"error": error.as_json()}))
-        self._say(f"{self._paint('error:', '31;1')} {error.message}")
+        self._say(f"{self._paint('error:', '31;1')} {printable(error.message)}")
         if error.hint:
-            self._say(f"{self._paint('hint:', '36')} {error.hint}")
+            self._say(f"{self._paint('hint:', '36')} {printable(error.hint)}")
 
     def _write_data(self, line: str) -> None:
         try:
@@ -115,15 +115,15 @@ class Output:
     # -- talk -------------------------------------------------------------------------------------
     def say(self, text: str) -> None:
         """A line about what is being done."""
-        self._say(text)
+        self._say(printable(text))
 
     def notice(self, text: str) -> None:
         """Something the user did not ask about but should know."""
-        self._say(f"{self._paint('note:', '36')} {text}")
+        self._say(f"{self._paint('note:', '36')} {printable(text)}")
 
     def warning(self, text: str) -> None:
         """Something that may make the result less than it seems."""
-        self._say(f"{self._paint('warning:', '33')} {text}")
+        self._say(f"{self._paint('warning:', '33')} {printable(text)}")
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Bar]:
@@ -210,6 +210,11 @@ def _rich_bar(stream: TextIO, label: str, total: int) -> Iterator[Bar]:
 
 
 # -- rendering --------------------------------------------------------------------------------------
+def printable(text: str) -> str:
+    """Text that a terminal may show: names out of files could hold control sequences, or what no encoding has."""
+    return "".join(c if c.isprintable() or c in "\n\t" else " " for c in text)
+
+
 def to_json(value: Any) -> str:
     """One line of strict JSON in ASCII. Dataclasses become objects, paths strings, tuples lists.
 

@@ -168,3 +168,14 @@ def test_sizes_are_decimal(value: int, text: str) -> None:
 )
 def test_milliseconds(values: tuple[Any, ...], text: str) -> None:
     assert output.milliseconds(*values) == text
+
+
+def test_a_terminal_obeys_nothing_that_a_file_holds() -> None:
+    """Labels, licences and keys come out of files that anybody may have written."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    voice = Output(stdout=stdout, stderr=stderr, environ={})
+    voice.warning("\x1b]0;title\x07 caf\u00e9")
+    voice.failure(InfeasibleBudget("\x1b[2J", hint="\ud800"))
+    voice.result({"label": "a\x1b[31mb"})
+    assert stderr.getvalue().splitlines() == ["warning:  ]0;title  caf\u00e9", "error:  [2J", "hint:  "]
+    assert stdout.getvalue() == "label  a [31mb\n"
