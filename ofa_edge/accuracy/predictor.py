@@ -31,7 +31,7 @@ from ofa_edge.accuracy.ridge import LINKS, FitQuality, Form, best_form, principa
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.accuracy.validation import Rows, errors_by_score, spearman
-from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage
 from ofa_edge.space.arrays import StageArrays
 
 Floats = NDArray[np.float64]
@@ -170,9 +170,7 @@ class AdditiveAccuracy:
 
     def greatest_score(self, resolutions: Sequence[int]) -> float:
         """The score that no subnet of the space exceeds at these resolutions, whatever it costs."""
-        stages = (
-            float(self.stage_scores(s, StageArrays.all(stage)).max()) for s, stage in enumerate(self.space.stages)
-        )
+        stages = (self._greatest_stage_score(s, stage) for s, stage in enumerate(self.space.stages))
         shared = 0.0
         start = len(self.resolutions) + sum(self._widths)
         for choices in (*map(set, self.space.width_choices), self.space.stem.depths):
@@ -180,6 +178,20 @@ class AdditiveAccuracy:
                 shared += float(self.weights[start : start + len(choices)].max())
                 start += len(choices)
         return max(map(self.offset, resolutions)) + sum(stages) + shared
+
+    def _greatest_stage_score(self, s: int, stage: Stage) -> float:
+        """The greatest of `stage_scores` over all values of a stage, of which there may be more than fit in memory.
+
+        At one depth the terms are sums over places, so each place has its best block whatever the others have.
+        """
+        blocks = [BlockChoice(kernel, expand) for kernel in stage.kernels for expand in stage.expands]
+        found = []
+        for depth in stage.depths:
+            plain = (blocks[0],) * depth
+            varied = [(*plain[:i], block, *plain[i + 1 :]) for i in range(depth) for block in blocks]
+            scores = self.stage_scores(s, StageArrays.of(stage, varied)).reshape(depth, len(blocks))
+            found.append(scores[0, 0] + (scores.max(axis=1) - scores[0, 0]).sum())
+        return float(max(found))
 
     def top1(self, score: float) -> float:
         """A score as a share of right answers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from ofa_edge.accuracy import family, mlp_training
 from ofa_edge.accuracy.encoding import PLACES, encode
 from ofa_edge.accuracy.mlp import MlpAccuracy
 from ofa_edge.accuracy.pairwise import PairwiseAccuracy
-from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.predictor import TERMS, AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.accuracy.validation import Rows, spearman
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.spaces import OFA_LITE0, SPACES
 
 IMAGES = 10_000
@@ -261,3 +263,24 @@ def test_more_rows_than_the_dual_form_can_are_refused_at_once(table, monkeypatch
     assert "--kind additive or mlp" in caught.value.hint
     with pytest.raises(UsageError, match="there is no predictor 'forest'"):
         family.fit("forest", OFA_LITE0, table)
+
+
+@pytest.mark.parametrize("terms", TERMS)
+def test_the_greatest_score_is_that_of_the_best_choices(terms):
+    fitted = AdditiveAccuracy.fit_measured(ROWS)
+    p = encode(OFA_LITE0, [OFA_LITE0.smallest()], fitted.resolutions, terms).shape[1]
+    weights = np.random.default_rng(0).standard_normal(p)
+    fitted = replace(fitted, quality=replace(fitted.quality, terms=terms), mean=np.zeros(p), weights=weights)
+    best = [fitted.stage_scores(s, StageArrays.all(stage)).max() for s, stage in enumerate(OFA_LITE0.stages)]
+    offset = max(map(fitted.offset, fitted.resolutions))
+    assert fitted.greatest_score(fitted.resolutions) == pytest.approx(offset + sum(best))
+
+
+def test_the_greatest_score_enumerates_no_stage():
+    """A stage of 7^12 choices fits in no memory; strategy random, which is advised for it, must not list them."""
+    stage = replace(OFA_LITE0.stages[0], depths=(12,), kernels=(3, 5, 7, 9, 11, 13, 15))
+    space = replace(OFA_LITE0, name="deep", stages=(stage,))
+    rng = np.random.default_rng(0)
+    archs = [space.sample(rng, 96) for _ in range(30)]
+    fitted = AdditiveAccuracy.fit_rows(space, archs, rng.integers(60, 90, 30), [100] * 30)
+    assert fitted.greatest_score([96]) >= max(map(fitted.score, archs))
