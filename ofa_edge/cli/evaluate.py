@@ -112,7 +112,7 @@ def evaluate(
     asked = _Asked.of(preset, samples, arch, sizes, heldout, bn, bn_images, split)
     if latency_table is not None and budget is None:
         raise UsageError("--latency-table is for --budget", hint="give --budget latency=20ms, or leave it out")
-    worker = _shard(shard, ray)
+    worker = this_shard(shard, ray)
     checkpoint = checkpoints.load(supernet)
     asked = replace(
         asked,
@@ -196,7 +196,7 @@ class _Asked:
         )
 
 
-def _shard(text: str | None, ray: str | None) -> Shard | None:
+def this_shard(text: str | None, ray: str | None) -> Shard | None:
     """Which part is this process's: of --shard, or of torchrun's environment; None where it does all."""
     from ofa_edge.accuracy.samples import Shard
 

@@ -118,13 +118,17 @@ def test_the_same_again_measures_nothing(scene: Scene, tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_ranks_of_torchrun_are_the_parts(scene: Scene, tmp_path: Path) -> None:
+def test_ranks_of_torchrun_are_the_parts(
+    scene: Scene, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the environment it sets; that torchrun sets it so is seen where two ranks train (tests/train/ranked.py)."""
     out = tmp_path / "table.jsonl"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "ofa_edge.cli.app", *scene.command, "--out", str(out)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows"] == 12, "one rank tells the result"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        assert not out.exists()
+        monkeypatch.setenv("RANK", rank)
+        assert app.main([*scene.command, "--out", str(out)]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 12, "one rank tells the result"
     assert out.read_bytes() == scene.table
     assert list(tmp_path.iterdir()) == [out]
 

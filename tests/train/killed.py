@@ -1,4 +1,4 @@
-"""A training run that kills itself with SIGKILL: `python -m tests.train.killed OUT SAVE RECIPE`.
+"""A training run that kills itself with SIGKILL: `python -m tests.train.killed OUT SAVE`.
 
 It dies in its SAVE-th save, when half of the state is written: what a power cut or an out-of-memory kill leaves.
 """
@@ -14,14 +14,12 @@ from typing import Any
 
 import torch
 
-from ofa_edge.train import bank
 from tests.train import runs
 
 
 def main() -> None:
     out, last = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
-    bank.BANK_PHASE_SUBNETS = runs.BANK_SUBNETS
     save, saves = torch.save, 0
 
     def half(state: Any, file: Any) -> None:
@@ -37,7 +35,7 @@ def main() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = half
-    runs.trainer(out, recipe=runs.RECIPES[sys.argv[3]]).run()
+    runs.trainer(out, recipe=runs.PROGRESSIVE).run()
 
 
 if __name__ == "__main__":

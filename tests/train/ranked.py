@@ -12,6 +12,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from ofa_edge.accuracy.samples import Shard
+from ofa_edge.cli import evaluate
 from ofa_edge.train.distributed import Ranks
 from ofa_edge.train.options import TrainOptions
 from ofa_edge.train.schedule import ONLY_LARGEST, Axes, Phase, Recipe
@@ -36,6 +38,7 @@ def run(out: Path, ranks: Ranks) -> None:
     options = TrainOptions(seed=3, sync_bn=True, checkpoint_minutes=99)
     trainer = Trainer(TINY, RECIPE, splits(48), out, options, lambda news: losses.append(news.loss), ranks)
     trainer.run()
+    assert evaluate.this_shard(None, None) == (Shard(ranks.rank, ranks.count) if ranks.count > 1 else None)
     if ranks.main:
         (out / "losses.json").write_text(json.dumps({"ranks": ranks.count, "losses": losses}))
         weights = {name: value.contiguous() for name, value in trainer.network.state_dict().items()}

@@ -30,8 +30,6 @@ RECIPE = Recipe(
 # One epoch of each of its phases that open something in the tiny space: largest, kernel, depth-2, expand-1, expand-2.
 PROGRESSIVE = replace(scaled(schedule.PROGRESSIVE, epochs=0, rates=2, subnets=0.5), batch_size=8)
 
-RECIPES = {recipe.name: recipe for recipe in (RECIPE, PROGRESSIVE)}
-
 # 24 images are three steps an epoch; twelve in all.
 STEPS = 12
 

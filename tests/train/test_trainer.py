@@ -91,23 +91,15 @@ def test_a_run_that_was_killed_again_and_again_ends_as_the_undisturbed_one(tmp_p
     assert_same(whole, trainer)
 
 
-def test_a_process_killed_while_it_saves_leaves_the_state_before(tmp_path: Path, whole: Trainer) -> None:
-    """SIGKILL with half of the new state written: the old one stands, and the run goes on from it."""
-    kill(tmp_path, 6, runs.RECIPE)
-    part = tmp_path / f"{STATE_FILE}.part"
-    assert 0 < part.stat().st_size < (tmp_path / STATE_FILE).stat().st_size
-    again = runs.trainer(tmp_path)
-    again.resume()
-    again.run()
-    assert_same(whole, again)
-
-
-def test_progressive_shrinking_killed_in_the_middle_of_a_phase_ends_in_the_same_bits(tmp_path: Path) -> None:
-    """With its teacher and its sorted channels; all else being equal, one thread adds up in one order."""
+def test_progressive_shrinking_killed_while_it_saves_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL with half of the new state written, in the middle of a phase: the old state stands, and the run goes on
+    from it, with its teacher and its sorted channels; all else being equal, one thread adds up in one order."""
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     undisturbed = runs.trainer(alone, recipe=runs.PROGRESSIVE)
     undisturbed.run()
-    kill(killed, 10, runs.PROGRESSIVE)
+    kill(killed, 10)
+    part = killed / f"{STATE_FILE}.part"
+    assert 0 < part.stat().st_size < (killed / STATE_FILE).stat().st_size
     again = runs.trainer(killed, recipe=runs.PROGRESSIVE)
     again.resume()
     assert (again.recipe.phases[again.position.phase].name, again.position.step) == ("depth-2", 1)
@@ -139,9 +131,9 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mo
     assert (tmp_path / STATE_FILE).read_bytes() == before
 
 
-def kill(out: Path, save: int, recipe: Recipe) -> None:
-    """Run until SIGKILL in the middle of the given save."""
-    command = [sys.executable, "-m", "tests.train.killed", str(out), str(save), recipe.name]
+def kill(out: Path, save: int) -> None:
+    """Run progressive shrinking until SIGKILL in the middle of the given save."""
+    command = [sys.executable, "-m", "tests.train.killed", str(out), str(save)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
