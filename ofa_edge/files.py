@@ -7,11 +7,13 @@ old content or the new, never a part.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from ofa_edge.errors import OfaEdgeError
+from ofa_edge.errors import LockHeld, OfaEdgeError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -33,6 +35,27 @@ def write_whole(path: Path, content: bytes) -> None:
             part.unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder; they get it when this one ends, however it does.
+
+    Raises:
+        LockHeld: another process has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockHeld(
+                    f"another process is writing to {folder}", hint="wait for it, or give another --out"
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def require_writable(folder: Path) -> None:

@@ -66,6 +66,7 @@ def finetune(
     if len(archs) != 1:
         raise UsageError(f"{arch} holds {len(archs)} archs", hint="fine-tune one at a time")
     checkpoint.space.check(archs[0])
+    checkpoint.check(archs[0])
 
     import torch
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.files import require_writable, write_whole
+from ofa_edge.files import held, require_writable, write_whole
 from ofa_edge.space.arch import Space
 from ofa_edge.supernet.batchnorm import given_statistics
 from ofa_edge.supernet.network import Supernet
@@ -97,9 +97,15 @@ class Trainer:
 
         Raises:
             OfaEdgeError: a loss is not finite, or `out` cannot be written.
+            LockHeld: another process trains in `out`.
         """
-        if self.ranks.main:
-            require_writable(self.out)
+        if not self.ranks.main:
+            return self._run()
+        require_writable(self.out)
+        with held(self.out):
+            return self._run()
+
+    def _run(self) -> list[PhaseResult]:
         while self.position.phase < len(self.recipe.phases):
             phase = self.recipe.phases[self.position.phase]
             self._run_phase(phase)

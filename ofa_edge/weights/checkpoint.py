@@ -86,7 +86,7 @@ class Checkpoint:
             BadFile: the checkpoint has none of this kind.
             UsageError: the arch is not in the space, or is not the one subnet that this checkpoint is of.
         """
-        self._check(arch)
+        self.check(arch)
         if (bn or ("bank" if self.arch is None else "running")) == "bank":
             if self.bank is None:
                 hint = (
@@ -108,10 +108,11 @@ class Checkpoint:
             BadFile: there are neither.
             UsageError: the arch is not in the space, or is not the one subnet that this checkpoint is of.
         """
-        self._check(arch)
+        self.check(arch)
         return fold(self.space, self.arrays, arch, self.statistics_of(arch) if statistics is None else statistics)
 
-    def _check(self, arch: Arch) -> None:
+    def check(self, arch: Arch) -> None:
+        """Raises UsageError where this is the checkpoint of one subnet, and the arch is another."""
         if self.arch is not None and arch.at(0) != self.arch.at(0):
             raise UsageError(
                 "the checkpoint holds one subnet, and this arch is another",

@@ -306,6 +306,14 @@ def test_what_finetune_reaches_is_what_the_file_gives_without_torch(finetuned: P
     assert right >= 90
 
 
+def test_one_subnet_is_not_finetuned_as_another(
+    data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.json").write_text(json.dumps(ARCH | {"ks": [3, 3, 3, 5]}))
+    command = ["finetune", "--supernet", finetuned, "--arch", tmp_path / "other.json", "--data", data, "--epochs", "1"]
+    assert "this arch is another" in refused(capsys, *command, "--out", tmp_path / "x.safetensors")
+
+
 def test_other_held_out_images_than_the_supernets_are_told_of(
     trained: Path, data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

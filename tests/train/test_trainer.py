@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.errors import BadFile, LockHeld, OfaEdgeError, UsageError
 from ofa_edge.supernet.batchnorm import recalibrate
 from ofa_edge.train import batches
 from ofa_edge.train.options import TrainOptions
@@ -129,6 +129,18 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mo
         trainer.save()
     assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]
     assert (tmp_path / STATE_FILE).read_bytes() == before
+
+
+def test_two_runs_never_train_in_one_folder(tmp_path: Path) -> None:
+    def another(progress: Progress) -> None:
+        with pytest.raises(LockHeld, match="another process is writing to"):
+            runs.trainer(tmp_path).run()
+        raise Killed
+
+    with pytest.raises(Killed):
+        runs.trainer(tmp_path, another).run()
+    with pytest.raises(Killed):
+        runs.trainer(tmp_path, KillAt(1)).run()
 
 
 def kill(out: Path, save: int) -> None:
