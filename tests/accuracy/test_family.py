@@ -61,7 +61,7 @@ def table(tmp_path_factory):
 @pytest.fixture(scope="module", params=KINDS)
 def fitted(request, table):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp_training, "STEPS", 100)
+        patch.setattr(mlp_training, "STEPS", 50)
         return family.fit(request.param, OFA_LITE0, table, seed=3)
 
 
