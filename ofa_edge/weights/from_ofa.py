@@ -45,7 +45,7 @@ def from_ofa(state: Mapping[str, np.ndarray], space: Space) -> Published:
     """Read a state dict of the reference implementation's supernet of this space, for any number of classes.
 
     Raises:
-        BadFile: tensors are missing, extra, given twice or of another shape.
+        BadFile: tensors are missing, extra, given twice, of another shape, or hold what is no weight or variance.
     """
     found: dict[str, np.ndarray] = {}
     for name, value in state.items():
@@ -64,8 +64,9 @@ def from_ofa(state: Mapping[str, np.ndarray], space: Space) -> Published:
         )
     bias = found["classifier.linear.bias"]
     space = space.with_classes(len(bias)) if bias.ndim == 1 and len(bias) else space
-    arrays = {ours: np.array(found[theirs], np.float32) for theirs, ours in names.items()}
-    _check_shapes(space, arrays, {ours: theirs for theirs, ours in names.items()})
+    arrays = {ours: found[theirs] for theirs, ours in names.items()}
+    _check(space, arrays, {ours: theirs for theirs, ours in names.items()})
+    arrays = {ours: np.array(value, np.float32) for ours, value in arrays.items()}
     norms = [name.removesuffix("/mean") for name in arrays if name.endswith("/mean")]
     running = {norm: (arrays.pop(f"{norm}/mean"), arrays.pop(f"{norm}/var")) for norm in norms}
     return Published(space, arrays, running)
@@ -130,7 +131,7 @@ def _parts(layer: Layer, prefix: str, conv: str) -> tuple[str, str]:
     return canonical(f"{prefix}.conv"), f"{prefix}.bn" if normalised(layer.block, conv) else ""
 
 
-def _check_shapes(space: Space, arrays: Mapping[str, np.ndarray], theirs: Mapping[str, str]) -> None:
+def _check(space: Space, arrays: Mapping[str, np.ndarray], theirs: Mapping[str, str]) -> None:
     shapes = supernet_shapes(space)
     for name, value in arrays.items():
         norm, _, statistic = name.partition("/")
@@ -139,5 +140,11 @@ def _check_shapes(space: Space, arrays: Mapping[str, np.ndarray], theirs: Mappin
             raise BadFile(
                 f"{theirs[name]} has shape {value.shape}, {space.name} needs {wanted}",
                 hint=_HINT,
+                details={"tensor": theirs[name]},
+            )
+        if not np.isfinite(value).all() or (statistic == "var" and (value < 0).any()):
+            raise BadFile(
+                f"{theirs[name]} holds a value that is {'no variance' if statistic == 'var' else 'not finite'}",
+                hint="take another file, this one is damaged or its training diverged",
                 details={"tensor": theirs[name]},
             )

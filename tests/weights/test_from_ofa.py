@@ -159,8 +159,13 @@ FIRST = "blocks.1.conv.depth_conv.conv.conv.weight"
         (lambda s: s | {FIRST.replace("conv.conv.", "conv."): s[FIRST]}, "twice"),
         (lambda s: s | {"first_conv.bn.running_mean": np.zeros(3, np.float32)}, r"running_mean has shape \(3,\)"),
         (lambda s: s | {"classifier.linear.weight": s["classifier.linear.weight"][:3]}, r"has shape \(3, "),
+        (lambda s: s | {FIRST: s[FIRST] * np.nan}, "not finite"),
+        (
+            lambda s: s | {"first_conv.bn.running_var": -s["first_conv.bn.running_var"]},
+            "running_var holds .* no variance",
+        ),
     ],
-    ids=["missing", "extra", "kernel", "twice", "statistics", "classes"],
+    ids=["missing", "extra", "kernel", "twice", "statistics", "classes", "nan", "variance"],
 )
 def test_tensors_that_do_not_fit_are_named(change: Callable[[dict[str, Any]], dict[str, Any]], said: str) -> None:
     space, make = NARROW["mbv3"]

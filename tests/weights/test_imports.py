@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,36 @@ def test_anything_but_named_tensors_is_refused(tmp_path: Path, value: object) ->
     torch.save(value, tmp_path / "weights.pth")
     with pytest.raises(BadFile, match="holds more than named tensors"):
         read_torch_file(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2, dtype=torch.complex64),
+        torch.zeros(2, dtype=torch.complex64).conj().imag,
+        torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(0), (10**12,), check_invariants=True),
+        torch.empty(3, device="meta"),
+    ],
+    ids=["complex", "negated", "sparse", "meta"],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+    torch.save({"odd": tensor}, tmp_path / "weights.pth")
+    with pytest.raises(BadFile, match="odd is no plain tensor"):
+        read_torch_file(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_small_file_becomes_no_large_arrays(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(1, dtype=dtype).expand(10**6, 10**6)}, path)
+    with pytest.raises(BadFile, match="smaller than what its tensors say"):
+        read_torch_file(path)
+    torch.save({"a": torch.zeros(100_000, dtype=dtype)}, path)
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    with pytest.raises(BadFile, match="is compressed"):
+        read_torch_file(tmp_path / "b.pth")
 
 
 def test_damaged_files_are_refused_whatever_torch_makes_of_them(tmp_path: Path) -> None:
