@@ -70,16 +70,17 @@ def import_csv(paths: Sequence[Path], space: Space, images: int, out: Path, *, d
 def _rows(path: Path, space: Space) -> Iterator[tuple[Arch, float]]:
     hint = f"the columns are {ARCH!r}, {TOP1!r} and, if there, {MACS!r}"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
             reader = csv.DictReader(file)
             if missing := [name for name in (ARCH, TOP1) if name not in (reader.fieldnames or ())]:
                 raise BadFile(f"{path} has no column {missing[0]!r}", hint=hint)
             for row in reader:
                 try:
                     yield _row(row, space)
-                except (UsageError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
-                    said = error.message if isinstance(error, UsageError) else str(error) or type(error).__name__
-                    raise BadFile(f"{path} line {reader.line_num}: {said}"[:500], hint=hint) from error
+                except UsageError as error:
+                    raise BadFile(f"{path} line {reader.line_num}: {error.message}", hint=error.hint or hint) from error
+                except ValueError as error:
+                    raise BadFile(f"{path} line {reader.line_num}: {error}"[:500], hint=hint) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -87,16 +88,23 @@ def _rows(path: Path, space: Space) -> Iterator[tuple[Arch, float]]:
 
 
 def _row(row: dict[str, str | None], space: Space) -> tuple[Arch, float]:
-    """Raises ValueError, UsageError or what the parser of literals raises."""
+    """Raises ValueError or UsageError."""
     text = row[ARCH] or ""
     if len(text) > _MAX_FIELD:
         raise ValueError(f"its arch is {len(text)} characters long")
-    arch = codecs.decode(space, ast.literal_eval(text))
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"its arch is not a dict as Python prints it ({type(error).__name__})") from error
+    arch = codecs.decode(space, value)
     percent = float(row[TOP1] or "")
     if not 0 <= percent <= 100:
         raise ValueError(f"top-1 of {percent} % is impossible")
     if row.get(MACS):
         said, own = float(row[MACS] or ""), cost(space.blocks(arch)).macs
         if said > 0 and said != own:
-            raise ValueError(f"{said:,.0f} MACs are not those of this subnet in space {space.name}, which has {own:,}")
+            raise UsageError(
+                f"{said:,.0f} MACs are not those of this subnet in space {space.name}, which has {own:,}",
+                hint="name the space they were measured in with --space; `ofa-edge spaces` lists them",
+            )
     return arch, percent / 100

@@ -25,6 +25,9 @@ from ofa_edge.space.ends import ResNetStem
 _MOBILE, _RESNET = ("r", "d", "ks", "e"), ("r", "d", "e", "w")
 _IGNORED = {"wid", "w"}
 
+# No axis of a space reaches it.
+_MOST = 1_000_000
+
 
 def encode(space: Space, arch: Arch) -> dict[str, Any]:
     """The canonical OFA dict of an arch."""
@@ -34,7 +37,7 @@ def encode(space: Space, arch: Arch) -> dict[str, Any]:
     for stage, choice in zip(space.stages, arch.stages, strict=True):
         rest = stage.max_depth - len(choice)
         kernels += [c.kernel for c in choice] + [min(stage.kernels)] * rest
-        expands += [c.expand for c in choice] + [min(stage.expands)] * rest
+        expands += [_own(stage, c.expand) for c in choice] + [min(stage.expands)] * rest
     if not isinstance(space.stem, ResNetStem):
         return {"r": arch.resolution, "d": list(arch.depths), "ks": kernels, "e": expands}
     depths = [_deepest(space) if arch.stem_depth else 0]
@@ -53,13 +56,13 @@ def decode(space: Space, value: Mapping[str, Any]) -> Arch:
     hint = _hint(space)
     if not isinstance(value, Mapping):
         raise UsageError(f"an arch must be a JSON object, not {type(value).__name__}", hint=hint)
-    if unknown := sorted(set(value) - {*keys, *_IGNORED}):
-        raise UsageError(f"unknown key {unknown[0]!r} in the arch", hint=hint)
+    if unknown := sorted(repr(key)[:80] for key in set(value) - {*keys, *_IGNORED}):
+        raise UsageError(f"unknown key {unknown[0]} in the arch", hint=hint)
     if missing := [key for key in keys if key not in value]:
         raise UsageError(f"the arch has no {missing[0]!r}", hint=hint)
     resolution = value["r"][0] if isinstance(value["r"], list) and len(value["r"]) == 1 else value["r"]
-    if not isinstance(resolution, int) or isinstance(resolution, bool):
-        raise UsageError(f"'r' must be a whole number, not {resolution!r}", hint=hint)
+    if not _is_number(resolution, (int,)):
+        raise UsageError(f"'r' must be a whole number, not {repr(resolution)[:80]}", hint=hint)
     if isinstance(space.stem, ResNetStem):
         arch = _decode_resnet(space, space.stem, resolution, value)
     else:
@@ -154,9 +157,14 @@ def _integers(space: Space, key: str, value: Any, length: int) -> list[int]:
 
 
 def _list(space: Space, key: str, value: Any, types: tuple[type, ...], what: str) -> list[Any]:
-    if not isinstance(value, list) or not all(isinstance(v, types) and not isinstance(v, bool) for v in value):
+    if not isinstance(value, list) or not all(_is_number(v, types) for v in value):
         raise UsageError(f"{key!r} must be a list of {what}", hint=_hint(space))
     return value
+
+
+def _is_number(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether it is one of these types and of a size that can be reckoned with and printed."""
+    return isinstance(value, types) and not isinstance(value, bool) and -_MOST < value < _MOST  # type: ignore[operator]
 
 
 def _long(space: Space, key: str, value: list[Any], length: int) -> list[Any]:

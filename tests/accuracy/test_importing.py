@@ -50,7 +50,7 @@ def test_measurements_of_one_subnet_become_their_mean(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (["__import__('os').getcwd()", "", "", "", "", "75"], "malformed"),
+        (["__import__('os').getcwd()", "", "", "", "", "75"], "not a dict as Python prints it (ValueError)"),
         (["(" * 300, "", "", "", "", "75"], "line 2"),
         ([str({"ks": [3] * 20, "e": [3] * 20, "d": [2] * 5}), "", "", "", "", "75"], "no 'r'"),
         ([str({"ks": [3] * 20, "e": [5] * 20, "d": [2] * 5, "r": [224]}), "", "", "", "", "75"], "expand 5"),
@@ -69,11 +69,41 @@ def test_rows_that_are_no_measured_subnet_are_refused_by_line(tmp_path, row, sai
     assert not (tmp_path / "table.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('pathlib').Path('trace').touch()",
+        "{[]: 1}",
+        "{1: 1, 'a': 2}",
+        "-" * 9000 + "1",
+        "(" * 9000,
+        "[" * 100 + "]" * 100,
+        "{'r': %s}" % ("9" * 4000),
+        "\0",
+    ],
+)
+def test_what_stands_for_an_arch_is_read_and_never_run(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    file = write(tmp_path / "a.csv", f'"{text}",75,')
+    with pytest.raises(BadFile, match=r"a\.csv line 2") as caught:
+        import_csv([file], MBV3, 50_000, tmp_path / "table.jsonl", data="x")
+    assert len(caught.value.message) < 600
+    assert caught.value.hint
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_byte_order_mark_is_read_past(tmp_path):
+    file = write(tmp_path / "a.csv", line(MBV3.largest(224)))
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert import_csv([file], MBV3, 50_000, tmp_path / "table.jsonl", data="x").rows == 1
+
+
 def test_a_table_of_another_width_is_noticed(tmp_path):
     """The archs of w1.0 and w1.2 read the same; what they compute does not."""
     file = write(tmp_path / "a.csv", line(MBV3.largest(224)))
-    with pytest.raises(BadFile, match="space ofa-mbv3-w1.2"):
+    with pytest.raises(BadFile, match="space ofa-mbv3-w1.2") as caught:
         import_csv([file], SPACES["ofa-mbv3-w1.2"], 50_000, tmp_path / "table.jsonl", data="x")
+    assert "--space" in caught.value.hint
 
 
 def test_files_that_are_none(tmp_path):
