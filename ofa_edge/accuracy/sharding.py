@@ -67,9 +67,11 @@ def merge(archs: Sequence[Arch], out: Path, count: int, space: Space, header: Ac
         return None
     try:
         with AccuracyWriter.open(out, space, header, resume=True) as writer:
-            # Two workers may have come here at once; the first has done it, and the lock was free again.
-            if all(path.exists() for path in paths):
-                _copy(archs, [AccuracyTable.read(path, space) for path in paths], writer, header)
+            try:
+                parts = [AccuracyTable.read(path, space) for path in paths]
+            except UsageError:
+                parts = []  # two came here at once: FILE is whole already, and the other is removing the parts
+            _copy(archs, parts, writer, header)
             writer.finish()
             for path in paths:
                 path.unlink(missing_ok=True)

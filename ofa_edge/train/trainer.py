@@ -192,13 +192,11 @@ class Trainer:
 
     # -- what a phase holds -----------------------------------------------------------------------
     def _bank(self) -> Bank:
-        """Fitted anew where the phase begins, and read back where it is resumed: it must not change half-way."""
-        if not self._begins():
-            return banks.read_bank(self.out / BANK_FILE)
-        bank = self.fit_bank(banks.BANK_PHASE_SUBNETS)
-        self._write(BANK_FILE, safetensors.numpy.save(bank.arrays()))
-        self.save()
-        return bank
+        """Fitted anew where the phase begins, and read back by every rank: it must not differ, nor change half-way."""
+        if self._begins():
+            self._write(BANK_FILE, safetensors.numpy.save(self.fit_bank(banks.BANK_PHASE_SUBNETS).arrays()))
+            self.save()
+        return banks.read_bank(self.out / BANK_FILE)
 
     def _teacher(self) -> Supernet:
         """The network as it stood at the end of the first phase.
