@@ -94,13 +94,20 @@ class Fitted:
 
         Raises:
             UsageError: an arch is not in the space, or its resolution lies outside those measured.
+            BadFile: the predictor, read from a file, gives no numbers.
         """
         predictor = self.predictor
         for arch in archs:
             predictor.space.check(arch)
-        bounds = interpolate_all(
-            predictor.space, archs, predictor.resolutions, lambda on_grid: predictor.intervals(on_grid, confidence)
-        )
+        with np.errstate(all="ignore"):  # what comes of it is seen below
+            bounds = interpolate_all(
+                predictor.space, archs, predictor.resolutions, lambda on_grid: predictor.intervals(on_grid, confidence)
+            )
+        if not np.isfinite(bounds).all():
+            raise BadFile(
+                "the predictor's numbers give no prediction, so its file is not as it was written",
+                hint="make it again with `ofa-edge predictor fit`",
+            )
         return [Top1(*map(float, row)) for row in bounds]
 
 

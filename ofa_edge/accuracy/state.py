@@ -6,7 +6,7 @@ naming the part that is missing, too many, or not of its type and shape.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,6 +18,9 @@ from ofa_edge.accuracy.encoding import DEPTH_PLACES, PLACES
 from ofa_edge.accuracy.ridge import LINKS, FitQuality
 
 Shape = tuple[int, ...]
+
+_MOST = 1 << 53  # whole numbers up to here are numbers of any other kind, too
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +37,7 @@ class State:
     def count(self, name: str) -> int:
         """A whole number above 0. Raises ValueError."""
         value = self.fields.get(name)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= _MOST:
             raise ValueError(f"field {name!r} is not a whole number above 0")
         return value
 
@@ -58,7 +61,7 @@ class State:
         if set(value) != {field.name for field in fields(FitQuality)}:
             raise ValueError("field 'quality' has not the parts it must have")
         inner = State(value, {})
-        if value["link"] not in LINKS or value["terms"] not in (PLACES, DEPTH_PLACES):
+        if value["link"] not in list(LINKS) or value["terms"] not in (PLACES, DEPTH_PLACES):
             raise ValueError("field 'quality' names an unknown form")
         numbers = {name: inner.number(name) for name in ("ridge", "rmse", "spearman")}
         return FitQuality(inner.count("rows"), inner.count("subnets"), value["link"], value["terms"], **numbers)
@@ -85,6 +88,6 @@ class State:
 
 
 def _number(name: str, value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -_LARGEST <= value <= _LARGEST:
         raise ValueError(f"field {name!r} is not a number")
     return float(value)

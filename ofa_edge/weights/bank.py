@@ -35,7 +35,7 @@ class Bank:
         """Predicted statistics of every batch norm the arch runs, cut to its channels.
 
         Raises:
-            BadFile: the bank has no entry for one of them, or one of another shape.
+            BadFile: the bank has no entry for one of them, or one of another shape, or one that gives no numbers.
         """
         result: Statistics = {}
         for name, channels in batch_norms(space, arch):
@@ -47,10 +47,12 @@ class Bank:
                 raise BadFile(
                     f"the BN bank's entry for {name} has shape {mean.shape}, not ({len(x)}, {channels})", hint=_HINT
                 )
-            result[name] = (
-                (x @ mean[:, :channels]).astype(np.float32),
-                np.exp(2 * (x @ log_std[:, :channels])).astype(np.float32),
-            )
+            with np.errstate(all="ignore"):  # what comes of it is seen below
+                predicted = (x @ mean[:, :channels]).astype(np.float32)
+                variance = np.exp(2 * (x @ log_std[:, :channels])).astype(np.float32)
+            if not (np.isfinite(predicted).all() and np.isfinite(variance).all()):
+                raise BadFile(f"the BN bank gives no finite statistics for {name}", hint=_HINT)
+            result[name] = predicted, variance
         return result
 
     def arrays(self) -> dict[str, np.ndarray]:

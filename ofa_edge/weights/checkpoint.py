@@ -20,7 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from ofa_edge import strict_json
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.files import write_whole
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
@@ -146,6 +146,8 @@ def load(path: str | Path = EMBEDDED) -> Checkpoint:
     metadata = _read_metadata(raw, file)
     space = _space(raw, metadata, file)
     arch = _arch(raw, space, file)
+    if odd := [name for name, value in arrays.items() if value.dtype.kind not in "fiub"]:
+        raise BadFile(f"{file}: {odd[0]} does not hold real numbers", hint=_TAKE_ANOTHER)
     single = {name: value.astype(np.float32) for name, value in arrays.items()}
     weights = {n: value for n, value in single.items() if not n.startswith((banks.PREFIX, RUNNING))}
     _check_arrays(space, arch, weights, file)
@@ -175,6 +177,7 @@ def save(
 
     Raises:
         BadFile: a value is not finite, or too large for half precision.
+        OfaEdgeError: the file cannot be written.
     """
     tensors = {**arrays, **(bank.arrays() if bank else {})}
     with np.errstate(over="ignore"):  # found below, by name
@@ -205,7 +208,10 @@ def save(
     if space is not None and arch is not None:
         raw["arch"] = strict_json.canonical(codecs.encode(space, arch)).decode()
     content = _sorted_header(safetensors.numpy.save(stored, metadata=raw))
-    write_whole(path, content)
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
     return hashlib.sha256(content).hexdigest()
 
 

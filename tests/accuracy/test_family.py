@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -157,6 +158,34 @@ def test_a_file_with_another_header_is_refused(fitted, tmp_path, change, said):
         family.load(path)
     assert said in caught.value.message
     assert "predictor fit" in caught.value.hint
+
+
+@pytest.mark.parametrize("number", ["1e999", "1" + "0" * 400, "true", "[]"])
+def test_numbers_that_are_none_are_refused(fitted, tmp_path, number):
+    path = tmp_path / "predictor.safetensors"
+    family.save(fitted, path)
+    arrays = safetensors.numpy.load(path.read_bytes())
+    for field in ("intercept", "level", "base", "rmse", "link"):
+        text = re.sub(f'"{field}": ?[^,}}]+', f'"{field}":{number}', json.dumps(header_of(path)))
+        if text != json.dumps(header_of(path)):
+            (tmp_path / "other").write_bytes(safetensors.numpy.save(arrays, metadata={"ofa-edge": text}))
+            with pytest.raises(BadFile, match="other is not a predictor"):
+                family.load(tmp_path / "other")
+
+
+def test_a_file_of_numbers_that_give_no_prediction_is_refused(table, tmp_path):
+    """Each part is of its type and shape, and all the same the interval is no number."""
+    fitted = family.fit("additive", OFA_LITE0, table, seed=3)
+    quality = replace(fitted.predictor.quality, subnets=1)
+    forged = (
+        replace(fitted.predictor, quality=quality),
+        replace(fitted.predictor, mean_leverage=-5.0),
+        replace(fitted.predictor, weights=np.full(fitted.predictor.weights.shape, 1e308)),
+    )
+    for predictor in forged:
+        family.save(replace(fitted, predictor=predictor), tmp_path / "forged")
+        with pytest.raises(BadFile, match="give no prediction"):
+            family.load(tmp_path / "forged").estimates(UNSEEN.archs[:2])
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "nan", "type"])

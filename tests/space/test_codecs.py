@@ -188,7 +188,11 @@ def test_malformed_archs_are_refused_by_name(message):
 
 
 GOOD_RESNET = encode(RESNET, RESNET.largest(128))
+# Numbers of 4,300 digits are read, and one more could not be printed.
+HUGE = int("9" * 4300)
+
 MALFORMED_RESNET = {
+    "'d' must be a list of whole numbers": GOOD_RESNET | {"d": [0, HUGE, 0, 0, 0]},
     "the arch has no 'w'": {key: value for key, value in GOOD_RESNET.items() if key != "w"},
     "unknown key 'ks' in the arch": GOOD_RESNET | {"ks": [3] * 18},
     "'d' has 4 entries, the space has 5": GOOD_RESNET | {"d": [2] * 4},

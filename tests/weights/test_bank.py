@@ -212,3 +212,12 @@ def test_an_entry_of_another_space_is_refused_with_both_shapes(rows: int | None,
     pair = tuple(half[:rows, :columns] for half in bank.coefficients["head.conv_bn"])
     with pytest.raises(BadFile, match=r"head\.conv_bn has shape .*, not \("):
         Bank({**bank.coefficients, "head.conv_bn": pair}).statistics(TINY, TINY.largest())
+
+
+def test_an_entry_that_gives_no_finite_variance_is_refused() -> None:
+    bank = some_bank()
+    mean, log_std = bank.coefficients["head.conv_bn"]
+    with pytest.raises(BadFile, match=r"no finite statistics for head\.conv_bn"):
+        Bank({**bank.coefficients, "head.conv_bn": (mean, np.full_like(log_std, 900.0))}).statistics(
+            TINY, TINY.largest()
+        )

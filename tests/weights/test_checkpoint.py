@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.weights import checkpoint
@@ -207,6 +207,23 @@ def test_another_safetensors_file_is_refused_by_its_format(path: Path) -> None:
     path.write_bytes(safetensors.numpy.save({"weight": np.zeros(3, np.float32)}))
     with pytest.raises(BadFile, match=r"not an ofa-edge checkpoint \(format None"):
         checkpoint.load(path)
+
+
+def test_arrays_of_no_real_numbers_are_refused(saved: Path) -> None:
+    content = saved.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    arrays = safetensors.numpy.load(content)
+    arrays["stem.conv.weight"] = arrays["stem.conv.weight"].astype(np.complex64)
+    saved.write_bytes(safetensors.numpy.save(arrays, metadata=header["__metadata__"]))
+    with pytest.raises(BadFile, match=r"C64|stem\.conv\.weight does not hold real numbers"):
+        checkpoint.load(saved)
+
+
+def test_a_folder_that_cannot_be_made_is_said(path: Path) -> None:
+    path.parent.write_text("a file")
+    with pytest.raises(OfaEdgeError, match="cannot write") as caught:
+        checkpoint.save(path, arrays_of(random_network(0)), None, METADATA)
+    assert "--out" in caught.value.hint
 
 
 def test_a_type_that_numpy_has_not_is_refused(path: Path) -> None:
