@@ -64,7 +64,10 @@ def compare(actual: np.ndarray, reference: np.ndarray) -> Parity:
     if actual.shape != reference.shape:
         raise BadFile(f"the outputs are {actual.shape}, the reference is {reference.shape}", hint=_HINT)
     if not reference.size or not np.isfinite(reference).all():
-        raise BadFile("the reference outputs are empty or not finite", hint=_HINT)
+        raise BadFile(
+            "the reference outputs are empty or not finite",
+            hint="the weights or batch-norm statistics are out of range: recalibrate with --data, or take another file",
+        )
     if not np.isfinite(actual).all():
         return Parity(float("inf"), float("inf"), False, False)
     max_abs = float(np.abs(actual.astype(np.float64) - reference).max())

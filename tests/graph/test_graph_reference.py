@@ -66,6 +66,12 @@ def test_activations(activation: str, expected: list[float]) -> None:
         assert reference.run(graph, np.full((1, 1, 3, 3), x, np.float32))[0, 0, 1, 1] == pytest.approx(y)
 
 
+def test_an_output_beyond_single_precision_is_infinite_without_a_warning() -> None:
+    """Weights of a damaged checkpoint: the comparison refuses them, and says what to do."""
+    large = np.full((1, 1, 3, 3), 3e38, np.float32)
+    assert np.isinf(reference.run(convolution(np.ones((3, 3))), large)).all()
+
+
 def test_depthwise_channels_do_not_mix_and_a_skip_adds_the_input() -> None:
     block = Block("expanded_conv", 2, 1, 2, mid_channels=2, kernel=3, skip=True)
     weight = np.zeros((2, 1, 3, 3), np.float32)
