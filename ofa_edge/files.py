@@ -37,6 +37,18 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_result(path: Path, content: bytes) -> None:
+    """`write_whole`, for a file whose name a person chose.
+
+    Raises:
+        OfaEdgeError: it cannot be written; what was there before still is.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for the same out of a folder; they get it when this one ends, however it does.

@@ -28,6 +28,7 @@ class Limits:
         ssh_config_bytes: output of `ssh -G`, and a known_hosts file.
         manifest_bytes: a bundle's manifest; the agent has the same cap.
         bundle_file_bytes: any other file of a bundle.
+        checkpoint_bytes: a supernet's file; the largest published one has 200 MB in single precision.
     """
 
     connect_seconds: float = 15.0
@@ -45,6 +46,7 @@ class Limits:
     ssh_config_bytes: int = 4 << 20
     manifest_bytes: int = 256 << 10
     bundle_file_bytes: int = 256 << 20
+    checkpoint_bytes: int = 4 << 30
 
 
 LIMITS = Limits()

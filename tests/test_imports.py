@@ -46,6 +46,7 @@ WITH_IMAGES = {
     ("ofa_edge.accuracy.family", "ofa_edge.accuracy.mlp_training"),
     ("ofa_edge.cli.exporting", "ofa_edge.accuracy.recalibrate"),
     ("ofa_edge.cli.exporting", "ofa_edge.train.images"),
+    ("ofa_edge.cli.images", "ofa_edge.train.images"),
 }
 
 # These names shadow the standard library for whatever runs with their folder first on sys.path.

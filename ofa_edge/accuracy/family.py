@@ -29,8 +29,8 @@ from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.accuracy.validation import VALIDATION_FOLDS, Rows, Validation, left_out
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.files import write_whole
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import write_result
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import named, own_definition
 
@@ -194,10 +194,7 @@ def save(fitted: Fitted, path: Path | str) -> str:
     }
     arrays = {name: np.ascontiguousarray(value) for name, value in sorted(state.arrays.items())}
     content = safetensors.numpy.save(arrays, metadata={_HEADER: strict_json.dumps(header)})
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="check its folder") from error
+    write_result(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ofa_edge.cli import options
+from ofa_edge.cli.images import heldout_of, read_images
 from ofa_edge.cli.output import Output
-from ofa_edge.cli.train import heldout_of, read_images
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space

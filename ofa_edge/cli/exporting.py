@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ofa_edge.cli import options
+from ofa_edge.cli.images import heldout_of, read_images
 from ofa_edge.cli.output import Output, fields, size
-from ofa_edge.errors import OfaEdgeError, UsageError
-from ofa_edge.files import write_whole
+from ofa_edge.errors import UsageError
+from ofa_edge.files import write_result
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch
 from ofa_edge.weights.bank import Statistics
@@ -58,13 +59,13 @@ def export(
     if len(archs) != 1:
         raise UsageError(f"export writes one subnet, {arch} holds {len(archs)}", hint="give one arch a file")
     one = archs[0]
-    statistics, kind = _statistics(weights, one, bn, data)
+    statistics, kind = _statistics(weights, one, bn, data, out)
     graph = build.network(weights.space.layers(one), weights.arrays(one, statistics))
     content = onnx.to_bytes(graph)
     golden = reference.golden_inputs(graph, 2, seed=0)
     parity = check.parity(content, golden, reference.run(graph, golden))
     check.require_equal(parity, str(out_file))
-    _write(out_file, content)
+    write_result(out_file, content)
     value = {
         "file": str(out_file),
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -77,7 +78,9 @@ def export(
     out.result(value, lambda: _describe(value))
 
 
-def _statistics(weights: Weights, arch: Arch, bn: str | None, data: Path | None) -> tuple[Statistics | None, str]:
+def _statistics(
+    weights: Weights, arch: Arch, bn: str | None, data: Path | None, out: Output
+) -> tuple[Statistics | None, str]:
     """The subnet's batch-norm statistics, and in a word what they are; None for random weights.
 
     Raises:
@@ -100,15 +103,9 @@ def _statistics(weights: Weights, arch: Arch, bn: str | None, data: Path | None)
     from ofa_edge.accuracy.recalibrate import Recalibrator
     from ofa_edge.train import images
 
-    splits = images.split_training(images.load_images(data, "train"), 1000)
+    loaded = read_images(data, "train", weights.space, out)
+    splits = images.split_training(loaded, heldout_of(weights.checkpoint))
     return Recalibrator(weights.checkpoint, splits.train)(arch), bn
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
 
 
 def _describe(value: dict[str, Any]) -> str:

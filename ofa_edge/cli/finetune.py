@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ofa_edge.cli import options
+from ofa_edge.cli.images import heldout_of, read_images, record
 from ofa_edge.cli.output import Output
 from ofa_edge.cli.steps import StepReport
-from ofa_edge.cli.train import heldout_of, read_images, record
 from ofa_edge.errors import UsageError
 from ofa_edge.files import require_writable
 from ofa_edge.space import codecs
@@ -57,6 +58,8 @@ def finetune(
     from ofa_edge.weights import checkpoint as checkpoints
 
     out = Output(as_json)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("finetune trains one subnet in one process", hint="start it without torchrun")
     if split not in ("heldout", "val"):
         raise UsageError(f"there is no --split {split}", hint="use heldout or val")
     if out_file.exists():

@@ -16,8 +16,8 @@ from typing import Any
 
 from ofa_edge import __version__, strict_json
 from ofa_edge.accuracy.predictor import Top1
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.files import write_whole
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import write_result
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.space import codecs
@@ -93,11 +93,7 @@ class Selection:
 
     def write(self, path: Path | str) -> None:
         """Write the file in one step (temporary file, fsync, rename)."""
-        path = Path(path)
-        try:
-            write_whole(path, self.to_bytes())
-        except OSError as error:
-            raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="check its folder") from error
+        write_result(Path(path), self.to_bytes())
 
     @classmethod
     def read(cls, path: Path | str, space: Space | None = None) -> Selection:

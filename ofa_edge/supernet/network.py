@@ -16,7 +16,7 @@ from ofa_edge.space.block import Block
 from ofa_edge.supernet.blocks import elastic
 from ofa_edge.supernet.elastic import ElasticBatchNorm2d
 from ofa_edge.supernet.sorting import sort_channels, sort_widths
-from ofa_edge.weights.layout import batch_norms
+from ofa_edge.weights.layout import batch_norms, kernels_at
 
 # A subnet's blocks are worked out once for the steps that use it soon again, not for every one ever drawn.
 _PLANS = 256
@@ -30,10 +30,7 @@ class Supernet(nn.Module):
         self.space = space
         # The modules are as wide as the widest choice of each place, at any resolution.
         for layer in space.layers(space.largest()):
-            kernels: tuple[int, ...] = (layer.block.kernel,)
-            if layer.path.startswith("stages."):
-                kernels = space.stages[int(layer.path.split(".")[1])].kernels
-            place(self, layer.path, elastic(layer.block, kernels, space.bn_eps))
+            place(self, layer.path, elastic(layer.block, kernels_at(space, layer), space.bn_eps))
         self._norms = {name: m for name, m in self.named_modules() if isinstance(m, ElasticBatchNorm2d)}
         self._plans: OrderedDict[Arch, list[tuple[nn.Module, Block]]] = OrderedDict()
 

@@ -20,8 +20,9 @@ import safetensors
 import safetensors.numpy
 
 from ofa_edge import strict_json
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.files import write_whole
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import write_result
+from ofa_edge.limits import LIMITS
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import SPACES, definition, from_definition
@@ -134,6 +135,10 @@ def load(path: str | Path = EMBEDDED) -> Checkpoint:
     """
     file = embedded_path() if str(path) == EMBEDDED else Path(path)
     try:
+        if not file.is_file() and file.exists():
+            raise UsageError(f"{file} is not a file", hint="give a .safetensors file, or 'embedded'")
+        if file.stat().st_size > LIMITS.checkpoint_bytes:
+            raise BadFile(f"{file} is too large for a checkpoint", hint=_TAKE_ANOTHER)
         content = file.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read checkpoint {file}: {error.strerror}", hint="see `ofa-edge train`") from error
@@ -208,10 +213,7 @@ def save(
     if space is not None and arch is not None:
         raw["arch"] = strict_json.canonical(codecs.encode(space, arch)).decode()
     content = _sorted_header(safetensors.numpy.save(stored, metadata=raw))
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
+    write_result(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from ofa_edge.errors import BadFile
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.block import Layer
 from ofa_edge.weights.bank import Statistics
-from ofa_edge.weights.layout import OWN_BIAS, array_name, normalised, weight_shapes
+from ofa_edge.weights.layout import OWN_BIAS, array_name, kernels_at, normalised, weight_shapes
 
 Arrays = dict[str, np.ndarray]
 
@@ -51,7 +50,7 @@ def subnet_arrays(space: Space, arrays: Mapping[str, np.ndarray], arch: Arch) ->
         for conv, shape in weight_shapes(layer.block).items():
             name = array_name(layer.path, conv)
             if conv == "depthwise":
-                weight = kernel_weight(arrays, name, _kernels(space, layer), layer.block.kernel)
+                weight = kernel_weight(arrays, name, kernels_at(space, layer), layer.block.kernel)
             else:
                 weight = _get(arrays, f"{name}.weight")[:, : shape[1]]
             result[f"{name}.weight"] = weight[: shape[0]]
@@ -61,12 +60,6 @@ def subnet_arrays(space: Space, arrays: Mapping[str, np.ndarray], arch: Arch) ->
                 for kind in ("weight", "bias"):
                     result[f"{name}_bn.{kind}"] = _get(arrays, f"{name}_bn.{kind}")[: shape[0]]
     return result
-
-
-def _kernels(space: Space, layer: Layer) -> Sequence[int]:
-    """The kernels that the depthwise weight of this place may be made into."""
-    kind, _, place = layer.path.partition(".")
-    return space.stages[int(place.split(".")[0])].kernels if kind == "stages" else (layer.block.kernel,)
 
 
 def fold(space: Space, arrays: Mapping[str, np.ndarray], arch: Arch, statistics: Statistics) -> Arrays:

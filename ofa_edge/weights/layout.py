@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.block import Block, make_divisible
+from ofa_edge.space.block import Block, Layer, make_divisible
 
 _SINGLE = {"Conv": "conv", "Conv_1": "conv", "Conv_2": "conv", "Logits": "linear"}
 
@@ -58,6 +58,12 @@ def weight_shapes(block: Block) -> dict[str, tuple[int, ...]]:
         shapes["se_expand"] = (mid, squeezed, 1, 1)
     shapes["project"] = (block.out_channels, mid, 1, 1)
     return shapes
+
+
+def kernels_at(space: Space, layer: Layer) -> tuple[int, ...]:
+    """The kernels that the depthwise weight of this place may be made into."""
+    kind, _, place = layer.path.partition(".")
+    return space.stages[int(place.split(".")[0])].kernels if kind == "stages" else (layer.block.kernel,)
 
 
 def normalised(block: Block, conv: str) -> bool:

@@ -314,6 +314,19 @@ def test_one_subnet_is_not_finetuned_as_another(
     assert "this arch is another" in refused(capsys, *command, "--out", tmp_path / "x.safetensors")
 
 
+def test_finetune_is_not_started_on_several_ranks(
+    trained: Path,
+    data: Path,
+    finetuned: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = finetune_command(trained, data, finetuned.parent / "arch.json", tmp_path / "x.safetensors", epochs=1)
+    assert "trains one subnet in one process" in refused(capsys, *command)
+
+
 def test_other_held_out_images_than_the_supernets_are_told_of(
     trained: Path, data: Path, finetuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

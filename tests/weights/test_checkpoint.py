@@ -153,8 +153,10 @@ def test_without_a_bank_a_subnet_needs_statistics(saved: Path) -> None:
 def test_a_file_that_is_not_there_is_a_usage_error_naming_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.safetensors: No such file"):
         checkpoint.load(tmp_path / "nowhere.safetensors")
-    with pytest.raises(UsageError, match="Is a directory"):
+    with pytest.raises(UsageError, match="is not a file"):
         checkpoint.load(tmp_path)
+    with pytest.raises(UsageError, match="is not a file"):
+        checkpoint.load("/dev/zero")
 
 
 @pytest.mark.parametrize(
