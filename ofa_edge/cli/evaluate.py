@@ -140,7 +140,11 @@ def evaluate(
     with out.progress("evaluate", len(worker.part(archs) if worker else archs)) as bar:
         table = _fill(source, archs, out_file, header, worker, ray, resume, lambda: bar.advance())
     if table is None:
-        out.say(f"this part is done; the worker that ends last makes {out_file}")
+        said = f"this part is done; the worker that ends last makes {out_file}"
+        if shard is None:  # torchrun's ranks share one standard output, so the last one alone has a result
+            out.say(said)
+        else:
+            out.result({"table": None, "seconds": round(time.monotonic() - start, 1)}, said)
         return
     _tell(table, out_file, time.monotonic() - start, out)
 
