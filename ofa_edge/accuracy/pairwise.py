@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 from ofa_edge.accuracy.encoding import PLACES, encode
 from ofa_edge.accuracy.ridge import LINKS, FitQuality, best_form
 from ofa_edge.accuracy.state import State
-from ofa_edge.accuracy.validation import Rows, errors_by_score, spearman
+from ofa_edge.accuracy.validation import Rows, errors_by_score
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, Space
 
@@ -83,15 +83,7 @@ class PairwiseAccuracy:
         link = LINKS[form.link]
         target = link.forward(rows.correct, rows.n)
         dual = (vectors / (values + form.ridge)) @ (vectors.T @ (target - target.mean()))
-        quality = FitQuality(
-            rows=len(rows),
-            subnets=len(set(rows.subnets())),
-            link=form.link,
-            terms=PLACES,
-            ridge=form.ridge,
-            rmse=form.rmse,
-            spearman=spearman(link.inverse(form.left_out), rows.shares),
-        )
+        quality = form.quality(rows, PLACES)
         level = float(target.mean() - kernel.mean(axis=0) @ dual)
         errors = errors_by_score(form.left_out, form.left_out - target)
         return cls(rows.space, rows.resolutions, quality, level, balance, columns, dual, errors)

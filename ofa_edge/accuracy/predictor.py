@@ -30,7 +30,7 @@ from ofa_edge.accuracy.encoding import DEPTH_PLACES, PLACES, encode, hat, shared
 from ofa_edge.accuracy.ridge import LINKS, FitQuality, Form, best_form, principal
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.table import AccuracyTable
-from ofa_edge.accuracy.validation import Rows, errors_by_score, spearman
+from ofa_edge.accuracy.validation import Rows, errors_by_score
 from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage
 from ofa_edge.space.arrays import StageArrays
 
@@ -112,15 +112,7 @@ class AdditiveAccuracy:
         gram = x.T @ x
         inverse = np.linalg.inv(gram + form.ridge * np.eye(len(gram)))
         spread = inverse @ gram @ inverse
-        quality = FitQuality(
-            rows=len(rows),
-            subnets=len(set(rows.subnets())),
-            link=form.link,
-            terms=terms,
-            ridge=form.ridge,
-            rmse=form.rmse,
-            spearman=spearman(link.inverse(form.left_out), rows.shares),
-        )
+        quality = form.quality(rows, terms)
         # Rounded, so that the last bits of a sum, which differ by machine, do not decide between subnets.
         weights = np.round(inverse @ (x.T @ (target - target.mean())), 9)
         mean_leverage = float((np.trace(spread @ gram) + 1) / len(rows))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.accuracy.validation import Rows
+from ofa_edge.accuracy.validation import Rows, spearman
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +72,18 @@ class Form:
     ridge: float
     rmse: float
     left_out: Floats
+
+    def quality(self, rows: Rows, terms: str) -> FitQuality:
+        """Of a model of these terms, chosen on these rows."""
+        return FitQuality(
+            rows=len(rows),
+            subnets=len(set(rows.subnets())),
+            link=self.link,
+            terms=terms,
+            ridge=self.ridge,
+            rmse=self.rmse,
+            spearman=spearman(LINKS[self.link].inverse(self.left_out), rows.shares),
+        )
 
 
 def best_form(z: Floats, values: Floats, rows: Rows, seed: int) -> Form:
