@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ofa_edge import strict_json
+from ofa_edge import strict_json, tensor_file
 from ofa_edge.accuracy.interpolation import interpolate_all
 from ofa_edge.accuracy.mlp import MlpAccuracy
 from ofa_edge.accuracy.pairwise import PairwiseAccuracy
@@ -193,7 +191,7 @@ def save(fitted: Fitted, path: Path | str) -> str:
         "fields": dict(state.fields),
     }
     arrays = {name: np.ascontiguousarray(value) for name, value in sorted(state.arrays.items())}
-    content = safetensors.numpy.save(arrays, metadata={_HEADER: strict_json.dumps(header)})
+    content = tensor_file.serialise(arrays, {_HEADER: strict_json.dumps(header)})
     write_result(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -223,11 +221,11 @@ def load(path: Path | str, space: Space | None = None) -> Fitted:
 def _parse(content: bytes, space: Space | None) -> Fitted:
     """Raises ValueError or UsageError, naming what is wrong."""
     try:
-        arrays = safetensors.numpy.load(content)
-        outer = strict_json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        value = strict_json.loads(outer["__metadata__"][_HEADER])
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:  # KeyError: a type numpy has not, or no header
+        arrays, metadata = tensor_file.parse(content)
+        text = metadata[_HEADER]
+    except (ValueError, KeyError) as error:
         raise ValueError("it does not say that it is one") from error
+    value = strict_json.loads(text)
     header = _header(value)
     space = space or named(header.space, header.definition, "it")
     if space.name != header.space:

@@ -63,14 +63,12 @@ def merge(archs: Sequence[Arch], out: Path, count: int, space: Space, header: Ac
         BadFile: a part is damaged or was made under other conditions.
     """
     paths = [part_path(out, Shard(index, count)) for index in range(count)]
-    if not _finished(paths, space):
+    parts = _finished(paths, space)
+    if parts is None:
         return None
     try:
+        # Where two came here at once, the second finds every row in FILE already and copies none.
         with AccuracyWriter.open(out, space, header, resume=True) as writer:
-            try:
-                parts = [AccuracyTable.read(path, space) for path in paths]
-            except UsageError:
-                parts = []  # two came here at once: FILE is whole already, and the other is removing the parts
             _copy(archs, parts, writer, header)
             writer.finish()
             for path in paths:
@@ -80,11 +78,13 @@ def merge(archs: Sequence[Arch], out: Path, count: int, space: Space, header: Ac
     return AccuracyTable.read(out, space)
 
 
-def _finished(paths: Sequence[Path], space: Space) -> bool:
+def _finished(paths: Sequence[Path], space: Space) -> list[AccuracyTable] | None:
+    """The parts, where all of them have ended."""
     try:
-        return all(AccuracyTable.read(path, space).complete for path in paths)
+        parts = [AccuracyTable.read(path, space) for path in paths]
     except UsageError:  # not there: not begun, or another worker has just put it into FILE
-        return False
+        return None
+    return parts if all(part.complete for part in parts) else None
 
 
 def _copy(

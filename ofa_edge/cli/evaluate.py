@@ -116,7 +116,7 @@ def evaluate(
     checkpoint = checkpoints.load(supernet)
     asked = replace(
         asked,
-        bn=asked.bn or ("bank" if checkpoint.arch is None else "running"),
+        bn=asked.bn or checkpoint.usual_bn,
         heldout=asked.heldout or heldout_of(checkpoint),
     )
     if asked.bn == "bank" and checkpoint.bank is None:

@@ -91,7 +91,7 @@ def _statistics(
         if data is not None or bn is not None:
             raise UsageError("random weights have no batch norm", hint="leave --data and --bn out")
         return None, "none (random weights)"
-    bn = bn or ("recalibrated" if data else "bank" if weights.checkpoint.arch is None else "running")
+    bn = bn or ("recalibrated" if data else weights.checkpoint.usual_bn)
     if bn not in ("bank", "running", "recalibrated"):
         raise UsageError(f"there is no --bn {bn}", hint="use bank, running or recalibrated")
     if (bn == "recalibrated") != (data is not None):

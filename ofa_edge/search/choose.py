@@ -27,7 +27,7 @@ from ofa_edge.space.arch import Arch, Space, StageChoice
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import Cost, cost
 
-_DIGITS = 9  # of shares and of ms, as fine as the front's own steps
+DIGITS = 9  # of shares and of ms, as fine as the front's own steps
 
 
 class Latency(BlockLatencies, Protocol):
@@ -149,7 +149,7 @@ def choose(
         confidence=confidence,
         model=_exact_model(space, accuracy, budget, resolutions, margin, confidence),
         proven_optimal=best == fitting[-1],
-        bound=round(accuracy.top1(float(front.score[fitting[-1]])), _DIGITS),
+        bound=round(accuracy.top1(float(front.score[fitting[-1]])), DIGITS),
         inputs=dict(inputs),
         seed=seed,
     )
@@ -210,11 +210,11 @@ def candidate_of(space: Space, latency: Latency, arch: Arch, top1: Top1, confide
     """Rounded to what is meant, so that the last bits of a sum, which differ by machine, do not reach a file."""
     blocks = space.blocks(arch)
     estimate = latency.estimate(blocks, confidence)
-    low, high = (None if ms is None else round(ms, _DIGITS) for ms in (estimate.low, estimate.high))
+    low, high = (None if ms is None else round(ms, DIGITS) for ms in (estimate.low, estimate.high))
     return Candidate(
         arch,
-        Top1(round(top1.value, _DIGITS), round(top1.low, _DIGITS), round(top1.high, _DIGITS)),
-        Estimate(round(estimate.value, _DIGITS), low, high),
+        Top1(round(top1.value, DIGITS), round(top1.low, DIGITS), round(top1.high, DIGITS)),
+        Estimate(round(estimate.value, DIGITS), low, high),
         cost(blocks),
     )
 

@@ -15,13 +15,11 @@ import numpy as np
 from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.errors import UsageError
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import Chosen, Latency, candidate_of, excess
+from ofa_edge.search.choose import DIGITS, Chosen, Latency, candidate_of, excess
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
 from ofa_edge.space.sampling import sample_within
-
-_DIGITS = 9
 
 
 def fits_within(
@@ -82,7 +80,7 @@ def choose_random(
     rng = np.random.default_rng(seed)
     at_these = replace(space, resolutions=sizes)
     drawn = list(dict.fromkeys(sample_within(at_these, rng, fits) for _ in range(samples)))
-    order = np.argsort(-np.round(accuracy.predict(drawn), _DIGITS), kind="stable")[: top + 1]
+    order = np.argsort(-np.round(accuracy.predict(drawn), DIGITS), kind="stable")[: top + 1]
     found = [candidate_of(space, latency, drawn[i], accuracy.estimate(drawn[i], confidence), confidence) for i in order]
     chosen = found[0]
     selection = Selection(
@@ -97,7 +95,7 @@ def choose_random(
         model=f"greatest predicted top-1 of {samples:,} subnets drawn at random, {len(drawn):,} of them different, from"
         f" those of {space.name} at {', '.join(map(str, sizes))} px that fit {budget}; " + accuracy.describe(),
         proven_optimal=False,
-        bound=round(accuracy.top1(accuracy.greatest_score(sizes)), _DIGITS),
+        bound=round(accuracy.top1(accuracy.greatest_score(sizes)), DIGITS),
         inputs=dict(inputs),
         seed=seed,
     )

@@ -118,10 +118,11 @@ class Trainer:
         return self.position.results
 
     def _run_phase(self, phase: Phase) -> None:
-        if self._begins() and phase.sort_groups is not None:
-            self.network.sort_channels(phase.sort_groups)
-        if self._begins() and phase.sort_widths:
-            self.network.sort_widths()
+        if self._begins():
+            if phase.sort_groups is not None:
+                self.network.sort_channels(phase.sort_groups)
+            if phase.sort_widths:
+                self.network.sort_widths()
         bank = self._bank() if phase.statistics == "bank" else None
         teacher = self._teacher() if phase.distill == "teacher" else None
         while self.position.epoch < phase.epochs:

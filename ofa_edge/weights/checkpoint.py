@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from ofa_edge import strict_json
+from ofa_edge import strict_json, tensor_file
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_result
 from ofa_edge.limits import LIMITS
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.spaces import SPACES, definition, from_definition
+from ofa_edge.space.spaces import SPACES, definition, named
 from ofa_edge.weights import bank as banks
 from ofa_edge.weights.bank import Bank, Statistics
 from ofa_edge.weights.cut import Arrays, fold
-from ofa_edge.weights.layout import arch_shapes, batch_norms, supernet_shapes
+from ofa_edge.weights.layout import arch_shapes, batch_norms, require_names, supernet_shapes
 
 FORMAT = "ofa-edge-supernet/1"
 
@@ -77,18 +75,23 @@ class Checkpoint:
     running: Statistics | None = None
     arch: Arch | None = None
 
+    @property
+    def usual_bn(self) -> str:
+        """Which statistics count where nobody says: a supernet's 'bank', the 'running' ones of a single subnet."""
+        return "bank" if self.arch is None else "running"
+
     def statistics_of(self, arch: Arch, bn: str = "") -> Statistics:
         """Batch-norm statistics of a subnet, cut to its channels.
 
         Args:
-            bn: 'bank', 'running', or '' for the bank of a supernet and the running ones of a single subnet.
+            bn: 'bank', 'running', or '' for `usual_bn`.
 
         Raises:
             BadFile: the checkpoint has none of this kind.
             UsageError: the arch is not in the space, or is not the one subnet that this checkpoint is of.
         """
         self.check(arch)
-        if (bn or ("bank" if self.arch is None else "running")) == "bank":
+        if (bn or self.usual_bn) == "bank":
             if self.bank is None:
                 hint = (
                     "use its running statistics with --bn running" if self.running else "recalibrate with --data PATH"
@@ -143,11 +146,9 @@ def load(path: str | Path = EMBEDDED) -> Checkpoint:
     except OSError as error:
         raise UsageError(f"cannot read checkpoint {file}: {error.strerror}", hint="see `ofa-edge train`") from error
     try:
-        arrays = safetensors.numpy.load(content)
-        header = strict_json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:  # KeyError: a type numpy has not
+        arrays, raw = tensor_file.parse(content)
+    except ValueError as error:
         raise BadFile(f"{file} is not a safetensors file: {error}", hint=_MAKE) from error
-    raw = header.get("__metadata__", {})
     metadata = _read_metadata(raw, file)
     space = _space(raw, metadata, file)
     arch = _arch(raw, space, file)
@@ -212,18 +213,9 @@ def save(
         raw["definition"] = strict_json.canonical(definition(space)).decode()
     if space is not None and arch is not None:
         raw["arch"] = strict_json.canonical(codecs.encode(space, arch)).decode()
-    content = _sorted_header(safetensors.numpy.save(stored, metadata=raw))
+    content = tensor_file.serialise(stored, raw)
     write_result(path, content)
     return hashlib.sha256(content).hexdigest()
-
-
-def _sorted_header(content: bytes) -> bytes:
-    """The same file with its header's keys in order: safetensors writes metadata in a random one, and the sha256 of a
-    checkpoint is its name in every table made with it."""
-    size = int.from_bytes(content[:8], "little")
-    header = strict_json.canonical(strict_json.loads(content[8 : 8 + size]))
-    header += b" " * (-len(header) % 8)  # the tensors stay aligned
-    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def _read_metadata(raw: Mapping[str, str], file: Path) -> Metadata:
@@ -248,17 +240,14 @@ def _read_metadata(raw: Mapping[str, str], file: Path) -> Metadata:
 
 def _space(raw: Mapping[str, str], metadata: Metadata, file: Path) -> Space:
     """The space that the file names or defines, with a class for each of its labels."""
-    if "definition" in raw:
-        space = from_definition(_object(raw, "definition", file), str(file))
-        if space.name != metadata.space:
-            raise BadFile(f"{file} is of space {metadata.space!r} and defines {space.name!r}", hint=_TAKE_ANOTHER)
-    elif metadata.space in SPACES:
-        space = SPACES[metadata.space]
-    else:
+    own = _object(raw, "definition", file) if "definition" in raw else None
+    try:
+        space = named(metadata.space, own, str(file))
+    except UsageError as error:
         raise BadFile(
             f"{file} is of a space this ofa-edge does not know: {metadata.space!r}",
             hint=f"it knows {', '.join(SPACES)}, and spaces that a file defines itself",
-        )
+        ) from error
     classes = len(metadata.labels) or space.classes
     return space if classes == space.classes else space.with_classes(classes)
 
@@ -286,13 +275,7 @@ def _check_arrays(space: Space, arch: Arch | None, arrays: Arrays, file: Path) -
     """Raises BadFile unless these are the arrays of the supernet or subnet, every one and no other."""
     expected = supernet_shapes(space) if arch is None else arch_shapes(space, arch)
     what = f"a supernet of {space.name}" if arch is None else f"the subnet of {space.name} that it names"
-    missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
-    if missing or extra:
-        raise BadFile(
-            f"{file} is not {what}: missing {missing[:3]}, extra {extra[:3]}",
-            hint=_TAKE_ANOTHER,
-            details={"missing": missing, "extra": extra},
-        )
+    require_names(arrays.keys(), expected.keys(), f"{file} is not {what}", _TAKE_ANOTHER)
     for name, value in arrays.items():
         if value.shape != expected[name]:
             raise BadFile(

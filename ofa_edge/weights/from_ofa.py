@@ -21,7 +21,7 @@ from ofa_edge.errors import BadFile
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Layer
 from ofa_edge.weights.bank import Statistics
-from ofa_edge.weights.layout import array_name, normalised, supernet_shapes, weight_shapes
+from ofa_edge.weights.layout import array_name, normalised, require_names, supernet_shapes, weight_shapes
 
 _HINT = "give the state dict of the supernet that --space names, as its authors published or `ofa` saved it"
 
@@ -55,13 +55,7 @@ def from_ofa(state: Mapping[str, np.ndarray], space: Space) -> Published:
                 raise BadFile(f"the file holds {plain} twice, once as {name}", hint=_HINT)
             found[plain] = value
     names = their_names(space)
-    missing, extra = sorted(names.keys() - found.keys()), sorted(found.keys() - names.keys())
-    if missing or extra:
-        raise BadFile(
-            f"not the weights of a supernet of {space.name}: missing {missing[:5]}, extra {extra[:5]}",
-            hint=_HINT,
-            details={"missing": missing, "extra": extra},
-        )
+    require_names(found.keys(), names.keys(), f"not the weights of a supernet of {space.name}", _HINT)
     bias = found["classifier.linear.bias"]
     space = space.with_classes(len(bias)) if bias.ndim == 1 and len(bias) else space
     arrays = {ours: found[theirs] for theirs, ours in names.items()}

@@ -20,7 +20,7 @@ import numpy as np
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Space
-from ofa_edge.weights.layout import supernet_shapes
+from ofa_edge.weights.layout import require_names, supernet_shapes
 
 # ImageNet indices of Imagenette's ten classes, in the order of its labels.
 IMAGENETTE_ROWS = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
@@ -114,14 +114,7 @@ def from_lite0(state: Mapping[str, np.ndarray], space: Space, rows: Sequence[int
     """
     names = _lite0_names(space)
     statistics = {name for name in state if "running_" in name or name.endswith("num_batches_tracked")}
-    missing = sorted(set(names) - set(state))
-    extra = sorted(set(state) - set(names) - statistics)
-    if missing or extra:
-        raise BadFile(
-            f"not the weights of EfficientNet-Lite0: missing {missing[:5]}, extra {extra[:5]}",
-            hint=_HINT,
-            details={"missing": missing, "extra": extra},
-        )
+    require_names(state.keys() - statistics, names.keys(), "not the weights of EfficientNet-Lite0", _HINT)
     arrays = {ours: np.array(state[theirs]) for theirs, ours in names.items()}
     for name in ("logits.linear.weight", "logits.linear.bias"):
         if arrays[name].ndim == 0 or max(rows) >= len(arrays[name]):

@@ -6,9 +6,10 @@ The one definition that checkpoints, the cutter, the graph builder and the rando
 
 from __future__ import annotations
 
+from collections.abc import Set
 from itertools import pairwise
 
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block, Layer, make_divisible
 
@@ -107,6 +108,17 @@ def arch_shapes(space: Space, arch: Arch) -> dict[str, tuple[int, ...]]:
             elif normalised(layer.block, conv):
                 shapes[f"{name}_bn.weight"] = shapes[f"{name}_bn.bias"] = shape[:1]
     return shapes
+
+
+def require_names(found: Set[str], wanted: Set[str], refusal: str, hint: str) -> None:
+    """Raises BadFile, saying `refusal` and what is missing or extra, unless a file holds just the wanted names."""
+    missing, extra = sorted(wanted - found), sorted(found - wanted)
+    if missing or extra:
+        raise BadFile(
+            f"{refusal}: missing {missing[:5]}, extra {extra[:5]}",
+            hint=hint,
+            details={"missing": missing, "extra": extra},
+        )
 
 
 def array_name(path: str, *parts: str) -> str:

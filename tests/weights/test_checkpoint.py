@@ -150,6 +150,13 @@ def test_without_a_bank_a_subnet_needs_statistics(saved: Path) -> None:
 
 
 # -- refused ------------------------------------------------------------------------------------
+def test_a_file_with_null_for_metadata_is_refused(tmp_path: Path) -> None:
+    header = b'{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(BadFile, match="not an ofa-edge checkpoint"):
+        checkpoint.load(tmp_path / "x.safetensors")
+
+
 def test_a_file_that_is_not_there_is_a_usage_error_naming_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere\.safetensors: No such file"):
         checkpoint.load(tmp_path / "nowhere.safetensors")
@@ -406,8 +413,6 @@ def test_loading_and_cutting_import_no_torch(tmp_path: Path) -> None:
 # -- the one that ships -------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def embedded() -> Checkpoint:
-    if not checkpoint.embedded_path().exists():
-        pytest.skip("this tree has no embedded supernet yet")
     return checkpoint.load()
 
 
