@@ -13,14 +13,13 @@ from ofa_edge.train import batches, images
 from ofa_edge.weights.bank import Statistics
 from ofa_edge.weights.checkpoint import Checkpoint
 
-# As Once-for-All recalibrates (ICLR 2020, and its code's `set_running_statistics`).
-DEFAULT_IMAGES = 2000
-
 
 class Recalibrator:
     """Gives any subnet of a checkpoint the statistics it has on these images."""
 
-    def __init__(self, checkpoint: Checkpoint, source: images.ImageSet, count: int = DEFAULT_IMAGES, seed: int = 0):
+    def __init__(
+        self, checkpoint: Checkpoint, source: images.ImageSet, count: int = images.RECALIBRATION_IMAGES, seed: int = 0
+    ):
         self._space, self._network = checkpoint.space, _network(checkpoint)
         order = np.random.default_rng(seed).permutation(len(source))[:count]
         self._images = source.subset(order)

@@ -149,9 +149,6 @@ def evaluate(
     _tell(table, out_file, time.monotonic() - start, out)
 
 
-DEFAULT_BN_IMAGES = 2000
-
-
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """The options that a preset can set, resolved: what was given, else the preset's, else the default.
@@ -180,6 +177,7 @@ class _Asked:
     ) -> _Asked:
         """Raises UsageError where a value is unknown, or neither or both of samples and archs were asked for."""
         from ofa_edge.accuracy.samples import PRESETS, Preset
+        from ofa_edge.train.images import RECALIBRATION_IMAGES
 
         if preset is not None and preset not in PRESETS:
             raise UsageError(f"there is no preset {preset!r}", hint=f"use one of: {', '.join(PRESETS)}")
@@ -190,7 +188,7 @@ class _Asked:
                 f"--split {split} --bn {bn or 'bank'} --sizes {sizes or 'all'} is not possible",
                 hint=f"--split {'|'.join(SPLITS)}, --bn {'|'.join(BN)}, --sizes {'|'.join(SIZES)}",
             )
-        base = PRESETS[preset] if preset else Preset("", 0, False, 0, "", DEFAULT_BN_IMAGES)
+        base = PRESETS[preset] if preset else Preset("", 0, False, 0, "", RECALIBRATION_IMAGES)
         return cls(
             samples=None if arch is not None else samples or base.samples,
             one_size=base.one_size if sizes is None else sizes == "drawn",

@@ -278,15 +278,20 @@ def _needed(near: Candidate, budget: Budget, margin: float) -> Budget:
 
 def excess(candidate: Candidate, budget: Budget) -> float:
     """By what factor the budget would have to grow for the candidate; at most 1 where it fits."""
-    estimate, counts = candidate.latency_ms, candidate.cost
+    estimate = candidate.latency_ms
     upper = estimate.value if estimate.high is None else estimate.high
+    latency = 0.0 if budget.latency_ms is None else upper / budget.latency_ms
+    return max(latency, excess_of_counts(candidate.cost, budget))
+
+
+def excess_of_counts(counts: Cost, budget: Budget) -> float:
+    """The same of all limits but latency's; 0 where there are none."""
     uses = (
-        (upper, budget.latency_ms),
         (counts.weight_bytes + counts.peak_activation_bytes, budget.memory_bytes),
         (counts.weight_bytes, budget.size_bytes),
         (counts.macs, budget.macs),
     )
-    return max(use / limit for use, limit in uses if limit is not None)
+    return max((use / limit for use, limit in uses if limit is not None), default=0.0)
 
 
 def _rounded_up(ms: float) -> float:

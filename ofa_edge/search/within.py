@@ -15,7 +15,7 @@ import numpy as np
 from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.errors import UsageError
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import DIGITS, Chosen, Latency, candidate_of, excess
+from ofa_edge.search.choose import DIGITS, Chosen, Latency, candidate_of, excess, excess_of_counts
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
@@ -39,13 +39,7 @@ def fits_within(
     def fits(arch: Arch) -> bool:
         blocks = space.blocks(arch)
         if latency is None or budget.latency_ms is None:
-            used = cost(blocks)
-            limits = (
-                (used.macs, budget.macs),
-                (used.weight_bytes, budget.size_bytes),
-                (used.weight_bytes + used.peak_activation_bytes, budget.memory_bytes),
-            )
-            return all(limit is None or use <= limit for use, limit in limits)
+            return excess_of_counts(cost(blocks), budget) <= 1
         if not all(np.isfinite(latency.block_ms(block)) for block in blocks):
             return False
         return excess(candidate_of(space, latency, arch, Top1(0.0, 0.0, 1.0), confidence), budget) <= 1

@@ -63,16 +63,6 @@ def given_statistics(network: Supernet, statistics: Mapping[str, tuple[np.ndarra
             norm.given = None
 
 
-def fit_bank(network: Supernet, draws: Iterable[tuple[Arch, Iterable[Tensor]]]) -> Bank:
-    """Fit the bank to recalibrated statistics of many random subnets, each with its batches of images.
-
-    Raises:
-        UsageError: as `fit_statistics`.
-    """
-    measured = ((arch, recalibrate(network, arch, batches)) for arch, batches in draws)
-    return fit_statistics(network.space, measured)
-
-
 def fit_statistics(space: Space, measured: Iterable[tuple[Arch, Statistics]]) -> Bank:
     """Fit the bank to statistics of many subnets.
 

@@ -17,7 +17,7 @@ from ofa_edge.errors import BadFile
 from ofa_edge.space.arch import Arch
 from ofa_edge.supernet.batchnorm import fit_statistics
 from ofa_edge.supernet.network import Supernet
-from ofa_edge.train.images import ImageSet, Splits
+from ofa_edge.train.images import RECALIBRATION_IMAGES, ImageSet, Splits
 from ofa_edge.train.watch import recalibrated, top1
 from ofa_edge.weights.bank import Bank, Statistics
 
@@ -27,9 +27,8 @@ BANK_SUBNETS = 200
 BANK_IMAGES = 400
 _LARGEST_EVERY = 20
 
-# What the bank costs against recalibration is measured on this many random subnets and images.
+# What the bank costs against recalibration is measured on this many random subnets.
 BANK_CHECK_SUBNETS = 20
-BANK_CHECK_IMAGES = 2000
 
 
 def fit_bank(network: Supernet, source: ImageSet, subnets: int, seed: int) -> Bank:
@@ -53,13 +52,13 @@ def bank_loss(network: Supernet, splits: Splits, bank: Bank, seed: int) -> dict[
     losses = []
     for index in range(BANK_CHECK_SUBNETS):
         arch = network.space.sample(rng)
-        exact = recalibrated(network, splits.train, arch, BANK_CHECK_IMAGES, index)
+        exact = recalibrated(network, splits.train, arch, RECALIBRATION_IMAGES, index)
         best = top1(network, splits.heldout, arch, exact)
         losses.append(100 * (best - top1(network, splits.heldout, arch, bank.statistics(network.space, arch))))
     return {
         "subnets": len(losses),
         "heldout_images": len(splits.heldout),
-        "recalibration_images": BANK_CHECK_IMAGES,
+        "recalibration_images": RECALIBRATION_IMAGES,
         "mean_points": round(float(np.mean(losses)), 3),
         "worst_points": round(float(np.max(losses)), 3),
     }

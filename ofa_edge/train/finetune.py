@@ -20,9 +20,7 @@ from ofa_edge.train.distill import label_loss
 from ofa_edge.train.optimiser import Precision, new_optimiser, reuse_memory
 from ofa_edge.train.progress import Progress, finite
 from ofa_edge.train.schedule import Phase, Recipe
-
-# As Once-for-All recalibrates.
-RECALIBRATION_IMAGES = 2000
+from ofa_edge.train.watch import share_right
 
 # The rate of the last, long phase of progressive shrinking; no warm-up, as its momentum starts from nothing.
 LEARNING_RATE = 7.5e-3
@@ -89,12 +87,7 @@ def judge(subnet: Subnet, source: images.ImageSet, judged: images.ImageSet, seed
     """Top-1 (0..1) on `judged` images, with the statistics of 2,000 shuffled `source` images, which it keeps."""
     preprocess, resolution = subnet.space.preprocess, subnet.arch.resolution
     device = next(subnet.parameters()).device
-    shuffled = batches.calibration_batches(source, RECALIBRATION_IMAGES, resolution, preprocess, seed)
+    shuffled = batches.calibration_batches(source, images.RECALIBRATION_IMAGES, resolution, preprocess, seed)
     subnet.recalibrate(x.to(device) for x in shuffled)
     subnet.eval()
-    views = images.centre_crops(judged, resolution, preprocess)
-    with torch.no_grad():
-        guesses = torch.cat(
-            [subnet(x.to(device)).argmax(dim=1).cpu() for x in batches.plain_batches(views, preprocess)]
-        )
-    return float((guesses.numpy() == judged.labels).mean())
+    return share_right(subnet, judged, resolution, preprocess, device)

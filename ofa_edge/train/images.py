@@ -34,6 +34,9 @@ _FORMATS = (
     "folder of idx files named as MNIST's"
 )
 
+# Batch norm is recalibrated on so many images (Once-for-All, ICLR 2020, and its code's `set_running_statistics`).
+RECALIBRATION_IMAGES = 2000
+
 # The split whose class folders number the classes, for the other splits too.
 _TRAIN = "train"
 

@@ -6,9 +6,12 @@ from the images that are judged.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
-from ofa_edge.space.arch import Arch
+import torch
+from torch import Tensor
+
+from ofa_edge.space.arch import Arch, Preprocess
 from ofa_edge.supernet.batchnorm import given_statistics, recalibrate
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.train import batches, images
@@ -19,14 +22,24 @@ WATCH_IMAGES = 1000
 
 
 @torch.no_grad()
+def share_right(
+    network: Callable[[Tensor], Tensor],
+    judged: images.ImageSet,
+    resolution: int,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> float:
+    """Top-1 (0..1) of a network, as it stands, on evaluation views of these images."""
+    views = images.centre_crops(judged, resolution, preprocess)
+    guesses = [network(x.to(device)).argmax(dim=1).cpu() for x in batches.plain_batches(views, preprocess)]
+    return float((torch.cat(guesses).numpy() == judged.labels).mean())
+
+
 def top1(network: Supernet, judged: images.ImageSet, arch: Arch, statistics: Statistics) -> float:
     """Top-1 (0..1) of a subnet on these images, by these batch-norm statistics."""
-    preprocess = network.space.preprocess
-    views = images.centre_crops(judged, arch.resolution, preprocess)
     device = next(network.parameters()).device
     with given_statistics(network, statistics):
-        guesses = [network(x.to(device), arch).argmax(dim=1).cpu() for x in batches.plain_batches(views, preprocess)]
-    return float((torch.cat(guesses).numpy() == judged.labels).mean())
+        return share_right(lambda x: network(x, arch), judged, arch.resolution, network.space.preprocess, device)
 
 
 def recalibrated(network: Supernet, source: images.ImageSet, arch: Arch, count: int, seed: int) -> Statistics:

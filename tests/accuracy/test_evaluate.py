@@ -17,7 +17,7 @@ from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWrite
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Arch, Preprocess, Space
 from ofa_edge.space.spaces import OFA_LITE0
-from ofa_edge.supernet.batchnorm import fit_bank, given_statistics, recalibrate
+from ofa_edge.supernet.batchnorm import fit_statistics, given_statistics, recalibrate
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.train import batches, images
 from ofa_edge.weights.bank import Bank, Statistics
@@ -55,7 +55,7 @@ def measured(arch: Arch) -> Statistics:
 def bank() -> Bank:
     rng = np.random.default_rng(0)
     drawn = [TINY.sample(rng) for _ in range(25)]
-    return fit_bank(NETWORK, [(arch, [views(TINY, arch.resolution)]) for arch in drawn])
+    return fit_statistics(TINY, [(arch, recalibrate(NETWORK, arch, [views(TINY, arch.resolution)])) for arch in drawn])
 
 
 def checkpoint(with_bank: bool = True) -> Checkpoint:

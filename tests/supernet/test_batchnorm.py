@@ -8,7 +8,7 @@ import torch
 
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, BlockChoice, Space
-from ofa_edge.supernet.batchnorm import fit_bank, fit_statistics, given_statistics, recalibrate
+from ofa_edge.supernet.batchnorm import fit_statistics, given_statistics, recalibrate
 from ofa_edge.weights.bank import features
 from ofa_edge.weights.layout import batch_norms
 from tests.families import SMALL_SPACES
@@ -160,7 +160,7 @@ def test_the_bank_of_a_network_predicts_what_recalibration_measures() -> None:
     network, rng = random_network(4), np.random.default_rng(4)
     images = batches(12, side=16)
     drawn = [TINY.sample(rng, 16) for _ in range(50)]
-    bank = fit_bank(network, [(arch, images) for arch in drawn])
+    bank = fit_statistics(network.space, [(arch, recalibrate(network, arch, images)) for arch in drawn])
     measured = [recalibrate(network, arch, images) for arch in drawn]
     errors = spread = 0.0
     for arch in [TINY.sample(rng, 16) for _ in range(10)]:
