@@ -82,10 +82,10 @@ def main() -> None:
         require_match(table.conditions, conditions(device.facts, runs_on), names=(table.path, "this device"))
         found = trials.measure_networks(
             device,
-            {str(i): workload.network_source(model.space, arch) for i, arch in enumerate(archs)},
+            {str(i): workload.network_source(model.space, arch, runs_on) for i, arch in enumerate(archs)},
             runs_on=runs_on,
             processes=options.processes,
-            anchor=workload.network_source(model.space, model.anchor),
+            anchor=workload.network_source(model.space, model.anchor, runs_on),
             reference_ms=model.reference_ms,
             on_process=on_process,
         )

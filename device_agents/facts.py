@@ -48,6 +48,7 @@ def collect(runtimes: Mapping[str, str], *, child: int = 0, base: str = "/") -> 
         serial=_serial(base, cpuinfo),
         boot_id=_shown(_read(base, "proc/sys/kernel/random/boot_id")),
         agent=wire.AGENT_VERSION,
+        libc=_shown(" ".join(platform.libc_ver())),
     )
 
 

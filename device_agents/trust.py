@@ -12,6 +12,8 @@ import re
 import time
 from dataclasses import dataclass
 
+from device_agents import wire
+
 PRESSURE = 0.10
 STOLEN = 0.01
 """Share of the time: one tick of a short measurement would be noise, so a hundredth must be gone."""
@@ -60,6 +62,20 @@ def flags(before: Machine, after: Machine) -> tuple[str, ...]:
     if after.runnable is not None and after.runnable > after.cores:
         found.append("load")
     return tuple(found)
+
+
+def noise(before: Machine, after: Machine) -> wire.Noise:
+    """What the two readings say, as values."""
+    span = max(after.seconds - before.seconds, 1e-6)
+
+    def share(first: float | None, last: float | None, unit: float) -> float | None:
+        return None if first is None or last is None else min(1.0, max(0.0, (last - first) / unit / span))
+
+    return wire.Noise(
+        steal=share(before.stolen_s, after.stolen_s, after.cores),
+        pressure=share(before.waiting_us, after.waiting_us, 1e6),
+        runnable=after.runnable,
+    )
 
 
 def _grown(before: float | None, after: float | None) -> float:

@@ -21,12 +21,13 @@ from device_agents.strict_json import MAX_TEXT, Fields, WireError, canonical, cl
 
 __all__ = [
     "AGENT_VERSION", "ERROR_KINDS", "FLAGS", "MAX_HASHES", "MAX_JOBS", "MAX_LINE", "MAX_TEXT", "PROTOCOL",
-    "AgentError", "Checked", "End", "Facts", "Failed", "Fields", "Figures", "MeasureJob", "Measured", "Refusal",
-    "Reply", "Request", "Result", "Row", "WireError", "canonical", "clean", "dumps", "loads", "measure_row",
-    "parse_measure_row", "parse_reply", "parse_request", "reply_line", "request_line", "to_wire",
+    "AgentError", "Checked", "End", "Energy", "EnergyJob", "Facts", "Failed", "Fields", "Figures", "MeasureJob",
+    "Measured", "Noise", "Refusal", "Reply", "Request", "Result", "Row", "WireError", "canonical", "clean", "dumps",
+    "loads", "measure_row", "parse_measure_row", "parse_reply", "parse_request", "reply_line", "request_line",
+    "to_wire",
 ]  # fmt: skip
 
-PROTOCOL = 1
+PROTOCOL = 2
 AGENT_VERSION = "0.1.0"
 
 MAX_LINE = 1 << 20
@@ -46,6 +47,10 @@ FLAGS = (
     "pressure",  # tasks waited for a CPU more than 10 % of the time
     "load",  # more runnable tasks than cores
     "spread",  # median far above the minimum
+    "throttled",  # the device says that it slowed itself down
+    "undervoltage",  # the device says that its supply was too weak
+    "clock-changed",  # the cores' frequency was another one afterwards
+    "governor-changed",  # and so was who decides about it
 )
 
 ERROR_KINDS = (
@@ -105,6 +110,49 @@ class Figures:
         f.done()
         if not out.min <= out.p10 <= out.median <= out.p90 or not out.min <= out.low <= out.median <= out.high:
             raise WireError("figures contradict each other")
+        return out
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What else went on while a job was timed; None (for the governor 'unknown') where the device does not tell.
+
+    Args:
+        steal: share of all cores' time that a hypervisor took.
+        pressure: share of the time in which some task waited for a CPU.
+        runnable: tasks that ran or wanted to, at the end.
+        temperature_c: of the hottest zone, at the end.
+        frequency_mhz: the lower of before and after, of the slowest core that the worker may use.
+        throttled: bits that were set now or before, as a Raspberry Pi's firmware numbers them (0 under-voltage, 1
+            frequency capped, 2 throttled, 3 soft temperature limit): its four present ones.
+        governor: at the end.
+    """
+
+    steal: float | None = None
+    pressure: float | None = None
+    runnable: int | None = None
+    temperature_c: float | None = None
+    frequency_mhz: float | None = None
+    throttled: int | None = None
+    governor: str = "unknown"
+
+    @classmethod
+    def parse(cls, value: Any) -> Noise:
+        """Raises WireError."""
+        f = Fields("noise", value)
+        numbers = {
+            name: f.number(name, low, high) if f.maybe(name) else None
+            for name, low, high in (
+                ("steal", 0.0, 1.0), ("pressure", 0.0, 1.0), ("temperature_c", -100.0, 300.0),
+                ("frequency_mhz", 0.0, 1e5),
+            )
+        }  # fmt: skip
+        wholes = {
+            name: f.whole(name, 0, most) if f.maybe(name) else None
+            for name, most in (("runnable", 1 << 22), ("throttled", 15))
+        }
+        out = cls(**numbers, **wholes, governor=f.text("governor", limit=200))  # type: ignore[arg-type]
+        f.done()
         return out
 
 
@@ -170,6 +218,9 @@ class Measured:
         cpu_over_wall: CPU time of all threads over wall time (about `threads` where nothing disturbs).
         involuntary_switches: of the worker while timing.
         flags: out of FLAGS, what makes the figures doubtful.
+        noise: what the flags were raised for, and more.
+        peak_bytes: by how much loading and the first run of the target made the process' peak resident memory grow;
+            None where the system does not tell, or the model was loaded before.
     """
 
     key: str
@@ -181,6 +232,8 @@ class Measured:
     cpu_over_wall: float
     involuntary_switches: int
     flags: tuple[str, ...] = ()
+    noise: Noise = Noise()
+    peak_bytes: int | None = None
 
     @classmethod
     def parse(cls, value: Any) -> Measured:
@@ -196,6 +249,8 @@ class Measured:
             cpu_over_wall=f.number("cpu_over_wall", 0.0, 1e6),
             involuntary_switches=f.whole("involuntary_switches"),
             flags=tuple(f.items("flags", len(FLAGS))),
+            noise=Noise.parse(f.take("noise")),
+            peak_bytes=f.whole("peak_bytes") if f.maybe("peak_bytes") else None,
         )
         f.done()
         if not all(isinstance(flag, str) and flag in FLAGS for flag in out.flags):
@@ -230,6 +285,82 @@ def parse_measure_row(value: Any) -> Measured | Failed:
     result = Measured.parse(f.take("measured")) if f.has("measured") else Failed.parse(f.take("failed"))
     f.done()
     return result
+
+
+@dataclass(frozen=True)
+class EnergyJob:
+    """One model whose energy a run is asked for: `windows` turns of idling and of running, `seconds` each.
+
+    Args:
+        key, model, shape, runtime, threads, cores: as MeasureJob's.
+        sensor: one out of `Facts.sensors`.
+    """
+
+    key: str
+    model: str
+    sensor: str
+    shape: Mapping[str, int] = field(default_factory=dict)
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    cores: Sequence[int] | None = None
+    seconds: float = 1.0
+    windows: int = 6
+
+    @classmethod
+    def parse(cls, value: Any) -> EnergyJob:
+        """Raises WireError."""
+        f = Fields("energy job", value)
+        out = cls(
+            key=f.text("key", limit=400),
+            model=f.sha256("model"),
+            sensor=f.text("sensor", limit=100),
+            shape=_dimensions("shape", f.take("shape")),
+            runtime=f.text("runtime", r"[a-z0-9_-]{1,40}"),
+            threads=f.whole("threads", 1, 256),
+            cores=f.wholes("cores", 1024, 0, 4096) if f.maybe("cores") else None,
+            seconds=f.number("seconds", 0.05, 60.0),
+            windows=f.whole("windows", 2, 1000),
+        )
+        f.done()
+        return out
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy of one run in mJ, the idle power of the same minute subtracted.
+
+    Args:
+        sensor: what was read.
+        idle_w, busy_w: mean power without and with the model running.
+        mj: median over the windows, with its interval; may be negative where the sensor is too coarse.
+        low, high: interval of the median.
+        runs: in all windows.
+        windows: that counted.
+    """
+
+    key: str
+    sensor: str
+    idle_w: float
+    busy_w: float
+    mj: float
+    low: float
+    high: float
+    runs: int
+    windows: int
+
+    @classmethod
+    def parse(cls, value: Any) -> Energy:
+        """Raises WireError."""
+        f = Fields("energy", value)
+        out = cls(
+            f.text("key", limit=400), f.text("sensor", limit=100), f.number("idle_w", 0.0, 1e6),
+            f.number("busy_w", 0.0, 1e6), f.number("mj", -1e9, 1e9), f.number("low", -1e9, 1e9),
+            f.number("high", -1e9, 1e9), f.whole("runs", 1), f.whole("windows", 1),
+        )  # fmt: skip
+        f.done()
+        if not out.low <= out.mj <= out.high:
+            raise WireError("energy contradicts itself")
+        return out
 
 
 @dataclass(frozen=True)
@@ -270,6 +401,8 @@ class Facts:
         governor: of the first usable core.
         emulated: timings here say nothing about a real device.
         runtimes: name -> version, only those that really load.
+        libc: name and version of the C library, e.g. "glibc 2.36".
+        sensors: counters of energy or power that can be read, by name.
         serial, boot_id: provenance, never compared.
     """
 
@@ -287,6 +420,8 @@ class Facts:
     serial: str
     boot_id: str
     agent: str
+    libc: str = "unknown"
+    sensors: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, value: Any) -> Facts:
@@ -295,7 +430,7 @@ class Facts:
         text = {
             name: f.text(name, limit=200)
             for name in (
-                "device_model", "soc", "machine", "kernel", "python", "governor", "serial", "boot_id", "agent",
+                "device_model", "soc", "machine", "kernel", "python", "governor", "serial", "boot_id", "agent", "libc",
             )
         }  # fmt: skip
         runtimes = f.take("runtimes")
@@ -305,6 +440,7 @@ class Facts:
             memory_bytes=f.whole("memory_bytes"),
             emulated=f.flag("emulated"),
             runtimes=_versions(runtimes),
+            sensors=_sensors(f.items("sensors", _MAX_NAMES)),
             **text,
         )
         f.done()
@@ -316,6 +452,12 @@ def _versions(value: Any) -> dict[str, str]:
     if len(value) > _MAX_NAMES:
         raise WireError("runtimes: too many")
     return {name: f.text(name, limit=100) for name in value if _name(name)}
+
+
+def _sensors(values: Sequence[Any]) -> tuple[str, ...]:
+    if not all(isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", name) for name in values):
+        raise WireError("facts: a sensor has no name")
+    return tuple(values)
 
 
 def _dimensions(what: str, value: Any) -> dict[str, int]:

@@ -84,10 +84,11 @@ class Worker:
             gc.enable()
             del model
             gc.collect()
-        flags = timed.flags + trust.flags(machine, trust.Machine.read())
+        later = trust.Machine.read()
+        flags = timed.flags + trust.flags(machine, later)
         measured = wire.Measured(
             job.key, timed.figures, timed.anchor, timed.ratio, timed.batch, timed.seconds,
-            timed.cpu_over_wall, timed.involuntary_switches, flags,
+            timed.cpu_over_wall, timed.involuntary_switches, flags, trust.noise(machine, later),
         )  # fmt: skip
         return wire.measure_row(measured)
 

@@ -276,11 +276,11 @@ def measure(
     runs_on = options.runs_on(runtime, threads, cores)
     found: LatencyTable | None = None
     latency: LatencyModel | None = None
-    anchor = workload.network_source(target, plan.middle(target, target.resolutions))
+    anchor = workload.network_source(target, plan.middle(target, target.resolutions), runs_on)
     if table_file is not None:
         found = LatencyTable.read(table_file)
         latency = LatencyModel.from_table(found)
-        anchor = workload.network_source(latency.space, latency.anchor)
+        anchor = workload.network_source(latency.space, latency.anchor, runs_on)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
         say_device(out, session.facts)

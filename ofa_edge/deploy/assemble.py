@@ -96,16 +96,17 @@ def measurer(device: workload.Device, bundle: Bundle, latency: LatencyModel | No
     """
     # Without a model the anchor only says how evenly the device works, and any network will do.
     space = latency.space if latency else SPACES.get(bundle.manifest.space, OFA_LITE0)
-    anchor = workload.network_source(space, latency.anchor if latency else plan.middle(space, space.resolutions))
+    beside = latency.anchor if latency else plan.middle(space, space.resolutions)
 
     def measure(manifest: Manifest) -> Timing | wire.Failed:
         processes: list[trials.Trial] = []
+        runs_on = manifest.runs.runs_on()
         (found,) = trials.measure_networks(
             device,
             {manifest.release: workload.Source(lambda: bundle.files[MODEL])},
-            runs_on=manifest.runs.runs_on(),
+            runs_on=runs_on,
             processes=TRIAL_PROCESSES,
-            anchor=anchor,
+            anchor=workload.network_source(space, beside, runs_on),
             reference_ms=latency.reference_ms if latency else None,
             effort=replace(plan.QUICK, attempts=1),
             on_process=lambda key, trial: processes.append(trial),

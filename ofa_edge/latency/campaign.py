@@ -158,17 +158,20 @@ class _Campaign:
     def _upload(self) -> None:
         self._step("upload", "models")
         blocks = [self._plan.sentinel, *self._blocks.values()]
-        files: dict[str, Callable[[], bytes]] = {b.weights_key: _block_maker(b) for b in blocks}
+        files: dict[str, Callable[[], bytes]] = {b.weights_key: self._maker(b) for b in blocks}
         archs = {self._key(network): network.arch for network in self._networks}
         if archs:
             archs["anchor"] = self._plan.anchor
         for name, arch in archs.items():
-            files[name] = workload.network_source(self._task.space, arch).make
+            files[name] = workload.network_source(self._task.space, arch, self._task.runs_on).make
         hashes, self.pushed = workload.upload(self._device, files)
         for block in blocks:
             self._models[block.key] = Model(hashes[block.weights_key], workload.block_shape(block))
         for name in archs:
             self._models[name] = Model(hashes[name], {})
+
+    def _maker(self, block: Block) -> Callable[[], bytes]:
+        return lambda: workload.block_file(block, self._task.runs_on)
 
     # -- blocks -----------------------------------------------------------------------------------
     def _measure_blocks(self, deadline: float | None) -> None:
@@ -208,7 +211,10 @@ class _Campaign:
             if first:
                 self._failed(result)
         else:
-            self._writer.append("block", self._row(result))
+            row = self._row(result)
+            if not result.flags:
+                del row["noise"]
+            self._writer.append("block", row)
             busy = not DISTURBING.isdisjoint(result.flags)
             (self._disturbed.add if busy else self._disturbed.discard)(block.key)
         self._done += first
@@ -258,7 +264,12 @@ class _Campaign:
 
     # -- rows -------------------------------------------------------------------------------------
     def _row(self, measured: wire.Measured, *, nested: bool = False) -> dict[str, Any]:
+        """A row without key of the record. Blocks keep what went on beside them only where that raised a flag: there
+        are thousands of them, and the sentinels between them tell the rest."""
         fields = wire.to_wire(measured)
+        fields["noise"] = _rounded(fields["noise"])
+        if not nested:
+            del fields["peak_bytes"]
         figures = _rounded(fields.pop("figures"))
         anchor, ratio = fields.pop("anchor"), fields.pop("ratio")
         row: dict[str, Any] = {"key": fields.pop("key"), **self._when()}
@@ -280,10 +291,6 @@ class _Campaign:
     def _step(self, kind: str, key: str, result: wire.Measured | wire.Failed | None = None) -> None:
         ms = result.figures.median if isinstance(result, wire.Measured) else None
         self._on_step(Step(kind, key, self._done, self._total, ms))
-
-
-def _block_maker(block: Block) -> Callable[[], bytes]:
-    return lambda: workload.block_file(block)
 
 
 def _iterator(results: Iterator[wire.Measured | wire.Failed]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,8 +22,14 @@ UNKNOWN = "unknown"
 # table measured there must match the same device again. Only imported tables hold UNKNOWN.
 UNTOLD = "untold"
 
+# Values of Conditions.thermal.
+BURST, SUSTAINED = "burst", "sustained"
+
 # Version of the way a number is made (warm-up, batches, statistic, anchor): docs/how-the-numbers-are-made.
 METHOD = 1
+
+# What a runtime hands its operators to; a table says it because a runtime without its delegate is another runtime.
+DELEGATES = {"litert": "xnnpack"}
 
 _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _Count = Annotated[int, Field(ge=1, le=4096)]
@@ -34,7 +40,11 @@ class _Value(BaseModel):
 
 
 class Conditions(_Value):
-    """What a latency depends on besides the block. `cores` is the CPU numbers the worker may use."""
+    """What a latency depends on besides the block.
+
+    `cores` is the CPU numbers the worker may use. `thermal` is burst (measured as the device was found) or sustained
+    (kept busy until its speed was steady).
+    """
 
     device_model: _Text
     soc: _Text
@@ -48,6 +58,7 @@ class Conditions(_Value):
     batch: _Count
     emulated: bool
     method: int
+    thermal: _Text = BURST
 
 
 class Provenance(_Value):
@@ -64,12 +75,18 @@ class Provenance(_Value):
 
 
 class PlanSettings(_Value):
-    """Everything the plan was drawn from, so that a resumed campaign draws the same one (see plan.py)."""
+    """Everything the plan was drawn from, so that a resumed campaign draws the same one (see plan.py).
+
+    `predictor` is blocks (single blocks are measured, networks calibrate their sum) or network (only whole networks
+    are measured). `prior` is the sha256 of the table that a campaign starts from, of another device or unit.
+    """
 
     seed: Annotated[int, Field(ge=0)]
     quick: bool
     networks: Annotated[int, Field(ge=0, le=10_000)]
     holdout: Annotated[int, Field(ge=0, le=10_000)] = 0
+    predictor: Literal["blocks", "network"] = "blocks"
+    prior: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 class Header(_Value):
@@ -106,6 +123,7 @@ class RunsOn:
     threads: int = 1
     cores: tuple[int, ...] | None = None
     precision: str = "fp32"
+    thermal: str = BURST
 
 
 def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
@@ -130,7 +148,7 @@ def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
         soc=_told(facts.soc),
         runtime=runs_on.runtime,
         runtime_version=_told(version),
-        delegate="none",
+        delegate=DELEGATES.get(runs_on.runtime, "none"),
         threads=runs_on.threads,
         cores=sorted(facts.core_mask if runs_on.cores is None else set(runs_on.cores)),
         governor=_told(facts.governor),
@@ -138,6 +156,7 @@ def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
         batch=1,
         emulated=facts.emulated,
         method=METHOD,
+        thermal=runs_on.thermal,
     )
 
 

@@ -38,7 +38,7 @@ from ofa_edge.space.block import Block
 from ofa_edge.space.spaces import named
 
 RECORDS = ("session", "block", "predicted", "failed", "network", "sentinel", "fit")
-FORMAT = journal.Format("latency-table", (1, 0), frozenset(RECORDS))
+FORMAT = journal.Format("latency-table", (1, 1), frozenset(RECORDS))
 
 # Flags that say other work was on the machine; the others say that a limit was short, and `low`, `high` show it.
 DISTURBING = frozenset({"cpu-starved", "preempted", "steal", "spread"})

@@ -123,7 +123,7 @@ def measure_networks(
 
     Args:
         networks: key -> the model file.
-        anchor: the anchor network's (workload.network_source(space, plan.middle(...))); None measures without one.
+        anchor: the anchor network's, workload.network_source(space, plan.middle(...), runs_on); None: without one.
         reference_ms: the anchor's latency that ratios are multiplied by and that processes are held against.
         on_process: called after each process, for progress.
 

@@ -1,6 +1,7 @@
-"""What is run on a device to be timed: ONNX files of single blocks and of whole networks, brought there by hash.
+"""What is run on a device to be timed: model files of single blocks and of whole networks, brought there by hash.
 
-In: blocks or archs. Out: wire jobs whose models are on the device. Rules kept: a block comes from the same builder
+In: blocks or archs, and how they are run (RunsOn decides the format and the precision of a file). Out: wire jobs whose
+models are on the device. Rules kept: a block comes from the same builder
 as the deployed network; one file serves a block at all sizes (H and W named, pinned by the job); random weights,
 because time does not depend on their values; few large transfers, and only of what the device lacks.
 """
@@ -13,7 +14,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from device_agents import wire
+from ofa_edge.errors import UsageError
 from ofa_edge.graph import build, onnx
+from ofa_edge.graph.ir import Graph
+from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.limits import LIMITS
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block, Layer
@@ -54,15 +58,32 @@ class Source:
     shape: Mapping[str, int] = field(default_factory=dict)
 
 
-def network_source(space: Space, arch: Arch, seed: int = WEIGHT_SEED) -> Source:
+def network_source(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> Source:
     """A whole network with random weights."""
-    return Source(lambda: network_file(space, arch, seed))
+    return Source(lambda: network_file(space, arch, runs_on, seed))
 
 
-def block_file(block: Block, seed: int = WEIGHT_SEED) -> bytes:
-    """The ONNX file of one block, the same for all input sizes."""
+def model_file(graph: Graph, runs_on: RunsOn, *, symbolic: bool = False) -> bytes:
+    """A graph in the runtime's format and the precision asked for.
+
+    Args:
+        symbolic: one file for all input sizes.
+
+    Raises:
+        UsageError: no file can be written for such a runtime or precision.
+    """
+    if runs_on.runtime != "onnxruntime" or runs_on.precision != "fp32":
+        raise UsageError(
+            f"no model file can be written for runtime {runs_on.runtime} at {runs_on.precision}",
+            hint="use --runtime onnxruntime",
+        )
+    return onnx.to_bytes(graph, symbolic=symbolic)
+
+
+def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
+    """The file of one block, the same for all input sizes."""
     layers = [Layer("", block)]
-    return onnx.to_bytes(build.network(layers, random_arrays(layers, seed)), symbolic=True)
+    return model_file(build.network(layers, random_arrays(layers, seed)), runs_on, symbolic=True)
 
 
 def block_shape(block: Block) -> dict[str, int]:
@@ -70,10 +91,10 @@ def block_shape(block: Block) -> dict[str, int]:
     return {} if block.type == "Logits" else {"h": block.in_size, "w": block.in_size}
 
 
-def network_file(space: Space, arch: Arch, seed: int = WEIGHT_SEED) -> bytes:
-    """The ONNX file of a whole network with random weights, of fixed shape as a deployed one."""
+def network_file(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
+    """The file of a whole network with random weights, of fixed shape as a deployed one."""
     layers = space.layers(arch)
-    return onnx.to_bytes(build.network(layers, random_arrays(layers, seed)))
+    return model_file(build.network(layers, random_arrays(layers, seed)), runs_on)
 
 
 def upload(device: Device, files: Mapping[str, Callable[[], bytes]]) -> tuple[dict[str, str], int]:

@@ -17,7 +17,7 @@ script = json.loads(Path(os.environ["OFA_EDGE_TEST_SCRIPT"]).read_text())
 nonce, root = sys.argv[-3], sys.argv[-2]
 sys.stderr.write(script.get("stderr", ""))
 sys.stdout.write(script.get("before", ""))
-hello = script.get("hello", {"ready": {"protocol": 1, "root": root}})
+hello = script.get("hello", {"ready": {"protocol": 2, "root": root}})
 sys.stdout.write(f"\n{nonce} {hello if isinstance(hello, str) else json.dumps(hello)}\n")
 sys.stdout.flush()
 for line in sys.stdin:

@@ -82,8 +82,8 @@ def test_endless_noise_is_not_read_for_ever(hostile: Open) -> None:
 @pytest.mark.parametrize(
     "hello",
     [
-        "garbage", "[]", "{}", {"ready": {}}, {"ready": {"protocol": 99, "root": "/x"}}, {"ready": {"protocol": 1}},
-        {"ready": {"protocol": 1, "root": "/x\x1b[2J"}}, {"absent": {}},
+        "garbage", "[]", "{}", {"ready": {}}, {"ready": {"protocol": 99, "root": "/x"}}, {"ready": {"protocol": 2}},
+        {"ready": {"protocol": 2, "root": "/x\x1b[2J"}}, {"absent": {}},
     ],
 )  # fmt: skip
 def test_a_hello_that_is_none_is_refused(hostile: Open, hello: Any) -> None:

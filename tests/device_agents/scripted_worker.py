@@ -9,10 +9,13 @@ import sys
 import time
 
 FIGURES = {"n": 1, "min": 1.0, "p10": 1.0, "median": 1.0, "p90": 1.0, "low": 1.0, "high": 1.0, "mean": 1.0, "std": 0.0}
+UNTOLD = ("steal", "pressure", "runnable", "temperature_c", "frequency_mhz", "throttled")
+NOISE = {**dict.fromkeys(UNTOLD), "governor": "unknown"}
 
 
 def measured(key: str) -> dict[str, object]:
     rest = {"anchor": None, "ratio": None, "batch": 1, "seconds": 0.1, "cpu_over_wall": 1.0, "flags": []}
+    rest |= {"noise": NOISE, "peak_bytes": None}
     return {"measured": {"key": key, "figures": FIGURES, "involuntary_switches": os.getpid(), **rest}}
 
 

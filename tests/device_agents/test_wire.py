@@ -13,7 +13,10 @@ from device_agents import wire
 
 SHA = "0" * 64
 FIGURES = wire.Figures(5, 1.0, 1.0, 2.0, 3.0, 1.5, 2.5, 2.0, 0.5)
-MEASURED = wire.Measured("k", FIGURES, None, None, 3, 0.5, 1.0, 0, ("load",))
+NOISE = wire.Noise(0.0, 0.1, 3, 61.5, 1500.0, 5, "ondemand")
+MEASURED = wire.Measured("k", FIGURES, None, None, 3, 0.5, 1.0, 0, ("load",), NOISE, 1 << 20)
+ENERGY_JOB = wire.EnergyJob("k", "0" * 64, "rapl:package-0", {"h": 8}, cores=(0, 1))
+ENERGY = wire.Energy("k", "rapl:package-0", 3.5, 9.0, 1.5, -0.5, 2.0, 400, 6)
 JOB = wire.MeasureJob("k", SHA, {"h": 7, "w": 7}, cores=(0, 1), anchor=SHA, anchor_shape={"h": 9})
 FACTS = wire.Facts(
     "Board", "soc", "aarch64", "Linux 6", "3.9.2", 4, (0, 1), "performance", 1 << 30, False, {"onnxruntime": "1"},
@@ -25,7 +28,7 @@ def over_the_wire(value: Any) -> Any:
     return wire.loads(wire.dumps(wire.to_wire(value)))
 
 
-@pytest.mark.parametrize("value", [FIGURES, MEASURED, wire.Failed("k", "why"), FACTS])
+@pytest.mark.parametrize("value", [FIGURES, NOISE, MEASURED, ENERGY_JOB, ENERGY, wire.Failed("k", "why"), FACTS])
 def test_a_value_survives_the_wire(value: Any) -> None:
     assert type(value).parse(over_the_wire(value)) == value
 

@@ -34,8 +34,8 @@ def test_profile_and_measure_on_this_machine(tmp_path: Path) -> None:
         assert large is not None
         assert 0 < small.value < large.value
 
-        anchor = network_source(SPACE, middle(SPACE, (96,)))
-        sources = {"small": network_source(SPACE, SPACE.smallest(96))}
+        anchor = network_source(SPACE, middle(SPACE, (96,)), RunsOn())
+        sources = {"small": network_source(SPACE, SPACE.smallest(96), RunsOn())}
         (found,) = measure_networks(
             session, sources, runs_on=RunsOn(), processes=1, anchor=anchor,
             reference_ms=outcome.model.reference_ms, effort=QUICK,

@@ -16,8 +16,8 @@ from ofa_edge.space.spaces import OFA_LITE0 as SPACE
 
 SMALL, LARGE, ANCHOR = SPACE.smallest(96), SPACE.smallest(112), middle(SPACE, (96, 128, 160))
 NAMED = {"small": SMALL, "large": LARGE}
-SOURCES = {name: network_source(SPACE, arch) for name, arch in NAMED.items()}
-ANCHOR_SOURCE = network_source(SPACE, ANCHOR)
+SOURCES = {name: network_source(SPACE, arch, RunsOn()) for name, arch in NAMED.items()}
+ANCHOR_SOURCE = network_source(SPACE, ANCHOR, RunsOn())
 REFERENCE = Law().network(SPACE.blocks(ANCHOR))
 
 
@@ -109,7 +109,7 @@ def test_a_network_that_crashes_is_a_result_with_a_reason() -> None:
 def test_a_network_may_have_any_name() -> None:
     named = {"anchor": SMALL, "": LARGE}
     there = SimulatedDevice(SPACE, anchor=ANCHOR, named=named)
-    sources = {name: network_source(SPACE, arch) for name, arch in named.items()}
+    sources = {name: network_source(SPACE, arch, RunsOn()) for name, arch in named.items()}
     found = measure_networks(there, sources, runs_on=RunsOn(), processes=1, anchor=ANCHOR_SOURCE)
     medians = [latency.figures.median for latency in found if latency.figures]
     assert medians == pytest.approx([Law().network(SPACE.blocks(arch)) for arch in named.values()])
