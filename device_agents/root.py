@@ -5,21 +5,23 @@ Rules: a name from the wire becomes a path only after it matched a strict patter
 
     <root>/agent/<sha256>.pyz      shipped agents
     <root>/blobs/<sha256>          models and golden tensors, content-addressed
-    <root>/incoming/<sha256>.pack  a transfer that has not been unpacked yet
+    <root>/incoming/<sha256>.pack.gz  a transfer that has not been unpacked yet
     <root>/work/                   empty working directory of workers
     <root>/<app>/                  releases (slots.py); an app may not be called like one of RESERVED
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+
 
 from device_agents.wire import AgentError
 
@@ -79,27 +81,29 @@ class Root:
         return data
 
     def unpack(self, sha256: str) -> int:
-        """Unpack `incoming/<sha256>.pack` into blobs and remove it; returns the number of blobs.
+        """Unpack `incoming/<sha256>.pack.gz` into blobs and remove it; returns the number of blobs.
 
-        A pack is a row of entries: the blob's sha256, a space, its size in decimal, a newline, its bytes.
+        A pack is a row of entries, gzipped: the blob's sha256, a space, its size in decimal, a newline, its bytes.
 
         Raises:
             AgentError: 'bad-file' when an entry is malformed or its bytes have another hash. Blobs before it stay.
         """
-        path = os.path.join(self.path, "incoming", _hash(sha256) + ".pack")
+        path = os.path.join(self.path, "incoming", _hash(sha256) + ".pack.gz")
         count = 0
         try:
-            with open(path, "rb") as stream:
+            with gzip.open(path, "rb") as stream:
                 while self._unpack_one(stream):
                     count += 1
         except FileNotFoundError:
             raise AgentError("bad-file", f"the transfer {sha256} did not arrive") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise AgentError("bad-file", f"the transfer {sha256} is damaged") from None
         finally:
             if os.path.exists(path):
                 os.unlink(path)
         return count
 
-    def _unpack_one(self, stream: BinaryIO) -> bool:
+    def _unpack_one(self, stream: gzip.GzipFile) -> bool:
         header = stream.readline(100)
         if not header:
             return False

@@ -10,6 +10,7 @@ process, a runtime or a clock. It ships with the package because every stage abo
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -149,14 +150,14 @@ class FakeDevice:
         if op == "missing":
             return {"missing": [sha256 for sha256 in args["sha256s"] if not self.blob(sha256).exists()]}
         if op == "unpack":
-            return {"count": self._unpack(self.folder / "incoming" / f"{args['sha256']}.pack")}
+            return {"count": self._unpack(self.folder / "incoming" / f"{args['sha256']}.pack.gz")}
         if op == "check":
             return wire.to_wire(self.checked)
         raise wire.AgentError("usage", f"the agent has no op {op!r}")
 
     def _unpack(self, pack: Path) -> int:
         count = 0
-        with pack.open("rb") as stream:
+        with gzip.open(pack) as stream:
             while header := stream.readline():
                 sha256, size = header.split()
                 self.blob(sha256.decode()).write_bytes(stream.read(int(size)))

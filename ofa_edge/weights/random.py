@@ -2,7 +2,8 @@
 
 In: layers and a seed. Out: arrays of the shapes that `layout` gives, scaled so that activations
 neither die out nor grow from block to block (no denormal numbers, no overflow: both change timings).
-The values do not depend on input sizes, so blocks that share weights share one file.
+The values do not depend on input sizes, so blocks that share weights share one file. They repeat themselves after
+_PERIOD values: a network's 20 MB then travel to a device as a few hundred kB, and time depends on no value.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from ofa_edge.weights.layout import array_name, weight_shapes
 _LINEAR = ("project", "linear", "se_expand", "downsample")
 _BIAS_STD = 0.05
 
+# Floats after which an array repeats itself: a quarter of deflate's window, and prime, so that rows of a matrix differ.
+_PERIOD = 2039
+
 
 def random_arrays(layers: Sequence[Layer], seed: int) -> dict[str, np.ndarray]:
     """Folded float32 arrays for these layers; equal layers and seed give equal arrays.
@@ -34,11 +38,14 @@ def random_arrays(layers: Sequence[Layer], seed: int) -> dict[str, np.ndarray]:
     for layer in layers:
         for conv, shape in weight_shapes(layer.block).items():
             std = np.sqrt(_gain(layer.block, conv) / np.prod(shape[1:]))
-            weight = rng.standard_normal(shape, dtype=np.float32) * np.float32(std)
-            bias = rng.standard_normal(shape[0], dtype=np.float32) * np.float32(_BIAS_STD)
-            arrays[array_name(layer.path, conv, "weight")] = weight
-            arrays[array_name(layer.path, conv, "bias")] = bias
+            arrays[array_name(layer.path, conv, "weight")] = _normal(rng, shape, std)
+            arrays[array_name(layer.path, conv, "bias")] = _normal(rng, shape[:1], _BIAS_STD)
     return arrays
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
+    tile = rng.standard_normal(_PERIOD, dtype=np.float32) * np.float32(std)
+    return np.resize(tile, shape)
 
 
 def _gain(block: Block, conv: str) -> float:

@@ -8,6 +8,7 @@ does after its death is what a dead one does: nothing, whoever asks.
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +149,7 @@ class Device:
         def unpack() -> int:
             pack = b"".join(b"%s %d\n%s" % (sha.encode(), len(data), data) for sha, data in blobs.items())
             name = hashlib.sha256(pack).hexdigest()
-            (self.root / "incoming" / f"{name}.pack").write_bytes(pack)
+            (self.root / "incoming" / f"{name}.pack.gz").write_bytes(gzip.compress(pack))
             return self.disk.unpack(name)
 
         self.pushed += sum(map(len, blobs.values()))

@@ -77,7 +77,7 @@ def test_facts_are_those_of_this_machine(session: Session) -> None:
 def test_blobs_travel_once(session: Session) -> None:
     blobs = {sha256_of(data): data for data in (b"first", b"second" * 1000)}
     assert session.missing(list(blobs)) == list(blobs)
-    assert session.push(blobs) > sum(map(len, blobs.values()))
+    assert 0 < session.push(blobs) < 1000  # they travel compressed
     assert session.missing(list(blobs)) == []
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def sha256_of(data: bytes) -> str:
 
 def arrive(root: Root, pack: bytes) -> str:
     name = sha256_of(pack)
-    Path(root.path, "incoming", f"{name}.pack").write_bytes(pack)
+    Path(root.path, "incoming", f"{name}.pack.gz").write_bytes(gzip.compress(pack))
     return name
 
 
@@ -59,6 +61,18 @@ def test_a_malformed_pack_leaves_only_whole_blobs(root: Root, pack: bytes) -> No
     assert caught.value.kind == "bad-file"
     assert os.listdir(os.path.join(root.path, "blobs")) == [sha256_of(b"good")]
     assert os.listdir(os.path.join(root.path, "incoming")) == []
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda z: z[:-4], lambda z: b"not gzip at all", lambda z: z[:30] + b"\0\0" + z[32:]]
+)
+def test_a_transfer_that_is_damaged_is_refused(root: Root, damage: Callable[[bytes], bytes]) -> None:
+    path = Path(root.path, "incoming", f"{'0' * 64}.pack.gz")
+    path.write_bytes(damage(gzip.compress(entry(os.urandom(4000)))))
+    with pytest.raises(AgentError) as caught:
+        root.unpack("0" * 64)
+    assert caught.value.kind == "bad-file"
+    assert not path.exists()
 
 
 def test_a_transfer_that_never_came_is_an_error(root: Root) -> None:
