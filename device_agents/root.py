@@ -22,7 +22,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 from device_agents.wire import AgentError
 
 RESERVED = ("agent", "blobs", "incoming", "work", "tables")
