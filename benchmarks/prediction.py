@@ -21,6 +21,7 @@ from ofa_edge.device import open_device
 from ofa_edge.latency import campaign, trials, workload
 from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions, require_match
 from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     table = LatencyTable.read(options.table) if options.table else profile(options.host)
-    model = LatencyModel.from_table(table)
+    model = model_of(table)
     archs = draw(model, table, options.networks)
     runs_on = RunsOn(table.conditions.runtime, table.conditions.threads)
     repeats: dict[str, list[float]] = {}

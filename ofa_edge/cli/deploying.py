@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ofa_edge.device import ConnectOptions
     from ofa_edge.device.session import Session
     from ofa_edge.latency.conditions import RunsOn
-    from ofa_edge.latency.model import LatencyModel
     from ofa_edge.search.budget import Budget
 
     # What a device gets: its bundle, and the latency model it was chosen with (None where its table is not at hand).
@@ -128,7 +127,7 @@ def from_selection(
     """
     from ofa_edge.cli import inputs
     from ofa_edge.deploy import assemble
-    from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.latency.predictors import model_of
     from ofa_edge.search.selection import Selection
     from ofa_edge.weights import checkpoint as checkpoints
 
@@ -141,7 +140,7 @@ def from_selection(
         found = inputs.find_selections_table(chosen, session.facts, out) if named is None else named
         at = None if found is None else found.conditions
         ready = assemble.assemble(chosen, checkpoint, app=app or checkpoint.space.name, runs_on=runs_on, conditions=at)
-        return ready, None if found is None else LatencyModel.from_table(found)
+        return ready, None if found is None else model_of(found)
 
     return make
 

@@ -253,7 +253,7 @@ def _archs(
 
 def _fits(space: Space, text: str, latency_table: Path | None) -> Callable[[Arch], bool]:
     """Raises UsageError where the budget cannot be read, or limits latency without a table."""
-    from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.latency.predictors import model_of
     from ofa_edge.latency.table import LatencyTable
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.within import fits_within
@@ -266,7 +266,7 @@ def _fits(space: Space, text: str, latency_table: Path | None) -> Callable[[Arch
                 f"the latency table is of space {table.header.space}, the checkpoint of {space.name}",
                 hint="give a table of the checkpoint's space",
             )
-        model = LatencyModel.from_table(table)
+        model = model_of(table)
     return fits_within(space, Budget.parse(text), model)
 
 

@@ -20,6 +20,7 @@ from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, require_match
 from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.table import LatencyTable, newest_match
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
@@ -245,7 +246,7 @@ class Models:
 
     @cached_property
     def latency(self) -> LatencyModel:
-        return LatencyModel.from_table(self.latency_table)
+        return model_of(self.latency_table)
 
     @cached_property
     def accuracy(self) -> AdditiveAccuracy:

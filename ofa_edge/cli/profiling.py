@@ -21,6 +21,7 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 if TYPE_CHECKING:
     from device_agents.wire import Facts
     from ofa_edge.latency.campaign import Step, Task
+    from ofa_edge.latency.model import LatencyModel
     from ofa_edge.latency.outcome import Outcome
     from ofa_edge.latency.trials import Trial
     from ofa_edge.latency.workload import Device, Source
@@ -203,10 +204,10 @@ def predict(
 ) -> None:
     """The latency of archs from a table, with intervals; no device and no weights are needed."""
     from ofa_edge.cli.inputs import named_latency_table
-    from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.latency.predictors import model_of
 
     out = Output(as_json)
-    model = LatencyModel.from_table(named_latency_table(table_file, None, out))
+    model = model_of(named_latency_table(table_file, None, out))
     rows = []
     for prediction in model.predict(codecs.read_archs(model.space, arch), confidence):
         costs = cost(model.space.blocks(prediction.arch))
@@ -267,7 +268,7 @@ def measure(
     from ofa_edge.device import open_device
     from ofa_edge.latency import plan, trials, workload
     from ofa_edge.latency.conditions import conditions, require_match
-    from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.latency.predictors import model_of
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
@@ -279,7 +280,7 @@ def measure(
     anchor = workload.network_source(target, plan.middle(target, target.resolutions), runs_on)
     if table_file is not None:
         found = LatencyTable.read(table_file)
-        latency = LatencyModel.from_table(found)
+        latency = model_of(found)
         anchor = workload.network_source(latency.space, latency.anchor, runs_on)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:

@@ -18,6 +18,7 @@ from ofa_edge import journal
 from ofa_edge.errors import NotTrustworthy, OfaEdgeError
 from ofa_edge.latency.model import LatencyModel, calibration
 from ofa_edge.latency.plan import Plan
+from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.stats import Notice, Quality, Verdict, judge
 from ofa_edge.latency.table import LatencyTable
 
@@ -125,7 +126,7 @@ def conclude(
             f"no block could be measured{': ' + reasons[0] if reasons else ' in the time given'}",
             hint="look at `ofa-edge doctor --host HOST`, or give --max-minutes more",
         )
-    model = LatencyModel.from_table(table)
+    model = model_of(table)
     verdict, notices = judge(quality(table, model))
     if not finished:
         notices += (Notice("unfinished", "the time was over before the plan was done; --resume goes on"),)

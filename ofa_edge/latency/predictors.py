@@ -1,0 +1,21 @@
+"""One door to the model of a latency table, whatever it holds.
+
+In: a LatencyTable. Out: a LatencyModel: of measured blocks, of measured networks alone (network_model.py), or started
+from another device's table (transfer.py). Rules kept: every command comes through here and none asks which it got; a
+file holds what was measured and nothing fitted, so the model is fitted again whenever it is read.
+"""
+
+from __future__ import annotations
+
+from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.table import LatencyTable
+
+
+def model_of(table: LatencyTable) -> LatencyModel:
+    """The model of a table, finished or not.
+
+    Raises:
+        BadFile: the table holds nothing to fit, or networks that are not in its space.
+        UsageError: its space is not known here.
+    """
+    return LatencyModel.from_table(table)
