@@ -37,6 +37,7 @@ class Worker:
         self._sentinel: tuple[Any, Any] = (None, None)
         self._seen: set[tuple[Any, ...]] = set()
         self._cores = cores.usable()
+        self._signals = trust.Signals()
 
     def handle(self, request: wire.Request) -> wire.Reply:
         """One reply; an op's own failure is a Refusal."""
@@ -69,7 +70,8 @@ class Worker:
         cores.pin(self._cores if job.cores is None else job.cores)
         anchor = None if job.anchor is None else self._model(runtime, job, job.anchor, job.anchor_shape, keep=True)
         model = self._model(runtime, job, job.model, job.shape)
-        machine = trust.Machine.read()
+        usable = self._cores if job.cores is None else tuple(job.cores)
+        before = self._signals.read(usable)
         gc.disable()
         try:
             if anchor is None:
@@ -84,11 +86,11 @@ class Worker:
             gc.enable()
             del model
             gc.collect()
-        later = trust.Machine.read()
-        flags = timed.flags + trust.flags(machine, later)
+        after = self._signals.read(usable)
+        flags = timed.flags + trust.flags(before, after, threads=job.threads)
         measured = wire.Measured(
             job.key, timed.figures, timed.anchor, timed.ratio, timed.batch, timed.seconds,
-            timed.cpu_over_wall, timed.involuntary_switches, flags, trust.noise(machine, later),
+            timed.cpu_over_wall, timed.involuntary_switches, flags, trust.noise(before, after),
         )  # fmt: skip
         return wire.measure_row(measured)
 

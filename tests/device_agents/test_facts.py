@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_agents import facts, trust, wire
+from device_agents import facts, wire
 
 PI_CPUINFO = """\
 processor\t: 0
@@ -104,36 +104,3 @@ def test_user_mode_emulation_shows_in_a_child(tmp_path: Path) -> None:
     (tmp_path / "proc/7/exe").symlink_to("/usr/bin/qemu-aarch64-static")
     assert facts.is_emulated("aarch64", PI_CPUINFO, "Pi", child=7, base=str(tmp_path))
     assert not facts.is_emulated("aarch64", PI_CPUINFO, "Pi", child=8, base=str(tmp_path))
-
-
-def machine(**changes: float) -> trust.Machine:
-    values = {"seconds": 0.0, "waiting_us": 0, "stolen_s": 0.0, "runnable": 1, "cores": 2, **changes}
-    return trust.Machine(**values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("after", "flags"),
-    [
-        (machine(seconds=10, waiting_us=900_000, stolen_s=0.1), ()),
-        (machine(seconds=10, waiting_us=1_100_000), ("pressure",)),
-        (machine(seconds=10, stolen_s=0.3), ("steal",)),
-        (machine(seconds=10, runnable=3), ("load",)),
-        (trust.Machine(10, None, None, None, 2), ()),
-    ],
-)
-def test_a_disturbed_machine_is_flagged(after: trust.Machine, flags: tuple[str, ...]) -> None:
-    assert trust.flags(machine(), after) == flags
-    assert set(flags) <= set(wire.FLAGS)
-
-
-def test_the_counters_of_proc_are_read(tmp_path: Path) -> None:
-    base = tree(
-        tmp_path,
-        pressure__cpu="some avg10=0.00 avg60=0.00 avg300=0.00 total=1234\n",
-        stat="cpu  10 0 20 400 5 0 1 200 0 0\ncpu0 1 2\n",
-        loadavg="0.5 0.4 0.3 3/120 4711\n",
-    )
-    found = trust.Machine.read(base)
-    assert (found.waiting_us, found.runnable) == (1234, 3)
-    assert found.stolen_s == 200 / os.sysconf("SC_CLK_TCK")
-    assert trust.Machine.read(str(tmp_path / "none")).waiting_us is None
