@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ofa_edge.device import ConnectOptions
     from ofa_edge.device.session import Session
     from ofa_edge.latency.conditions import RunsOn
+    from ofa_edge.latency.model import LatencyModel
     from ofa_edge.search.budget import Budget
 
     # What a device gets: its bundle, and the latency model it was chosen with (None where its table is not at hand).
