@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency import block_times, plan, stats
+from ofa_edge.latency import block_times, combine, plan, stats
 from ofa_edge.latency.block_times import BlockTimes
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Arch, Space
@@ -191,8 +191,8 @@ class LatencyModel:
         space = table.space
         if table.blocks.empty:
             raise BadFile(f"{table.path} holds no measured blocks", hint="go on with `ofa-edge profile --resume`")
-        drift = stats.drift(table.sentinel_samples())
-        times = _block_times(table, drift)
+        drift = combine.drift(table.sentinels)
+        times = _block_times(table)
         reference, spread = _anchor(table)
         features, latencies = [], []
         for arch, latency in calibration(table, space, reference):
@@ -337,13 +337,10 @@ def _anchor(table: LatencyTable) -> tuple[float | None, float]:
     return (float(np.median(medians)) if medians else None), stats.spread(medians)
 
 
-def _block_times(table: LatencyTable, drift: stats.Drift) -> BlockTimes:
-    blocks = table.blocks
-    factors = [drift.factor(int(s), float(t)) for s, t in zip(blocks["session"], blocks["at"], strict=True)]
-    medians = blocks["median"].to_numpy(float) / np.array(factors)
+def _block_times(table: LatencyTable) -> BlockTimes:
     predicted = table.predicted
     return BlockTimes(
-        dict(zip(blocks.index, medians.tolist(), strict=True)),
+        dict(zip(table.blocks.index, table.blocks["median"].tolist(), strict=True)),
         {
             key: (float(ms), float(error))
             for key, ms, error in zip(predicted.index, predicted["median"], predicted["error"], strict=True)

@@ -2,15 +2,16 @@
 
 In: a journal (journal.py) of schema `latency-table`. Out: a LatencyTable of pandas frames, checked, and what
 is wrong with it as a list of Problems. Rules kept: times are ms; a measurement is a value, so failures are
-rows too; of several measurements of one key the last undisturbed one counts, else the one with the narrowest
-interval; unknown fields survive a read and a write; rows are checked by column, not one by one.
+rows too; several measurements of one block make one value (combine.py); of several of one network the last undisturbed
+one counts, else the one with the narrowest interval; unknown fields survive a read and a write; rows are checked by
+column, not one by one.
 
 Records (every row but `fit` and `predicted` says its `session`, by position in the file, and `at`, seconds
 since that session began):
 
     session    start (UTC), facts of the device
     block      key, figures (n min p10 median p90 low high mean std), batch, seconds, cpu_over_wall,
-               involuntary_switches, flags
+               involuntary_switches, flags; round, in whose fresh worker it was measured (missing: 0)
     sentinel   as block, of the one block that is measured again and again
     network    role (calibration | holdout), arch (OFA's dict), figures, anchor and ratio as objects, and as block
     failed     key (of a block, or the arch's of a network), reason
@@ -31,6 +32,7 @@ from pydantic import ValidationError
 
 from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.latency.combine import combine
 from ofa_edge.latency.conditions import Conditions, Header, mismatches
 from ofa_edge.latency.stats import Sentinel
 from ofa_edge.space.arch import Space
@@ -63,7 +65,8 @@ class LatencyTable:
     Attributes:
         path: where it was read from; what errors call it.
         header: conditions, provenance, space, resolutions and plan.
-        blocks: one row a block key (the index), the measurement that counts; columns as the record, `disturbed`.
+        blocks: one row a block key (the index): figures of all rounds, drift removed; columns as the record,
+            `disturbed`, and `rounds`, the number of measurements in it.
         predicted: index key; median (ms) and error (relative).
         failed: index key; reason. Only keys that no measurement has.
         networks: one row an arch and role, the measurement that counts; `ratio`, `anchor`, `median` in
@@ -107,7 +110,9 @@ class LatencyTable:
         for number, row in enumerate(contents.rows, 2):
             lines.setdefault(row["record"], []).append(number)
         part = _Reader(contents.rows, lines, name)
-        blocks = part.measured("block", "key")
+        sentinels = part.frame("sentinel", _BLOCK_NUMBERS, ("key",))
+        rows = part.frame("block", _BLOCK_NUMBERS, ("key",))
+        blocks = combine(rows, _disturbed(rows), sentinels)
         networks = part.networks()
         failed = part.frame("failed", ("session", "at"), ("key", "reason")).drop_duplicates("key", keep="last")
         known = {row["key"] for record in ("block", "network") for row in contents.of(record)}
@@ -120,7 +125,7 @@ class LatencyTable:
             .set_index("key"),
             failed=failed[np.array([key not in known for key in failed["key"]], bool)].set_index("key"),
             networks=networks,
-            sentinels=part.frame("sentinel", _BLOCK_NUMBERS, ("key",)),
+            sentinels=sentinels,
             complete=contents.complete,
             sha256=contents.sha256,
             contents=contents,
@@ -199,15 +204,12 @@ class _Reader:
         frame = pd.DataFrame.from_records(rows)
         for column in numbers:
             self._check_number(frame, column, lines)
+        if "at" in numbers and "round" in frame:
+            frame["round"] = frame["round"].where(frame["round"].notna(), 0)
+            self._check_number(frame, "round", lines)
         if "median" in numbers and "low" in numbers:
             self._check_order(frame, lines)
         return frame
-
-    def measured(self, record: str, key: str) -> pd.DataFrame:
-        """The measurement that counts of each key."""
-        frame = self.frame(record, _BLOCK_NUMBERS, (key,))
-        width = ((frame["high"] - frame["low"]) / frame["median"]).to_numpy(float)
-        return _counting(frame, [key], width)
 
     def networks(self) -> pd.DataFrame:
         lines = self._lines["network"]
@@ -263,9 +265,7 @@ class _Reader:
 
 def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.DataFrame:
     """One row a key: the last undisturbed measurement, else the one with the least relative `width`."""
-    flags = frame["flags"] if "flags" in frame else pd.Series([[]] * len(frame), index=frame.index, dtype=object)
-    disturbed = [isinstance(f, list) and not DISTURBING.isdisjoint(map(str, f)) for f in flags]
-    frame = frame.assign(disturbed=np.array(disturbed, bool))
+    frame = frame.assign(disturbed=_disturbed(frame))
     # Ascending, so that the last of a key is the one that counts; the sort is stable.
     preference = np.where(frame["disturbed"], -1.0 - width, 0.0)
     return (
@@ -276,6 +276,13 @@ def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.Dat
         .drop(columns="_preference")
         .reset_index(drop=True)
     )
+
+
+def _disturbed(frame: pd.DataFrame) -> np.ndarray:
+    """Which rows carry a flag that says other work was on the machine."""
+    if "flags" not in frame:
+        return np.zeros(len(frame), bool)
+    return np.array([isinstance(f, list) and not DISTURBING.isdisjoint(map(str, f)) for f in frame["flags"]], bool)
 
 
 def _is_number(value: Any) -> bool:

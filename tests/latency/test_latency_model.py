@@ -263,11 +263,11 @@ def test_a_model_from_a_campaign_predicts_its_holdout_networks(outcome: Outcome)
 def test_drift_is_removed_from_blocks_and_does_not_reach_the_anchored_networks(outcome: Outcome) -> None:
     assert "drift" in [notice.code for notice in outcome.notices]
     table, model = outcome.table, outcome.model
-    keys = list(table.blocks.index)
-    true = np.array([LAW.block(Block.from_key(key)) for key in keys])
-    at = table.blocks["at"].to_numpy()
-    raw = table.blocks["median"].to_numpy() / true
-    clean = np.array([model.times.measured[key] for key in keys]) / true
+    rows = table.contents.of("block")
+    true = np.array([LAW.block(Block.from_key(row["key"])) for row in rows])
+    at = np.array([row["at"] for row in rows])
+    raw = np.array([row["median"] for row in rows]) / true
+    clean = np.array([model.times.measured[row["key"]] for row in rows]) / true
     assert np.polyfit(at, raw, 1)[0] > 0.004
     assert abs(np.polyfit(at, clean, 1)[0]) < 0.001
     ratios = table.networks["ratio_median"].to_numpy()
