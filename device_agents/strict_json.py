@@ -1,8 +1,9 @@
 """Strict JSON and typed fields: the ground wire.py and the release files stand on.
 
 In: bytes of a peer or a file that may be broken or hostile. Out: plain Python values of the type and range that was
-asked for, or a WireError. Rules kept: no NaN, Infinity, 1e999, repeated keys or huge integers; a missing or an
-unknown field is an error; text holds no control characters, so that a terminal may show it.
+asked for, or a WireError. Rules kept: no NaN, Infinity, 1e999, repeated keys, long numbers or deep nesting; a missing
+or an unknown field is an error; text holds no control or direction characters, so that a terminal may show it; the
+work is linear in the bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 MAX_TEXT = 4096
+MAX_DEPTH = 64
+"""Levels of lists and objects; the deepest message has seven. Far below what any interpreter's recursion allows."""
 _MAX_DIGITS = 20
+_MAX_NUMBER = 40  # characters; the longest double that Python writes has 24
 
 
 class WireError(ValueError):
@@ -26,15 +30,20 @@ def loads(data: str | bytes) -> Any:
 
     Raises:
         WireError: no JSON, NaN or Infinity in any spelling, a number beyond a double, an integer of more
-            than 20 digits, a repeated key, nesting beyond the interpreter's depth, bytes that are not UTF-8.
+            than 20 digits, a number of more than 40 characters, a repeated key, nesting deeper than MAX_DEPTH, bytes
+            that are not UTF-8.
     """
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
-        return json.loads(text, parse_constant=_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_object)
+        value = json.loads(
+            text, parse_constant=_constant, parse_float=_float, parse_int=_int, object_pairs_hook=_object
+        )
     except WireError:
         raise
     except (ValueError, RecursionError) as error:
         raise WireError(f"not JSON: {clean(str(error))}") from error
+    _require_shallow(value)
+    return value
 
 
 def dumps(value: Any) -> str:
@@ -53,11 +62,24 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
+def _require_shallow(value: Any) -> None:
+    """Level by level, because a recursion here would end where the nesting is too deep for one."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [item for item in level if isinstance(item, (dict, list))]
+        if not inner:
+            return
+        level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
+    raise WireError(f"nested deeper than {MAX_DEPTH} levels")
+
+
 def _constant(name: str) -> NoReturn:
     raise WireError(f"{name} is not a JSON number")
 
 
 def _float(text: str) -> float:
+    if len(text) > _MAX_NUMBER:
+        raise WireError(f"a number of {len(text)} characters")
     value = float(text)
     if not math.isfinite(value):
         raise WireError(f"{text[:40]} does not fit a double")

@@ -444,6 +444,8 @@ class Facts:
             **text,
         )
         f.done()
+        if not out.core_mask or len(set(out.core_mask)) != len(out.core_mask):
+            raise WireError("facts: 'core_mask' must name every usable core once")
         return out
 
 
