@@ -2,6 +2,7 @@
 
 from ofa_edge.device.hosts import ConnectOptions, connect, open_device
 from ofa_edge.device.inventory import Inventory
-from ofa_edge.device.session import Session, open_session
+from ofa_edge.device.opening import open_session
+from ofa_edge.device.session import Session
 
 __all__ = ["ConnectOptions", "Inventory", "Session", "connect", "open_device", "open_session"]

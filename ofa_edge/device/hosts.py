@@ -13,7 +13,8 @@ from pathlib import Path
 from ofa_edge.device.inventory import Device, Inventory
 from ofa_edge.device.link import Link
 from ofa_edge.device.local import LocalLink
-from ofa_edge.device.session import Session, open_session
+from ofa_edge.device.opening import open_session
+from ofa_edge.device.session import Session
 from ofa_edge.errors import UsageError
 from ofa_edge.limits import LIMITS, Limits
 from ofa_edge.settings import ssh_config

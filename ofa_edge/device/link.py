@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from device_agents import wire
 from ofa_edge.errors import ProtocolError
 
 
@@ -115,3 +116,9 @@ def printable(data: bytes | bytearray) -> str:
     """Device output as text a terminal may show."""
     text = data.decode("utf-8", "replace")
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text).strip()
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """The end of device output as part of a sentence: whole lines would let a device write lines of its own among
+    ours."""
+    return wire.clean(" | ".join(line.strip() for line in text[-limit:].splitlines() if line.strip()))

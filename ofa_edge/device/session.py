@@ -1,17 +1,14 @@
-"""A conversation with the agent on a device: ship it, start it, ask, stream, stop.
+"""A conversation with the agent on a device: ask, stream, stop. How it begins: opening.py.
 
-In: a Link. Out: wire values. Rules kept: the agent's bytes are checked on the device before they run; only
-what follows the nonce line counts; every reply has the id of its request; a stream is complete only with
-its end record and the right count; every read has a cap and every wait a deadline. Whatever else a device
-sends is a ProtocolError, and the session is over.
+In: a Channel to a running agent. Out: wire values. Rules kept: every reply has the id of its request; a stream is
+complete only with its end record and the right count; every read has a cap and every wait a deadline. Whatever else
+a device sends is a ProtocolError that names the device, and the session is over.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -19,10 +16,10 @@ from typing import Any, TypeVar
 
 from device_agents import wire
 from ofa_edge import errors
-from ofa_edge.device import provision
-from ofa_edge.device.link import Channel, Link
+from ofa_edge.device.identity import require_same_machine
+from ofa_edge.device.link import Channel, Link, one_line
 from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError
-from ofa_edge.limits import LIMITS, Limits
+from ofa_edge.limits import Limits
 
 T = TypeVar("T")
 
@@ -67,8 +64,7 @@ class Session:
         absent: set[str] = set()
         for start in range(0, len(sha256s), wire.MAX_HASHES):
             asked = list(sha256s[start : start + wire.MAX_HASHES])
-            reply = wire.Fields("missing", self.call("missing", {"sha256s": asked}))
-            found = self._parsed(lambda r: r.items("missing", wire.MAX_HASHES), reply)
+            found = self._only(self.call("missing", {"sha256s": asked}), lambda r: r.items("missing", wire.MAX_HASHES))
             if not set(map(str, found)) <= set(asked):
                 raise self._broken("it misses hashes nobody asked for")
             absent.update(found)
@@ -113,6 +109,20 @@ class Session:
             part = jobs[start : start + self._limits.request_jobs]
             yield from self._measure_part(part, fresh=fresh)
 
+    def ask_facts(self) -> wire.Facts:
+        """The facts as they are now; what a device may change while it runs (its governor) may be another.
+
+        Raises:
+            ProtocolError: another machine answers than at the start, or it has restarted under us.
+        """
+        now = self._parsed(wire.Facts.parse, self.call("facts", {}, timeout=2 * self._limits.load_seconds))
+        try:
+            require_same_machine(self.facts, now, device=self.link.name)
+        except ProtocolError:
+            self.close()
+            raise
+        return now
+
     def check(self, args: Mapping[str, Any]) -> wire.Checked:
         """The op `check`: golden outputs on the device, in a fresh worker.
 
@@ -156,7 +166,7 @@ class Session:
 
     def _push_pack(self, blobs: Mapping[str, bytes]) -> int:
         pack = b"".join(b"%s %d\n%s" % (sha256.encode("ascii"), len(data), data) for sha256, data in blobs.items())
-        free = self._parsed(lambda r: r.whole("free_bytes"), wire.Fields("space", self.call("space", {})))
+        free = self._only(self.call("space", {}), lambda r: r.whole("free_bytes"))
         packed = gzip.compress(pack, _GZIP_LEVEL, mtime=0)
         need = len(packed) + len(pack)  # the transfer and what comes out of it, for a moment both
         if free < need:
@@ -166,8 +176,7 @@ class Session:
             )
         sha256 = hashlib.sha256(packed).hexdigest()
         self.link.put(packed, f"{self.root}/incoming/{sha256}.pack.gz")
-        reply = wire.Fields("unpack", self.call("unpack", {"sha256": sha256}))
-        if self._parsed(lambda r: r.whole("count"), reply) != len(blobs):
+        if self._only(self.call("unpack", {"sha256": sha256}), lambda r: r.whole("count")) != len(blobs):
             raise self._broken("it unpacked another number of blobs than were sent")
         return len(packed)
 
@@ -184,7 +193,7 @@ class Session:
                     raise self._broken(f"its stream ended after {done} of {len(jobs)} results")
                 result = self._parsed(wire.parse_measure_row, reply.row)
                 if result.key != job.key:
-                    raise self._broken("its results come in another order than the jobs")
+                    raise self._broken(f"it sent a result of {result.key!r} where that of {job.key!r} was due")
                 done += 1
                 yield result
             self._expect_end(ident, done)
@@ -198,15 +207,17 @@ class Session:
 
     def _expect_end(self, ident: int, count: int) -> None:
         reply = self._receive(ident, self._limits.reply_seconds)
-        if not isinstance(reply, wire.End) or reply.count != count:
-            raise self._broken("its end record does not match the stream")
+        if not isinstance(reply, wire.End):
+            raise self._broken(f"it went on after the last of {count} results, without an end record")
+        if reply.count != count:
+            raise self._broken(f"its end record counts {reply.count} results, there were {count}")
 
     def _cancel(self, ident: int) -> None:
         """Stop a stream the caller has left, so that the next request finds a clean line."""
         try:
             cancel = self._send("cancel", {"id": ident})
             deadline = time.monotonic() + self._limits.reply_seconds
-            while time.monotonic() < deadline:
+            for _ in range(self._limits.request_jobs + 2):  # rows under way, the stream's end, the answer
                 line = self._read(max(0.0, deadline - time.monotonic()))
                 reply = self._parsed(wire.parse_reply, line)
                 if isinstance(reply, wire.Result) and reply.id == cancel:
@@ -226,7 +237,7 @@ class Session:
         """The next reply to request `ident`; a refusal is raised as the error it names."""
         reply = self._parsed(wire.parse_reply, self._read(timeout))
         if reply.id != ident:
-            raise self._broken("it answered a request nobody made")
+            raise self._broken(f"it answered request {reply.id}, asked was {ident}")
         if isinstance(reply, wire.Refusal):
             raise refusal_error(reply, self.link.name, self._python)
         return reply
@@ -246,6 +257,17 @@ class Session:
             hint = error.hint or "results so far are kept; run the same command again with --resume"
             raise type(error)(f"{self.link.name}: {error.message}", hint=hint) from error
 
+    def _only(self, result: Mapping[str, Any], take: Callable[[wire.Fields], T]) -> T:
+        """What `take` finds in a reply that holds nothing else."""
+
+        def parse(value: Mapping[str, Any]) -> T:
+            fields = wire.Fields("reply", value)
+            found = take(fields)
+            fields.done()
+            return found
+
+        return self._parsed(parse, result)
+
     def _parsed(self, parse: Callable[[Any], T], value: Any) -> T:
         try:
             return parse(value)
@@ -264,10 +286,10 @@ class Session:
         status = self._channel.close(self._limits.close_seconds)
         if self._owns_link:
             self.link.close()
-        tail = self._channel.stderr_tail()
+        tail = one_line(self._channel.stderr_tail())
         why = "the link was cut or the agent was killed" if status in (None, -1) else f"exit status {status}"
         return DeviceLost(
-            f"{self.link.name}: the agent stopped ({why})" + (f": {tail[-400:]}" if tail else ""),
+            f"{self.link.name}: the agent stopped ({why})" + (f": {tail}" if tail else ""),
             hint="results so far are kept; run the same command again with --resume",
         )
 
@@ -281,92 +303,3 @@ def refusal_error(refusal: wire.Refusal, device: str, python: str) -> OfaEdgeErr
             "with --python, in devices.toml or in OFA_EDGE_DEVICE_PYTHON",
         )
     return _ERRORS.get(refusal.kind, OfaEdgeError)(f"{device}: {refusal.message}")
-
-
-def open_session(
-    link: Link,
-    *,
-    root: str | None = None,
-    python: str | None = None,
-    limits: Limits = LIMITS,
-    owns_link: bool = False,
-) -> Session:
-    """Ship the agent where it is absent, start it and ask for the facts.
-
-    Args:
-        link: an open link.
-        root: our folder on the device; None: the link's, else the device's OFA_EDGE_HOME, else ~/.ofa-edge.
-        python: the interpreter there; None: the link's.
-        owns_link: close the link with the session.
-
-    Raises:
-        DeviceLost: no agent came up.
-        OfaEdgeError: the device refused (no usable Python, a folder that cannot be written).
-    """
-    python = python or link.python
-    root = root or link.root
-    agent = provision.agent()
-    for attempt in (1, 2):
-        nonce = secrets.token_hex(16)
-        channel = link.start(provision.boot_argv(python, nonce, root, agent.sha256))
-        session: Session | None = None
-        try:
-            hello = _handshake(channel, link, python, nonce, limits)
-            if hello.has("absent"):
-                there = wire.Fields("absent", hello.take("absent")).text("root")
-                if attempt == 2:
-                    raise ProtocolError(f"{link.name} does not keep the agent that was put there")
-                link.put(agent.data, f"{there}/agent/{agent.sha256}.pyz")
-                channel.close(limits.close_seconds)
-                continue
-            ready = wire.Fields("ready", hello.take("ready"))
-            ready.whole("protocol", wire.PROTOCOL, wire.PROTOCOL)
-            session = Session(link, channel, ready.text("root"), python=python, limits=limits, owns_link=owns_link)
-            session.facts = wire.Facts.parse(session.call("facts", {}, timeout=2 * limits.load_seconds))
-            return session
-        except BaseException as error:
-            with contextlib.suppress(OfaEdgeError):
-                channel.close(limits.close_seconds)
-            if owns_link:
-                link.close()
-            if isinstance(error, wire.WireError):
-                raise ProtocolError(f"{link.name} does not speak the agent's protocol: {error}") from error
-            raise
-    raise AssertionError("unreachable")
-
-
-def _handshake(channel: Channel, link: Link, python: str, nonce: str, limits: Limits) -> wire.Fields:
-    """Skip what the login shell says; the line after the nonce is the first that counts."""
-    deadline = time.monotonic() + limits.handshake_seconds
-    mark = nonce.encode("ascii") + b" "
-    noise = 0
-    while noise <= limits.noise_bytes:
-        line = channel.readline(limits.noise_bytes + 1, max(0.0, deadline - time.monotonic()))
-        if not line:
-            status = channel.close(limits.close_seconds)
-            raise _no_agent(link, python, status, channel.stderr_tail())
-        if line.startswith(mark):
-            hello = wire.Fields("hello", wire.loads(line[len(mark) :]))
-            if hello.has("refused"):
-                message = wire.Fields("refused", hello.take("refused")).take("message")
-                raise OfaEdgeError(
-                    f"{link.name}: {wire.clean(str(message))}",
-                    hint="name another interpreter with --python, or another folder with --root",
-                )
-            return hello
-        noise += len(line)
-    raise ProtocolError(
-        f"{link.name} printed more than {limits.noise_bytes} bytes before the agent started",
-        hint="make its login shell quiet for commands (see ~/.bashrc there)",
-    )
-
-
-def _no_agent(link: Link, python: str, status: int | None, tail: str) -> OfaEdgeError:
-    said = f": {tail[-400:]}" if tail else ""
-    if status in (126, 127):
-        return errors.UsageError(
-            f"{link.name} has no {python}{said}",
-            hint="install Python 3.9 or newer there, or name the interpreter with --python or in devices.toml",
-        )
-    why = "the link was cut or the process was killed" if status in (None, -1) else f"exit status {status}"
-    return DeviceLost(f"{link.name}: no agent came up ({why}){said}", hint="try `ofa-edge doctor --host HOST`")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ofa_edge.device.local import LocalLink
-from ofa_edge.device.session import open_session
+from ofa_edge.device.opening import open_session
 from ofa_edge.latency import campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.plan import QUICK, middle
