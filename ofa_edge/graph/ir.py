@@ -1,7 +1,7 @@
 """The layer graph between Blocks and model files: what every writer reads.
 
-Built by build.py, read by the writers (onnx.py) and by whatever counts over layers. Rules kept: nodes
-are in the order they run and every tensor is made before it is read; shapes are NCHW with batch 1;
+Built by build.py, rewritten by passes.py, read by the writers (onnx.py, tflite.py) and by whatever counts over layers.
+Rules kept: nodes are in the order they run and every tensor is made before it is read; shapes are NCHW with batch 1;
 an activation belongs to the node before it, so that each writer fuses it in its own way.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 class Op(StrEnum):
     """What a node computes."""
 
-    CONV = "conv"  # square kernel, padding kernel // 2 on every side
+    CONV = "conv"  # zero padding on every side by half of what the kernel spans
     MEAN = "mean"  # over H and W, which stay as 1 x 1
     MAX_POOL = "max_pool"  # padded as a convolution; the padding never wins
     AVERAGE_POOL = "average_pool"  # no padding; windows that reach over the edge average what is inside
@@ -46,7 +46,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One layer. `weight` and `bias` name entries of the graph's arrays and are '' where the op has none."""
+    """One layer. `weight` and `bias` name entries of the graph's arrays and are '' where the op has none.
+
+    Kernels are square, `kernel` taps a side, but for those that passes.py makes: they have fewer rows (as many as their
+    weight), `row_dilation` apart.
+    """
 
     name: str
     op: Op
@@ -58,6 +62,7 @@ class Node:
     kernel: int = 1
     stride: int = 1
     groups: int = 1
+    row_dilation: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

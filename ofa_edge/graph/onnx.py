@@ -30,7 +30,7 @@ def to_bytes(graph: Graph, *, symbolic: bool = False) -> bytes:
     one file serves all resolutions and its bytes do not depend on the one it was built at; a runtime pins
     them before it optimises. The classifier alone takes a 1 x 1 map and keeps it.
     """
-    nodes = [written for node in graph.nodes for written in _nodes(node)]
+    nodes = [written for node in graph.nodes for written in _nodes(node, graph)]
     constants = [_constant(name, array) for name, array in graph.arrays.items()]
     if any(node.activation is Activation.RELU6 for node in graph.nodes):
         constants += [_constant(name, np.asarray(value, np.float32)) for name, value in _RELU6_LIMITS.items()]
@@ -68,23 +68,26 @@ def _free_dims(graph: Graph) -> tuple[_Dims, _Dims]:
     return first, (*graph.output.shape[:2], f"h{suffix}", f"w{suffix}")
 
 
-def _nodes(node: Node) -> list[onnx.NodeProto]:
+def _nodes(node: Node, graph: Graph) -> list[onnx.NodeProto]:
     """The ONNX nodes of one layer: the operator, then its activation."""
     plain = node.activation is Activation.NONE
     inputs = [tensor.name for tensor in node.inputs]
     output = node.output.name if plain else f"{node.name}/linear"
     if node.op is Op.CONV:
-        pad = node.kernel // 2
+        rows = graph.arrays[node.weight].shape[2]
+        pads = [(rows - 1) * node.row_dilation // 2, node.kernel // 2]
+        dilated: dict[str, Any] = {"dilations": [node.row_dilation, 1]} if node.row_dilation > 1 else {}
         written = [
             helper.make_node(
                 "Conv",
                 [*inputs, node.weight, node.bias],
                 [output],
                 name=node.name,
-                kernel_shape=[node.kernel] * 2,
+                kernel_shape=[rows, node.kernel],
                 strides=[node.stride] * 2,
-                pads=[pad] * 4,
+                pads=pads * 2,
                 group=node.groups,
+                **dilated,
             )
         ]
     elif node.op is Op.LINEAR:

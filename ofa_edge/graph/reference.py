@@ -65,7 +65,7 @@ def _compute(node: Node, graph: Graph, values: dict[str, Doubles]) -> Doubles:
 def _conv(x: Doubles, weight: Doubles, node: Node) -> Doubles:
     """Cross-correlation, one kernel tap at a time: every tap is a shifted view times its weights."""
     result: Doubles = np.zeros((1, len(weight), *(-(-side // node.stride) for side in x.shape[2:])))
-    for (i, j), view in _views(x, node, 0.0):
+    for (i, j), view in _views(x, node, 0.0, rows=weight.shape[2]):
         if node.groups == 1:
             result += np.einsum("oc,nchw->nohw", weight[:, :, i, j], view, optimize=True)
         else:  # depthwise: one input channel a group
@@ -73,18 +73,19 @@ def _conv(x: Doubles, weight: Doubles, node: Node) -> Doubles:
     return result
 
 
-def _views(x: Doubles, node: Node, padding: float) -> Iterator[tuple[tuple[int, int], Doubles]]:
+def _views(x: Doubles, node: Node, padding: float, rows: int) -> Iterator[tuple[tuple[int, int], Doubles]]:
     """For every tap of a window, the values (1, C, H, W) that it meets, one for each place of the output."""
-    pad, stride = node.kernel // 2, node.stride
+    above, left, stride = (rows - 1) * node.row_dilation // 2, node.kernel // 2, node.stride
     height, width = (-(-side // stride) for side in x.shape[2:])
-    padded = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=padding)
-    for i in range(node.kernel):
+    padded = np.pad(x, ((0, 0), (0, 0), (above, above), (left, left)), constant_values=padding)
+    for i in range(rows):
+        top = i * node.row_dilation
         for j in range(node.kernel):
-            yield (i, j), padded[:, :, i : i + stride * height : stride, j : j + stride * width : stride]
+            yield (i, j), padded[:, :, top : top + stride * height : stride, j : j + stride * width : stride]
 
 
 def _max_pool(x: Doubles, node: Node) -> Doubles:
-    return np.asarray(np.max([view for _, view in _views(x, node, -np.inf)], axis=0))
+    return np.asarray(np.max([view for _, view in _views(x, node, -np.inf, node.kernel)], axis=0))
 
 
 def _average_pool(x: Doubles, stride: int) -> Doubles:
