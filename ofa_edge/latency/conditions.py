@@ -33,6 +33,7 @@ DELEGATES = {"litert": "xnnpack"}
 
 _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _Count = Annotated[int, Field(ge=1, le=4096)]
+_Unknown = Literal["unknown"]  # UNKNOWN, where a value is no text
 
 
 class _Value(BaseModel):
@@ -51,13 +52,13 @@ class Conditions(_Value):
     runtime: _Text
     runtime_version: _Text
     delegate: _Text
-    threads: _Count
+    threads: _Count | _Unknown
     cores: list[int] | _Text
     governor: _Text
     precision: _Text
-    batch: _Count
-    emulated: bool
-    method: int
+    batch: _Count | _Unknown
+    emulated: bool | _Unknown
+    method: int | _Unknown
     thermal: _Text = BURST
 
 

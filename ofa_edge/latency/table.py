@@ -16,7 +16,11 @@ since that session began):
     network    role (calibration | holdout), arch (OFA's dict), figures, anchor and ratio as objects, and as block
     failed     key (of a block, or the arch's of a network), reason
     predicted  key, median, error: blocks a reduced campaign did not measure; error is relative
+    given      key, resolution, mean, n, std: what an imported file says of a block in networks of one resolution
     fit        terms, coefficients, leave-one-out error: what `ofa-edge profile` reported; not read back
+
+A block of an imported table says `statistic: mean`: its median is that mean, and what its source does not tell (n, std,
+min, p10, p90, low, high) is null. It stands for all `given` rows of its key.
 """
 
 from __future__ import annotations
@@ -39,15 +43,20 @@ from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.spaces import named
 
-RECORDS = ("session", "block", "predicted", "failed", "network", "sentinel", "fit")
+RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "fit")
 FORMAT = journal.Format("latency-table", (1, 1), frozenset(RECORDS))
 
-# Flags that say other work was on the machine; the others say that a limit was short, and `low`, `high` show it.
-DISTURBING = frozenset({"cpu-starved", "preempted", "steal", "spread"})
+# Flags that say other work was on the machine, or that it was slowed down; the others say that a limit was short, and
+# `low`, `high` show it.
+DISTURBING = frozenset({"cpu-starved", "preempted", "steal", "spread", "throttled", "undervoltage", "governor-changed"})
 
 _FIGURES = ("min", "p10", "median", "p90", "low", "high", "mean", "std")
 _BLOCK_NUMBERS = ("session", "at", "n", *_FIGURES)
 _ROLES = ("calibration", "holdout")
+# Value of a block's `statistic` where the source of an imported table tells the mean and not the median, and what
+# such a row may leave open.
+MEAN = "mean"
+_MAY_BE_OPEN = frozenset({"n", "min", "p10", "p90", "low", "high", "std"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class LatencyTable:
         blocks: one row a block key (the index): figures of all rounds, drift removed; columns as the record,
             `disturbed`, and `rounds`, the number of measurements in it.
         predicted: index key; median (ms) and error (relative).
+        given: key, resolution, mean (ms), of an imported table: one row a block and resolution.
         failed: index key; reason. Only keys that no measurement has.
         networks: one row an arch and role, the measurement that counts; `ratio`, `anchor`, `median` in
             numbers (NaN where there was no anchor), `arch` and the objects as written.
@@ -81,6 +91,7 @@ class LatencyTable:
     header: Header
     blocks: pd.DataFrame
     predicted: pd.DataFrame
+    given: pd.DataFrame
     failed: pd.DataFrame
     networks: pd.DataFrame
     sentinels: pd.DataFrame
@@ -112,7 +123,7 @@ class LatencyTable:
         part = _Reader(contents.rows, lines, name)
         sentinels = part.frame("sentinel", _BLOCK_NUMBERS, ("key",))
         rows = part.frame("block", _BLOCK_NUMBERS, ("key",))
-        blocks = combine(rows, _disturbed(rows), sentinels)
+        blocks = combine(rows, disturbed_rows(rows), sentinels)
         networks = part.networks()
         failed = part.frame("failed", ("session", "at"), ("key", "reason")).drop_duplicates("key", keep="last")
         known = {row["key"] for record in ("block", "network") for row in contents.of(record)}
@@ -123,6 +134,7 @@ class LatencyTable:
             predicted=part.frame("predicted", ("median", "error"), ("key",))
             .drop_duplicates("key", keep="last")
             .set_index("key"),
+            given=part.frame("given", ("resolution", "mean"), ("key",)),
             failed=failed[np.array([key not in known for key in failed["key"]], bool)].set_index("key"),
             networks=networks,
             sentinels=sentinels,
@@ -202,13 +214,16 @@ class _Reader:
             if bad := [i for i, row in enumerate(rows) if not isinstance(row.get(column), str)]:
                 raise self._bad(lines[bad[0]], f"{column!r} is not text")
         frame = pd.DataFrame.from_records(rows)
+        imported = (frame["statistic"] == MEAN).to_numpy(bool) if "statistic" in frame else np.zeros(len(frame), bool)
         for column in numbers:
-            self._check_number(frame, column, lines)
+            if column in _MAY_BE_OPEN and imported.any() and column in frame and frame[column].isna().all():
+                frame[column] = np.nan
+            self._check_number(frame, column, lines, imported if column in _MAY_BE_OPEN else None)
         if "at" in numbers and "round" in frame:
             frame["round"] = frame["round"].where(frame["round"].notna(), 0)
             self._check_number(frame, "round", lines)
         if "median" in numbers and "low" in numbers:
-            self._check_order(frame, lines)
+            self._check_order(frame, lines, imported)
         return frame
 
     def networks(self) -> pd.DataFrame:
@@ -236,26 +251,26 @@ class _Reader:
             raise self._bad(line, f"{what!r} has no positive median")
         return float(value)
 
-    def _check_number(self, frame: pd.DataFrame, column: str, lines: Sequence[int]) -> None:
+    def _check_number(
+        self, frame: pd.DataFrame, column: str, lines: Sequence[int], may_be_open: np.ndarray | None = None
+    ) -> None:
         if column not in frame:
             raise self._bad(lines[0], f"there is no {column!r}")
         if frame[column].dtype.kind not in "iuf":  # text, booleans, objects, integers beyond 64 bits
             offends = next((i for i, value in enumerate(frame[column]) if not _is_number(value)), 0)
             raise self._bad(lines[offends], f"{column!r} is not a number")
         values = frame[column].to_numpy(float)
-        bad = np.flatnonzero(~(values >= 0))  # NaN stands for null or a missing field
+        wrong = ~(values >= 0)  # NaN stands for null or a missing field
+        bad = np.flatnonzero(wrong if may_be_open is None else wrong & ~(may_be_open & np.isnan(values)))
         if len(bad):
             raise self._bad(lines[int(bad[0])], f"{column!r} is missing or negative")
 
-    def _check_order(self, frame: pd.DataFrame, lines: Sequence[int]) -> None:
-        ordered = (
-            (frame["min"] > 0)
-            & (frame["min"] <= frame["p10"])
-            & (frame["p10"] <= frame["median"])
-            & (frame["median"] <= frame["p90"])
-            & (frame["low"] <= frame["median"])
-            & (frame["median"] <= frame["high"])
-        ).to_numpy()
+    def _check_order(self, frame: pd.DataFrame, lines: Sequence[int], imported: np.ndarray) -> None:
+        """Raises BadFile where figures contradict each other; NaN contradicts nothing in an imported row."""
+        low, median, high = (frame[column].to_numpy(float) for column in ("low", "median", "high"))
+        least, p10, p90 = (frame[column].to_numpy(float) for column in ("min", "p10", "p90"))
+        ordered = (least > 0) & (least <= p10) & (p10 <= median) & (median <= p90) & (low <= median) & (median <= high)
+        ordered |= imported & (median > 0) & ~(low > median) & ~(median > high)
         if not ordered.all():
             raise self._bad(lines[int(np.argmin(ordered))], "its figures contradict each other")
 
@@ -265,7 +280,7 @@ class _Reader:
 
 def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.DataFrame:
     """One row a key: the last undisturbed measurement, else the one with the least relative `width`."""
-    frame = frame.assign(disturbed=_disturbed(frame))
+    frame = frame.assign(disturbed=disturbed_rows(frame))
     # Ascending, so that the last of a key is the one that counts; the sort is stable.
     preference = np.where(frame["disturbed"], -1.0 - width, 0.0)
     return (
@@ -278,7 +293,7 @@ def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.Dat
     )
 
 
-def _disturbed(frame: pd.DataFrame) -> np.ndarray:
+def disturbed_rows(frame: pd.DataFrame) -> np.ndarray:
     """Which rows carry a flag that says other work was on the machine."""
     if "flags" not in frame:
         return np.zeros(len(frame), bool)
