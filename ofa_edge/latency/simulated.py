@@ -75,8 +75,13 @@ class SimulatedDevice:
         crashes: keys that fail.
         flags: (key, how often it was asked before) -> flags.
         lose_after: results after which the link is cut, once.
+        noise_at: time in s -> what its results say went on beside them.
+        facts_at: time in s -> what it is then; None: always `facts`.
         now: its clock in s; every result takes `seconds`.
+        pauses: how long it was left alone, in s.
+        width: key of a block -> relative half-width of the interval of its median.
         asked: keys in the order they were measured, and whether in a fresh worker.
+        jobs: the same, as they were asked for.
     """
 
     space: Space
@@ -89,19 +94,31 @@ class SimulatedDevice:
     speed: Callable[[float], float] = lambda now: 1.0
     crashes: frozenset[str] = frozenset()
     flags: Callable[[str, int], tuple[str, ...]] = lambda key, before: ()
+    width: Callable[[str], float] = lambda key: 0.01
     lose_after: int | None = None
     seconds: float = 0.25
     facts: wire.Facts = FACTS
+    noise_at: Callable[[float], wire.Noise] = lambda now: wire.Noise()
+    facts_at: Callable[[float], wire.Facts] | None = None
 
     def __post_init__(self) -> None:
         self.now = 0.0
         self.asked: list[tuple[str, bool]] = []
+        self.jobs: list[wire.MeasureJob] = []
+        self.pauses: list[float] = []
         self.blobs: set[str] = set()
         self._rng = np.random.default_rng(self.seed)
         self._networks = {network_key(self.space, arch): arch for arch in self.archs} | dict(self.named)
 
     def clock(self) -> float:
         return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def ask_facts(self) -> wire.Facts:
+        return self.facts if self.facts_at is None else self.facts_at(self.now)
 
     def missing(self, sha256s: Sequence[str]) -> list[str]:
         return [sha256 for sha256 in sha256s if sha256 not in self.blobs]
@@ -122,6 +139,7 @@ class SimulatedDevice:
                 raise ValueError(f"{job.key} was asked for before its model {lacking} was there")
             before = sum(key == job.key for key, _ in self.asked)
             self.asked.append((job.key, fresh))
+            self.jobs.append(job)
             self.now += self.seconds
             if job.key in self.crashes:
                 yield wire.Failed(job.key, "simulated: the worker was killed by signal 11")
@@ -143,13 +161,24 @@ class SimulatedDevice:
         if job.anchor is not None and self.anchor is not None:
             beside = self.law.network(self.space.blocks(self.anchor)) * speed
             anchor, ratio = figures(beside), figures(target / beside)
-        return wire.Measured(job.key, figures(target), anchor, ratio, 10, self.seconds, 1.0, 0, flags)
+        return wire.Measured(
+            job.key,
+            figures(target, half=self.width(job.key)),
+            anchor,
+            ratio,
+            10,
+            self.seconds,
+            1.0,
+            0,
+            flags,
+            self.noise_at(self.now),
+        )
 
     def _factor(self) -> float:
         return float(1 + self.noise * self._rng.standard_normal())
 
 
-def figures(median: float, n: int = 40) -> wire.Figures:
-    """Figures around a median, +-1 %."""
-    low, high = 0.99 * median, 1.01 * median
+def figures(median: float, n: int = 40, half: float = 0.01) -> wire.Figures:
+    """Figures around a median, +- `half` of it."""
+    low, high = (1 - half) * median, (1 + half) * median
     return wire.Figures(n, low, low, median, high, low, high, median, 0.01 * median)

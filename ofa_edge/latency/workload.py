@@ -31,7 +31,10 @@ class Device(Protocol):
 
     @property
     def facts(self) -> wire.Facts:
-        """What the device is."""
+        """What the device was when the session began."""
+
+    def ask_facts(self) -> wire.Facts:
+        """What it is now."""
 
     def missing(self, sha256s: Sequence[str]) -> list[str]:
         """Those blobs that the device does not have."""
