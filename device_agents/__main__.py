@@ -1,4 +1,4 @@
-"""The entry of agent.pyz: `supervise NONCE ROOT` is the agent, `work ROOT` one of its workers.
+"""The entry of agent.pyz: `supervise NONCE ROOT` is the agent, `work ROOT [SITE]` one of its workers.
 
 Started by the host's boot line (ofa_edge/device/provision.py) and by the supervisor; people do not call it.
 """
@@ -19,9 +19,11 @@ def main() -> None:
         entry = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         supervisor.main(nonce, root, [sys.executable, entry, "work", root])
     elif command == "work":
-        from device_agents import worker
+        from device_agents import site_path, worker
 
-        worker.main(arguments[0])
+        root, *site = arguments
+        site_path.use(root, *site)
+        worker.main(root)
     else:
         sys.exit(f"unknown command {command!r}")
     sys.stdout.flush()

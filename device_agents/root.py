@@ -7,6 +7,7 @@ Rules: a name from the wire becomes a path only after it matched a strict patter
     <root>/blobs/<sha256>          models and golden tensors, content-addressed
     <root>/incoming/<sha256>.pack.gz  a transfer that has not been unpacked yet
     <root>/work/                   empty working directory of workers
+    <root>/sites/                  runtimes that came from the host (sites.py)
     <root>/<app>/                  releases (slots.py); an app may not be called like one of RESERVED
 """
 
@@ -24,8 +25,8 @@ from dataclasses import dataclass
 
 from device_agents.wire import AgentError
 
-RESERVED = ("agent", "blobs", "incoming", "work", "tables")
-"""Names in the root that are not apps (`tables` is the host's, where both sides share one root)."""
+RESERVED = ("agent", "blobs", "incoming", "work", "sites", "tables", "cache")
+"""Names in the root that are not apps (`tables` and `cache` are the host's, where both sides share one root)."""
 
 MAX_BLOB = 1 << 30
 _STALE_SECONDS = 24 * 3600.0

@@ -15,9 +15,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Callable
 
-from device_agents import cores, facts, wire
+from device_agents import cores, facts, sites, slots, wire
 from device_agents.root import Root
-from device_agents.slots import OPS
 from device_agents.wire import AgentError
 from device_agents.worker_process import WorkerLost, WorkerProcess
 
@@ -26,6 +25,7 @@ LOAD_SECONDS = 120.0
 IDLE_SECONDS = 3600.0
 STOP_SECONDS = 30.0
 """After stdin ended an op in flight has this long; then the process ends, whatever hangs."""
+OPS = {**slots.OPS, **sites.OPS}
 
 
 class Supervisor:
