@@ -3,28 +3,45 @@
 In: a session with an agent, a Task, the path of the table. Out: the table on disk and an Outcome. Rules kept: every
 result is in the file before the next is waited for, so Ctrl-C, a lost device or a killed host keep all of them and
 `resume` goes on; a resumed campaign measures what is missing or failed, under the same conditions and plan or not at
-all; a block that crashes is a failed row; a disturbed block is tried again at the end, a disturbed network at once, at
-most three times; the file gets its `end` record only when nothing of the plan is left.
+all; blocks are measured in rounds, each in a fresh worker and an order of its own and followed by its share of the
+networks; a block that crashes is a failed row and is not tried again in this session; disturbed and wide blocks are
+measured once more at the end, a disturbed network next, at most three times and each time when the device is quiet
+again (quiet.py); where the device became another one on the way (governor, runtime), the campaign stops and says so;
+the file gets its `end` record only when nothing of the plan is left.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from device_agents import wire
 from ofa_edge import __version__, journal, strict_json
-from ofa_edge.errors import UsageError
-from ofa_edge.latency import workload
-from ofa_edge.latency.conditions import Header, PlanSettings, Provenance, RunsOn, conditions, require_match
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.latency import combine, workload
+from ofa_edge.latency.conditions import (
+    Header,
+    PlanSettings,
+    Provenance,
+    RunsOn,
+    conditions,
+    mismatches,
+    require_match,
+)
 from ofa_edge.latency.outcome import Outcome, conclude
 from ofa_edge.latency.plan import SENTINEL_EVERY, Plan, PlannedNetwork, make_plan, network_key
-from ofa_edge.latency.table import DISTURBING, FORMAT, LatencyTable
+from ofa_edge.latency.quiet import Quiet
+from ofa_edge.latency.table import FORMAT, LatencyTable, disturbed_rows
 from ofa_edge.latency.trials import network_job, repeated
 from ofa_edge.latency.workload import Device, Model
 from ofa_edge.space.arch import Space
@@ -71,6 +88,7 @@ def run(
     max_minutes: float | None = None,
     on_step: Callable[[Step], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Outcome:
     """Measure a latency table.
 
@@ -80,10 +98,11 @@ def run(
         max_minutes: stop then, networks having their share; the table is left without its `end`.
         on_step: called before the first and after every measurement.
         clock: monotonic seconds.
+        pause: leaves the device alone for so many of them.
 
     Raises:
         UsageError: the file exists and `resume` is not set, or its plan is another one; no such runtime or cores.
-        BadFile: the file was measured under other conditions, or is damaged.
+        BadFile: the file was measured under other conditions, or is damaged; the conditions changed on the way.
         DeviceLost: the device went away; what was measured is in the file.
         OfaEdgeError: not one block could be measured.
     """
@@ -102,7 +121,7 @@ def run(
         contents = journal.read(path, FORMAT)
     with writer:
         before = LatencyTable.from_contents(contents, str(path))
-        campaign = _Campaign(device, writer, plan, task, before, on_step or (lambda step: None), clock)
+        campaign = _Campaign(device, writer, plan, task, before, on_step or (lambda step: None), clock, pause)
         if campaign.remaining:
             campaign.measure(None if max_minutes is None else began + 60 * max_minutes)
         return conclude(
@@ -122,6 +141,7 @@ class _Campaign:
         before: LatencyTable,
         on_step: Callable[[Step], None],
         clock: Callable[[], float],
+        pause: Callable[[float], None],
     ):
         self._device = device
         self._writer = writer
@@ -132,32 +152,40 @@ class _Campaign:
         self._session = len(before.contents.of("session"))
         self._began = clock()
         self._models: dict[str, Model] = {}
-        self._tries: dict[str, int] = {}
-        self._disturbed: set[str] = set()
-        self._done = 0
+        self._rows: dict[str, list[dict[str, Any]]] = {r: before.contents.of(r) for r in ("block", "sentinel")}
+        self._round = 0
+        self._quiet = Quiet(self._look, clock, pause)
         self.pushed = 0
-        self._blocks = {block.key: block for block in plan.blocks if block.key not in before.blocks.index}
+        done = {(row["key"], row.get("round", 0)) for row in self._rows["block"]}
+        self._blocks = [
+            {block.key: block for block in plan.order(r) if (block.key, r) not in done}
+            for r in range(plan.effort.rounds)
+        ]
         measured = set(zip(before.networks["key"], before.networks["role"], strict=True))
         self._networks = [n for n in plan.networks if (self._key(n), n.role) not in measured]
-        self._total = len(self._blocks) + len(self._networks)
+        self._total = self.remaining
 
     @property
     def remaining(self) -> int:
         """Measurements of the plan that have neither a result nor, in this session, a failure."""
-        return len(self._blocks) + len(self._networks)
+        return sum(map(len, self._blocks)) + len(self._networks)
 
     def measure(self, deadline: float | None) -> None:
         """Everything that is left, until the deadline (on the campaign's clock)."""
         start = datetime.now(UTC).isoformat(timespec="seconds")
         self._writer.append("session", {"start": start, "facts": wire.to_wire(self._device.facts)})
         self._upload()
-        self._measure_blocks(None if deadline is None else deadline - self._networks_need(deadline))
-        self._measure_networks(deadline)
+        began = any(self._blocks)
+        for number, todo in enumerate(self._blocks):
+            self._measure_round(number, list(todo.values()), self._before_networks(deadline))
+            self._measure_networks(deadline, share=(number + 1) / len(self._blocks))
+        if began and not any(self._blocks):
+            self._measure_round(len(self._blocks), self._again(deadline), deadline)
 
     # -- models -----------------------------------------------------------------------------------
     def _upload(self) -> None:
         self._step("upload", "models")
-        blocks = [self._plan.sentinel, *self._blocks.values()]
+        blocks = [self._plan.sentinel, *(self._plan.blocks if any(self._blocks) else ())]
         files: dict[str, Callable[[], bytes]] = {b.weights_key: self._maker(b) for b in blocks}
         archs = {self._key(network): network.arch for network in self._networks}
         if archs:
@@ -174,54 +202,94 @@ class _Campaign:
         return lambda: workload.block_file(block, self._task.runs_on)
 
     # -- blocks -----------------------------------------------------------------------------------
-    def _measure_blocks(self, deadline: float | None) -> None:
-        for attempt in range(self._plan.effort.attempts):
-            todo = list(self._blocks.values()) if attempt == 0 else self._again()
-            for start in range(0, len(todo), SENTINEL_EVERY):
-                if not self._chunk([self._plan.sentinel, *todo[start : start + SENTINEL_EVERY]], deadline):
-                    return
-            if todo:
-                self._chunk([self._plan.sentinel], deadline)
+    def _measure_round(self, number: int, todo: Sequence[Block], deadline: float | None) -> None:
+        """A sentinel before every SENTINEL_EVERY blocks, the first one in a new worker, and one at the end."""
+        if not todo or self._late(deadline):
+            return
+        self._round = number
+        seconds = self._seconds(number)
+        for start in range(0, len(todo), SENTINEL_EVERY):
+            self._measure_sentinel(fresh=start == 0)
+            if not self._chunk(todo[start : start + SENTINEL_EVERY], seconds, deadline):
+                return
+        self._measure_sentinel()
 
-    def _again(self) -> list[Block]:
-        """Disturbed blocks to try once more: none where the machine is simply busy."""
-        if len(self._disturbed) > _BUSY_SHARE * len(self._plan.blocks):
+    def _seconds(self, number: int) -> dict[str, float]:
+        """Block -> how long it is timed for in a round: wide and disturbed ones longer than the others."""
+        effort = self._plan.effort
+        if number == 0 or not self._rows["block"]:
+            return {}
+        known = self._combined()
+        wide = known["disturbed"].to_numpy(bool) | (combine.widths(known) > effort.block_rel)
+        seconds = np.where(wide, effort.wide_seconds, effort.narrow_seconds)
+        return dict(zip(known["key"], seconds.tolist(), strict=True))
+
+    def _again(self, deadline: float | None) -> list[Block]:
+        """Blocks to measure once more: disturbed ones, when it is quiet again, and those of the widest intervals. None
+        where the machine is simply busy."""
+        if not self._rows["block"]:
             return []
-        return [block for block in self._plan.blocks if block.key in self._disturbed]
+        effort, known = self._plan.effort, self._combined()
+        disturbed, wide = known["disturbed"].to_numpy(bool), combine.widths(known)
+        if disturbed.mean() > _BUSY_SHARE:
+            return []
+        if disturbed.any():
+            self._quiet.wait(deadline)
+        found = np.flatnonzero(disturbed | (wide > effort.block_rel))
+        first = found[np.lexsort((-wide[found], ~disturbed[found]))]
+        keys = set(known["key"].iloc[first[: max(int(disturbed.sum()), round(effort.again * len(known)))]])
+        return [block for block in self._plan.order(effort.rounds) if block.key in keys]
 
-    def _chunk(self, blocks: Sequence[Block], deadline: float | None) -> bool:
-        """Measure in one worker, the sentinel first; False when the time is over."""
-        if self._late(deadline):
-            return False
-        jobs = [self._block_job(block) for block in blocks]
+    def _combined(self) -> pd.DataFrame:
+        blocks = pd.DataFrame.from_records(self._rows["block"])
+        sentinels = pd.DataFrame.from_records(self._rows["sentinel"], columns=["session", "round", "at", "median"])
+        return combine.combine(blocks, disturbed_rows(blocks), sentinels)
+
+    def _measure_sentinel(self, *, fresh: bool = False) -> None:
+        result = self._look(fresh=fresh)
+        if isinstance(result, wire.Measured):
+            self._quiet.saw(result, sentinel=True)
+            self._append("sentinel", self._row(result))
+
+    def _look(self, *, fresh: bool = False) -> wire.Measured | wire.Failed:
+        """The sentinel, without a row."""
+        job = self._block_job(self._plan.sentinel, self._plan.effort.block_seconds)
+        (result,) = self._device.measure([job], fresh=fresh)
+        return result
+
+    def _chunk(self, blocks: Sequence[Block], seconds: Mapping[str, float], deadline: float | None) -> bool:
+        """Measure in the round's worker; False when the time is over."""
+        jobs = [self._block_job(b, seconds.get(b.key, self._plan.effort.block_seconds)) for b in blocks]
         with closing(_iterator(self._device.measure(jobs, fresh=False))) as results:
-            for place, (block, result) in enumerate(zip(blocks, results, strict=True)):
-                self._take_block(block, result, sentinel=place == 0)
+            for block, result in zip(blocks, results, strict=True):
+                self._take_block(block, result)
                 if self._late(deadline):
                     return False
         return True
 
-    def _take_block(self, block: Block, result: wire.Measured | wire.Failed, *, sentinel: bool) -> None:
-        if sentinel:
-            if isinstance(result, wire.Measured):
-                self._writer.append("sentinel", self._row(result))
-            return
-        first = self._blocks.pop(block.key, None) is not None
-        if isinstance(result, wire.Failed):
-            if first:
-                self._failed(result)
-        else:
+    def _take_block(self, block: Block, result: wire.Measured | wire.Failed) -> None:
+        if isinstance(result, wire.Measured):
+            self._quiet.saw(result, sentinel=False)
             row = self._row(result)
             if not result.flags:
                 del row["noise"]
-            self._writer.append("block", row)
-            busy = not DISTURBING.isdisjoint(result.flags)
-            (self._disturbed.add if busy else self._disturbed.discard)(block.key)
-        self._done += first
+            self._append("block", row)
+            if self._round < len(self._blocks):
+                del self._blocks[self._round][block.key]
+        else:
+            if any(block.key in todo for todo in self._blocks):
+                self._failed(result)
+            for todo in self._blocks:
+                todo.pop(block.key, None)
         self._step("block", block.key, result)
 
-    def _block_job(self, block: Block) -> wire.MeasureJob:
-        model, runs_on, effort = self._models[block.key], self._task.runs_on, self._plan.effort
+    def _append(self, record: str, row: dict[str, Any]) -> None:
+        row["round"] = self._round
+        self._writer.append(record, row)
+        self._rows[record].append(row)
+
+    def _block_job(self, block: Block, seconds: float) -> wire.MeasureJob:
+        model, runs_on = self._models[block.key], self._task.runs_on
         return wire.MeasureJob(
             key=block.key,
             model=model.sha256,
@@ -229,35 +297,42 @@ class _Campaign:
             runtime=runs_on.runtime,
             threads=runs_on.threads,
             cores=runs_on.cores,
-            target_rel=effort.block_rel,
-            max_seconds=effort.block_seconds,
+            target_rel=self._plan.effort.block_rel,
+            max_seconds=seconds,
         )
 
     # -- networks ---------------------------------------------------------------------------------
-    def _measure_networks(self, deadline: float | None) -> None:
-        for network in list(self._networks):
+    def _measure_networks(self, deadline: float | None, share: float) -> None:
+        """Those among the first `share` of the plan's that are left."""
+        first = self._plan.networks[: math.ceil(share * len(self._plan.networks))]
+        for network in [network for network in self._networks if network in first]:
             if self._late(deadline):
                 return
-            self._measure_network(network)
+            self._measure_network(network, deadline)
 
-    def _measure_network(self, network: PlannedNetwork) -> None:
+    def _measure_network(self, network: PlannedNetwork, deadline: float | None) -> None:
         key = self._key(network)
         job = network_job(key, self._models[key], self._models["anchor"], self._task.runs_on, self._plan.effort)
         arch = encode(self._task.space, network.arch)
-        for trial in repeated(self._device, job, attempts=self._plan.effort.attempts):
+        attempts = self._plan.effort.attempts
+        wait = partial(self._quiet.wait, deadline)
+        for trial in repeated(self._device, job, attempts=attempts, before_repeat=wait):
             if isinstance(trial.result, wire.Failed):
                 self._failed(trial.result)
             else:
+                self._quiet.saw(trial.result, sentinel=False)
                 row = {"role": network.role, "arch": arch, "attempt": trial.attempt}
                 self._writer.append("network", {**self._row(trial.result, nested=True), **row})
         self._networks.remove(network)
-        self._done += 1
         self._step("network", key, trial.result)
 
-    def _networks_need(self, deadline: float) -> float:
-        """Seconds kept for the networks: what they will take, at most half of what there is."""
+    def _before_networks(self, deadline: float | None) -> float | None:
+        """When blocks must end so that the networks that are left have what they will take, at most half of the time
+        there is."""
+        if deadline is None:
+            return None
         need = len(self._networks) * (self._plan.effort.network_seconds + _NETWORK_START_SECONDS)
-        return min(need, max(0.0, deadline - self._clock()) / 2)
+        return deadline - min(need, max(0.0, deadline - self._clock()) / 2)
 
     def _key(self, network: PlannedNetwork) -> str:
         return network_key(self._task.space, network.arch)
@@ -290,7 +365,7 @@ class _Campaign:
 
     def _step(self, kind: str, key: str, result: wire.Measured | wire.Failed | None = None) -> None:
         ms = result.figures.median if isinstance(result, wire.Measured) else None
-        self._on_step(Step(kind, key, self._done, self._total, ms))
+        self._on_step(Step(kind, key, self._total - self.remaining, self._total, ms))
 
 
 def _iterator(results: Iterator[wire.Measured | wire.Failed]) -> Any:

@@ -34,19 +34,32 @@ _POOL = 400
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """When a measurement stops: interval of the median within +- `rel`, or after `seconds`; and how often a disturbed
-    one is made."""
+    """When a measurement stops: interval of the median within +- `rel`, or after the seconds given; and how often.
+
+    Attributes:
+        block_seconds: of a block in the first round.
+        rounds: how often each block is measured, each time in another worker process.
+        narrow_seconds, wide_seconds: of a block in later rounds, where its interval is within `block_rel` and where
+            it is not (or it was disturbed).
+        again: share of the blocks, disturbed ones and then the widest, that are measured once more at the end.
+        attempts: how often a disturbed network is measured.
+    """
 
     block_rel: float
     block_seconds: float
     network_rel: float
     network_seconds: float
     attempts: int = 3
+    rounds: int = 1
+    narrow_seconds: float = 0.06
+    wide_seconds: float = 0.3
+    again: float = 0.2
 
 
-# A block's first figures settle within .1-.2 s; the full effort narrows those that noise keeps wide. A network
-# needs at least 10 interleaved batches of 130 ms (docs/how-the-numbers-are-made.md).
-FULL = Effort(block_rel=0.02, block_seconds=1.0, network_rel=0.02, network_seconds=4.0)
+# A block's first figures settle within .1 s; one process' value is off by 1-3 % however long it is timed, so a second
+# process is worth more than a second tenth of a second. A network needs at least 10 interleaved batches of 130 ms
+# (docs/how-the-numbers-are-made.md).
+FULL = Effort(block_rel=0.02, block_seconds=0.12, network_rel=0.02, network_seconds=4.0, rounds=2)
 QUICK = Effort(block_rel=0.03, block_seconds=0.2, network_rel=0.03, network_seconds=2.0, attempts=2)
 
 
@@ -63,10 +76,12 @@ class Plan:
     """What to measure.
 
     Attributes:
-        blocks: in the order of measuring.
+        blocks: in the order of measuring, of the first round.
         sentinel: the block that is measured before the first and after every SENTINEL_EVERY of them.
         anchor: the network interleaved with every whole-network measurement.
-        networks: in the order of measuring.
+        networks: in the order of measuring; each round is followed by its share of them.
+        predicted: the space's other blocks, which are predicted from those that are measured.
+        seed: of the orders of later rounds.
     """
 
     blocks: tuple[Block, ...]
@@ -74,6 +89,15 @@ class Plan:
     anchor: Arch
     networks: tuple[PlannedNetwork, ...]
     effort: Effort
+    predicted: tuple[Block, ...] = ()
+    seed: int = 0
+
+    def order(self, number: int) -> tuple[Block, ...]:
+        """The blocks as round `number` (from 0) measures them."""
+        if number == 0:
+            return self.blocks
+        order = np.random.default_rng((self.seed, number)).permutation(len(self.blocks))
+        return tuple(self.blocks[int(i)] for i in order)
 
 
 def make_plan(space: Space, resolutions: Sequence[int], settings: PlanSettings) -> Plan:
@@ -101,6 +125,7 @@ def make_plan(space: Space, resolutions: Sequence[int], settings: PlanSettings) 
         anchor=middle(space, resolutions),
         networks=tuple(networks[int(i)] for i in shuffle.permutation(len(networks))),
         effort=QUICK if settings.quick else FULL,
+        seed=settings.seed,
     )
 
 

@@ -30,4 +30,4 @@ def device_for(work: campaign.Task, **what: Any) -> SimulatedDevice:
 
 
 def profile(path: Path, device: SimulatedDevice, work: campaign.Task, **options: Any) -> Outcome:
-    return campaign.run(device, path, work, clock=device.clock, **options)
+    return campaign.run(device, path, work, clock=device.clock, pause=device.pause, **options)

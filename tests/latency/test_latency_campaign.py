@@ -43,7 +43,7 @@ def test_a_campaign_measures_every_block_and_network_once(tmp_path: Path) -> Non
 def test_blocks_share_a_worker_and_every_network_gets_a_fresh_one(tmp_path: Path) -> None:
     device = device_for(WORK)
     profile(tmp_path / "t.jsonl", device, WORK)
-    assert {key.startswith("network:") for key, fresh in device.asked if fresh} == {True}
+    assert [key for key, fresh in device.asked if fresh and not key.startswith("network:")] == [PLAN.sentinel.key]
     assert {key.startswith("network:") for key, fresh in device.asked if not fresh} == {False}
 
 
@@ -227,7 +227,7 @@ def test_a_disturbed_network_is_repeated_at_once_and_all_tries_are_kept(tmp_path
 
 
 def test_a_network_that_crashes_is_a_failed_row(tmp_path: Path) -> None:
-    key = next(k for k, fresh in _asked(tmp_path / "first") if fresh)
+    key = next(k for k, fresh in _asked(tmp_path / "first") if k.startswith("network:"))
     outcome = profile(tmp_path / "t.jsonl", device_for(WORK, crashes=frozenset({key})), WORK)
     assert outcome.finished
     assert list(outcome.table.failed.index) == [key]
@@ -251,6 +251,73 @@ def test_strict_refuses_a_disturbed_campaign(tmp_path: Path) -> None:
     bad = profile(tmp_path / "b.jsonl", device_for(WORK, flags=lambda key, before: ("steal",)), WORK)
     with pytest.raises(NotTrustworthy, match="stayed disturbed"):
         bad.require_good()
+
+
+# -- rounds ---------------------------------------------------------------------------------------
+FULL_WORK = task(SETTINGS.model_copy(update={"quick": False}))
+
+
+def test_a_full_table_is_measured_in_rounds_each_in_its_own_worker_and_order(tmp_path: Path) -> None:
+    device = device_for(FULL_WORK)
+    table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
+    rows = table.contents.of("block")
+    orders = [[row["key"] for row in rows if row["round"] == r] for r in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(table.blocks.index)
+    assert orders[0] != orders[1]
+    assert len(rows) == 2 * BLOCKS
+    assert set(table.blocks["rounds"]) == {2}
+    # Networks come between the rounds, and a round begins in a new worker.
+    kinds = [row["record"] for row in table.contents.rows if row["record"] in ("block", "network")]
+    assert kinds == ["block"] * BLOCKS + ["network"] * 2 + ["block"] * BLOCKS + ["network"] * 2
+    assert sum(fresh and key == PLAN.sentinel.key for key, fresh in device.asked) == 2
+    assert len({row["round"] for row in table.contents.of("sentinel")}) == 2
+
+
+@pytest.mark.parametrize("after", [BLOCKS - 5, BLOCKS + 3, BLOCKS + 8, BLOCKS + 30, 2 * BLOCKS + 11])
+def test_a_campaign_is_resumed_in_the_middle_of_any_round(tmp_path: Path, after: int) -> None:
+    path = tmp_path / "t.jsonl"
+    with pytest.raises(DeviceLost):
+        profile(path, device_for(FULL_WORK, lose_after=after), FULL_WORK)
+    outcome = profile(path, device_for(FULL_WORK), FULL_WORK, resume=True)
+    assert outcome.finished
+    counts = Counter((row["key"], row["round"]) for row in outcome.table.contents.of("block"))
+    assert counts == dict.fromkeys([(block.key, r) for block in PLAN.blocks for r in (0, 1)], 1)
+    assert len(outcome.table.contents.of("network")) == 4
+
+
+def test_a_block_that_is_narrow_already_gets_less_time_in_a_later_round(tmp_path: Path) -> None:
+    wide = {block.key for block in PLAN.blocks[:6]} - {PLAN.sentinel.key}
+    device = device_for(FULL_WORK, width=lambda key: 0.05 if key in wide else 0.01)
+    table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
+    given: dict[str, list[float]] = {}
+    for job in device.jobs:
+        given.setdefault(job.key, []).append(job.max_seconds)
+    effort = plan_of(FULL_WORK).effort
+    for block in PLAN.blocks:
+        if block.key in wide:
+            assert given[block.key] == [effort.block_seconds, effort.wide_seconds, effort.wide_seconds]
+        elif block != PLAN.sentinel:
+            assert given[block.key] == [effort.block_seconds, effort.narrow_seconds]
+    assert effort.narrow_seconds < effort.block_seconds < effort.wide_seconds
+    assert (table.blocks.loc[sorted(wide), "rounds"] == 3).all()
+
+
+def test_the_blocks_measured_once_more_are_a_share_of_them_and_the_widest(tmp_path: Path) -> None:
+    places = {block.key: i for i, block in enumerate(PLAN.blocks)}
+    device = device_for(FULL_WORK, width=lambda key: 0.1 + 0.01 * places.get(key, 0))
+    table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
+    again = {row["key"] for row in table.contents.of("block") if row["round"] == 2}
+    count = round(plan_of(FULL_WORK).effort.again * BLOCKS)
+    assert again == {block.key for block in PLAN.blocks[-count:]}
+
+
+def test_a_block_that_crashes_in_the_first_round_is_not_tried_in_the_second(tmp_path: Path) -> None:
+    bad = next(b.key for b in PLAN.blocks if b.key != PLAN.sentinel.key)
+    device = device_for(FULL_WORK, crashes=frozenset({bad}))
+    outcome = profile(tmp_path / "t.jsonl", device, FULL_WORK)
+    assert outcome.finished
+    assert [key for key, _ in device.asked].count(bad) == 1
+    assert len(outcome.table.contents.of("failed")) == 1
 
 
 def _asked(path: Path) -> list[tuple[str, bool]]:

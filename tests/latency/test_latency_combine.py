@@ -24,7 +24,7 @@ def quiet(frame: pd.DataFrame) -> np.ndarray:
 def campaign(
     rng: np.random.Generator, count: int, rounds: int, *, process: float, row: float, levels: tuple[float, ...] = ()
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """`rounds` over `count` blocks: a process does something to each block, and a row has noise of which its interval knows."""
+    """`rounds` over `count` blocks; `process` is what one does to a block, `row` the noise its interval tells of."""
     true = np.exp(rng.uniform(-3, 2, count))
     parts = []
     for r in range(rounds):
