@@ -90,6 +90,28 @@ class PlanSettings(_Value):
     prior: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
+class Prior(_Value):
+    """What a table keeps of the one it was started from, whose block values it holds as `predicted` rows.
+
+    `kind` is transfer (another device, or other conditions) or unit (the same conditions: another unit of the model,
+    or the same one later). Times are ms, `residual` and spreads relative. The prior's networks are predicted as
+    `offset_ms` plus the sum of their blocks, with `residual` from a fit of `degrees` degrees of freedom.
+    """
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    kind: Literal["transfer", "unit"]
+    conditions: Conditions
+    provenance: Provenance
+    offset_ms: float
+    residual: Annotated[float, Field(ge=0)] | None = None
+    degrees: Annotated[int, Field(ge=0)] = 0
+    reference_ms: Annotated[float, Field(gt=0)] | None = None
+    reference_error: Annotated[float, Field(ge=0)] = 0.0
+    sentinel: str | None = None
+    sentinel_ms: Annotated[float, Field(gt=0)] | None = None
+    sentinel_error: Annotated[float, Field(ge=0)] = 0.0
+
+
 class Header(_Value):
     """A latency table's first line, without the journal's own fields."""
 
@@ -99,10 +121,12 @@ class Header(_Value):
     definition: dict[str, Any] | None = None  # of a space of one's own
     resolutions: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(min_length=1)]
     plan: PlanSettings
+    prior: Prior | None = None  # the table that this one was started from
 
     def as_json(self) -> dict[str, Any]:
+        """Without the fields that most tables do not have."""
         value = self.model_dump(mode="json")
-        return value if self.definition is not None else {key: v for key, v in value.items() if key != "definition"}
+        return {key: v for key, v in value.items() if v is not None or key not in ("definition", "prior")}
 
 
 class Mismatch(NamedTuple):

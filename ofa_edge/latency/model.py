@@ -193,7 +193,7 @@ class LatencyModel:
             raise BadFile(f"{table.path} holds no measured blocks", hint="go on with `ofa-edge profile --resume`")
         drift = combine.drift(table.sentinels)
         times = _block_times(table)
-        reference, spread = _anchor(table)
+        reference, spread = anchor_reference(table)
         features, latencies = [], []
         for arch, latency in calibration(table, space, reference):
             row = _network_features(times, space.blocks(arch))
@@ -331,7 +331,7 @@ def _decode(table: LatencyTable, space: Space, value: Mapping[str, Any]) -> Arch
         raise BadFile(f"{table.path} holds a network that is not in {space.name}: {error.message}") from error
 
 
-def _anchor(table: LatencyTable) -> tuple[float | None, float]:
+def anchor_reference(table: LatencyTable) -> tuple[float | None, float]:
     """The anchor's reference in ms (median of all its medians, hold-outs included) and its relative spread."""
     medians = table.networks["anchor_median"].dropna().tolist()
     return (float(np.median(medians)) if medians else None), stats.spread(medians)
