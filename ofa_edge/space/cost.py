@@ -74,6 +74,16 @@ def block_weight_bytes(block: Block) -> int:
     return block_params(block) * block.bits // 8
 
 
+def block_ops(block: Block) -> int:
+    """Operators that the block is in a graph, each with its activation fused: what a runtime launches at the least."""
+    convolutions = len(_convolutions(block))
+    if block.type in ("AvgPool2D", "MaxPool2D"):
+        return 1
+    if block.type == "bottleneck":
+        return convolutions + 1 + (not block.skip and block.stride > 1)  # the addition, the pooling beside it
+    return convolutions + 2 * block.se + block.skip  # the mean and the scaling of an SE, the addition
+
+
 def trainable_params(blocks: Iterable[Block]) -> int:
     """Parameters of a network in training: weights, biases, and weight and bias of each batch norm, whose running
     statistics do not count. These are the figures of Once-for-All's and most other papers."""

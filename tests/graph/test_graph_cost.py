@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ofa_edge.graph.build import network
 from ofa_edge.graph.ir import Graph, Op
 from ofa_edge.space.block import ACTIVATIONS, Block, Layer, make_divisible
-from ofa_edge.space.cost import cost
+from ofa_edge.space.cost import block_ops, cost
 from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10, resnet_d
 from ofa_edge.weights.layout import array_name, weight_shapes
 from ofa_edge.weights.random import random_arrays
@@ -60,6 +60,7 @@ def zeros(layers: Sequence[Layer]) -> dict[str, np.ndarray]:
 def _assert_costs_are_the_graphs(layers: Sequence[Layer]) -> None:
     counted = cost(layer.block for layer in layers)
     graph = network(layers, zeros(layers))
+    assert sum(block_ops(layer.block) for layer in layers) == len(graph.nodes)
     assert counted.macs == macs_of(graph)
     assert counted.params == sum(array.size for array in graph.arrays.values())
     assert counted.weight_bytes == sum(array.nbytes for array in graph.arrays.values())
