@@ -19,7 +19,8 @@ class Limits:
         reply_seconds: an ordinary request.
         load_seconds: on top of a job's own limit: starting a worker, loading the runtime and the model.
         close_seconds: waiting for the agent to stop after its stdin was closed.
-        put_seconds: silence while a file travels.
+        put_seconds: silence while a file travels; its whole way may take this and its size over put_rate.
+        put_rate: bytes a second; below it a transfer counts as stuck.
         noise_bytes: login-shell output skipped before the agent's first line.
         stderr_bytes: kept of what the agent's process said on stderr.
         line_bytes: one protocol line.
@@ -38,6 +39,7 @@ class Limits:
     load_seconds: float = 120.0
     close_seconds: float = 5.0
     put_seconds: float = 60.0
+    put_rate: int = 16 << 10
     noise_bytes: int = 1 << 20
     stderr_bytes: int = 8 << 10
     line_bytes: int = 1 << 20

@@ -12,13 +12,17 @@ import posixpath
 import secrets
 import shlex
 import threading
+import time
+from collections.abc import Callable
 
 import paramiko
 
+from device_agents import wire
 from ofa_edge.device.link import LineBuffer, printable
 from ofa_edge.device.ssh_config import Address
 from ofa_edge.device.ssh_connection import Connection, SshOptions
-from ofa_edge.errors import DeviceLost
+from ofa_edge.device.ssh_guard import Breach, GuardedSocket, SftpPipe, cap
+from ofa_edge.errors import DeviceLost, ProtocolError
 from ofa_edge.limits import Limits
 from ofa_edge.settings import device_python
 
@@ -28,8 +32,9 @@ _WRITE = 1 << 15
 class SshChannel:
     """A process behind an SSH channel. Implements link.Channel."""
 
-    def __init__(self, channel: paramiko.Channel, limits: Limits):
+    def __init__(self, channel: paramiko.Channel, limits: Limits, guard: GuardedSocket):
         self._channel = channel
+        self._guard = guard
         self._limits = limits
         self._lines = LineBuffer(self._receive)
         self._tail = bytearray()
@@ -37,13 +42,18 @@ class SshChannel:
         self._drain.start()
 
     def write(self, data: bytes, timeout: float) -> None:
-        self._channel.settimeout(timeout)
+        deadline = time.monotonic() + timeout
+        view = memoryview(data)
         try:
-            self._channel.sendall(data)
+            while view:
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise TimeoutError
+                self._channel.settimeout(left)
+                view = view[self._channel.send(view[:_WRITE].tobytes()) :]
         except TimeoutError:
             raise DeviceLost(f"the agent took no input for {timeout:.0f} s") from None
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise DeviceLost(f"the link was cut ({error or 'end of stream'})") from error
+            raise self._cut(error) from error
 
     def readline(self, limit: int, timeout: float) -> bytes:
         try:
@@ -51,7 +61,7 @@ class SshChannel:
         except TimeoutError:
             raise DeviceLost(f"the agent said nothing for {timeout:.0f} s") from None
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise DeviceLost(f"the link was cut ({error or 'end of stream'})") from error
+            raise self._cut(error) from error
 
     def stderr_tail(self) -> str:
         return printable(self._tail)
@@ -68,7 +78,15 @@ class SshChannel:
 
     def _receive(self, timeout: float) -> bytes:
         self._channel.settimeout(timeout)
-        return self._channel.recv(1 << 16)
+        chunk = self._channel.recv(1 << 16)
+        if not chunk and self._guard.breach:
+            raise ProtocolError(self._guard.breach)
+        return chunk
+
+    def _cut(self, error: Exception) -> DeviceLost:
+        if self._guard.breach:
+            return ProtocolError(self._guard.breach)
+        return DeviceLost(f"the link was cut ({_said(error) or 'end of stream'})")
 
     def _drain_stderr(self) -> None:
         while True:
@@ -93,47 +111,75 @@ class SshLink:
         self.root = root
         self.connection = connection
         self._limits = limits
-        self._sftp: paramiko.SFTPClient | None = None
+        self._sftp: tuple[paramiko.SFTPClient, SftpPipe] | None = None
 
     def start(self, argv: list[str]) -> SshChannel:
         try:
-            channel = self.connection.transport.open_session(timeout=self._limits.connect_seconds)
-            channel.exec_command(command_line(argv))
+            channel = self._open(lambda channel: channel.exec_command(command_line(argv)))
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise DeviceLost(f"{self.name}: cannot start a process there: {error or 'the link was cut'}") from error
-        return SshChannel(channel, self._limits)
+            why = self.connection.guard.breach or _said(error) or "the link was cut"
+            raise DeviceLost(f"{self.name}: cannot start a process there: {why}") from error
+        return SshChannel(channel, self._limits, self.connection.guard)
 
     def put(self, data: bytes, remote_path: str) -> None:
         part = f"{remote_path}.{secrets.token_hex(4)}.part"
         try:
-            sftp = self._open_sftp()
+            sftp, pipe = self._open_sftp()
+            pipe.begin(self._limits.put_seconds + len(data) / self._limits.put_rate, len(data) // _WRITE)
             try:
                 _write(sftp, data, part)
                 sftp.posix_rename(part, remote_path)
             except BaseException:
                 with contextlib.suppress(Exception):
+                    pipe.begin(self._limits.close_seconds, 1)
                     sftp.remove(part)
                 raise
-        except TimeoutError as error:
-            raise DeviceLost(f"{self.name}: {remote_path} took longer than {self._limits.put_seconds:.0f} s") from error
-        except FileNotFoundError as error:
-            raise DeviceLost(f"{self.name} has no folder {posixpath.dirname(remote_path)}") from error
         except Exception as error:  # a hostile server can make every layer of the SFTP client stumble
-            raise DeviceLost(
-                f"{self.name}: cannot write {remote_path}: {error or type(error).__name__}",
-                hint="look whether the device's disk is full, and whether its sshd has `Subsystem sftp`",
-            ) from error
+            raise self._not_put(error, remote_path) from error
 
     def close(self) -> None:
         self.connection.close()
 
-    def _open_sftp(self) -> paramiko.SFTPClient:
+    def _open(self, ask: Callable[[paramiko.Channel], None]) -> paramiko.Channel:
+        """A channel on which the server has agreed to what `ask` asks; paramiko would wait for ever for its answer."""
+        channel = self.connection.transport.open_session(timeout=self._limits.connect_seconds)
+        watch = threading.Timer(self._limits.connect_seconds, channel.close)
+        watch.daemon = True
+        watch.start()
+        try:
+            ask(cap(channel, self.connection.guard))
+        finally:
+            watch.cancel()
+        return channel
+
+    def _open_sftp(self) -> tuple[paramiko.SFTPClient, SftpPipe]:
         if self._sftp is None:
-            channel = self.connection.transport.open_session(timeout=self._limits.connect_seconds)
-            channel.settimeout(self._limits.put_seconds)
-            channel.invoke_subsystem("sftp")
-            self._sftp = paramiko.SFTPClient(channel)
+            pipe = SftpPipe(self._open(lambda channel: channel.invoke_subsystem("sftp")), self._limits.put_seconds)
+            self._sftp = paramiko.SFTPClient(pipe), pipe  # type: ignore[arg-type]
         return self._sftp
+
+    def _not_put(self, error: Exception, path: str) -> DeviceLost:
+        """Why a file is not there, for the user; after it the SFTP channel is not used again."""
+        if not isinstance(error, FileNotFoundError) and self._sftp is not None:
+            with contextlib.suppress(Exception):
+                self._sftp[0].close()
+            self._sftp = None
+        breach = self.connection.guard.breach or (error.args[1] if isinstance(error, Breach) else "")
+        if breach:
+            return ProtocolError(f"{self.name} cannot be given {path}: {breach}")
+        if isinstance(error, TimeoutError):
+            return DeviceLost(f"{self.name}: {path} took too long, the device stopped answering or the link is slow")
+        if isinstance(error, FileNotFoundError):
+            return DeviceLost(f"{self.name} has no folder {posixpath.dirname(path)}")
+        return DeviceLost(
+            f"{self.name}: cannot write {path}: {_said(error) or type(error).__name__}",
+            hint="look whether the device's disk is full, and whether its sshd has `Subsystem sftp`",
+        )
+
+
+def _said(error: Exception) -> str:
+    """An error of paramiko's, which may hold the server's own words."""
+    return wire.clean(str(error), 300)
 
 
 def command_line(argv: list[str]) -> str:

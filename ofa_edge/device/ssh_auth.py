@@ -19,6 +19,7 @@ from pathlib import Path
 
 import paramiko
 
+from device_agents import wire
 from ofa_edge.device.ssh_config import SshTarget
 from ofa_edge.errors import DeviceLost, TrustError
 
@@ -66,11 +67,13 @@ def authenticate(
                 continue
             except (paramiko.SSHException, EOFError, OSError) as error:
                 if not transport.is_active():
-                    raise DeviceLost(f"{name} closed the connection after {label}: {error}") from error
+                    raise DeviceLost(
+                        f"{name} closed the connection after {label}: {wire.clean(str(error), 300)}"
+                    ) from error
                 continue
             if not rest:
                 return
-            tried.append(f"{label} was accepted, but {name} wants {', '.join(rest)} as well")
+            tried.append(f"{label} was accepted, but {name} wants {wire.clean(', '.join(rest), 100)} as well")
     raise TrustError(
         f"{name} accepts no key of ours for {target.user} (tried: {'; '.join(tried) or 'no key was found'})",
         hint=f"ssh-copy-id {_copy_id(target)}"
@@ -132,9 +135,9 @@ def _try_none(transport: paramiko.Transport, user: str) -> list[str] | None:
     try:
         transport.auth_none(user)
     except paramiko.BadAuthenticationType as error:
-        return list(error.allowed_types)
+        return [wire.clean(str(name), 40) for name in error.allowed_types]
     except (paramiko.SSHException, EOFError, OSError) as error:
-        raise DeviceLost(f"the connection ended before authentication: {error or 'cut'}") from error
+        raise DeviceLost(f"the connection ended before authentication: {wire.clean(str(error)) or 'cut'}") from error
     return None
 
 

@@ -8,6 +8,7 @@ anything of ours is sent to it; nothing laxer than accept-new exists.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import socket
 import subprocess
@@ -18,11 +19,16 @@ from typing import Any
 
 import paramiko
 
+from device_agents import wire
 from ofa_edge.device import host_keys
 from ofa_edge.device.ssh_auth import Ask, ask_on_terminal, authenticate
 from ofa_edge.device.ssh_config import Address, SshTarget, resolve
+from ofa_edge.device.ssh_guard import GuardedSocket
 from ofa_edge.errors import DeviceLost, TrustError, UsageError
 from ofa_edge.limits import LIMITS, Limits
+
+# Without a handler of anybody's, Python would print paramiko's complaints, with the server's own words in them.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _MAX_HOPS = 8
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")  # algorithms of a key that known_hosts calls ssh-rsa
@@ -76,6 +82,13 @@ class Connection:
     def transport(self) -> paramiko.Transport:
         return self._transports[-1]
 
+    @property
+    def guard(self) -> GuardedSocket:
+        """Of the hop to the device."""
+        guard = self.transport.sock
+        assert isinstance(guard, GuardedSocket)
+        return guard
+
     def close(self) -> None:
         """Close everything, the device's end first; never raises."""
         for transport in reversed(self._transports):
@@ -100,6 +113,7 @@ class Connection:
         self._transports.append(_transport(self._socket(target, options.limits), target, name, options))
         _verify_host(self.transport, target, name, options)
         authenticate(self.transport, target, name, identity=options.identity, ask=options.ask)
+        self.guard.authenticated()
 
     def _socket(self, target: SshTarget, limits: Limits) -> Any:
         """Something to speak SSH over: a channel of the hop before, a ProxyCommand, or a socket of our own."""
@@ -114,7 +128,7 @@ class Connection:
             connection = socket.create_connection((target.host, target.port), timeout=limits.connect_seconds)
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise DeviceLost(
-                f"cannot reach {target.host} port {target.port}: {error or 'the link was cut'}",
+                f"cannot reach {target.host} port {target.port}: {wire.clean(str(error), 300) or 'the link was cut'}",
                 hint="is it on, in this network, and does its sshd run? `ssh` to it must work first",
             ) from error
         notice_cuts(connection, limits.lost_seconds)
@@ -151,16 +165,19 @@ def notice_cuts(connection: socket.socket, seconds: float) -> None:
 
 def _transport(connection: Any, target: SshTarget, name: str, options: SshOptions) -> paramiko.Transport:
     """Key exchange; the host's known key types are asked for first, as OpenSSH does."""
-    transport = paramiko.Transport(connection)
+    guard = GuardedSocket(connection)
+    transport = paramiko.Transport(guard)  # type: ignore[arg-type]
     transport.banner_timeout = transport.auth_timeout = options.limits.connect_seconds
     try:
         _prefer_known_types(transport, [entry.key_type for entry in _known(target, name)])
         transport.start_client(timeout=options.limits.connect_seconds)
+        if not transport.initial_kex_done:  # start_client returns at its limit without a word
+            raise TimeoutError(f"no key exchange within {options.limits.connect_seconds:.0f} s")
     except (OSError, EOFError, paramiko.SSHException) as error:
         transport.close()
+        why = guard.breach or wire.clean(str(error), 300) or "the link was cut"
         raise DeviceLost(
-            f"{name} does not answer as an SSH server: {error or 'the link was cut'}",
-            hint="is this the port of its sshd?",
+            f"{name} does not answer as an SSH server: {why}", hint="is this the port of its sshd?"
         ) from error
     return transport
 
