@@ -147,6 +147,18 @@ def choose(root: Root, args: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name}
 
 
+def drop(root: Root, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the site `name`, which did not prove itself; a current one is refused."""
+    f = Fields("args", args)
+    name = f.text("name")
+    f.done()
+    _checked(name)
+    if name in _current(root):
+        raise AgentError("refused", f"{name} is in use")
+    Disk.of(root).remove(Path(root.path, FOLDER, name))
+    return {}
+
+
 def remove(root: Root, args: Mapping[str, Any]) -> dict[str, Any]:
     """Remove the sites of `runtime`, of all runtimes where it is empty, and what is left of transfers."""
     f = Fields("args", args)
@@ -203,6 +215,7 @@ OPS: dict[str, Callable[[Root, dict[str, Any]], dict[str, Any]]] = {
     "site-unpack": unpack,
     "site-prove": prove,
     "site-use": choose,
+    "site-drop": drop,
     "site-remove": remove,
     "wipe": wipe,
 }
