@@ -17,10 +17,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from device_agents import cores, timing, trust, wire
+from device_agents import cores, memory, timing, trust, wire
 from device_agents.root import Root
 
-RUNTIMES = {"onnxruntime": "onnxruntime_cpu"}
+RUNTIMES = {"onnxruntime": "onnxruntime_cpu", "litert": "litert_cpu"}
 """Runtime name on the wire -> module in runtimes/."""
 
 _PR_SET_PDEATHSIG = 1
@@ -68,8 +68,8 @@ class Worker:
         job = wire.MeasureJob.parse(args.get("job"))
         runtime = self._runtime(job.runtime)
         cores.pin(self._cores if job.cores is None else job.cores)
+        model, peak = self._weighed(runtime, job)
         anchor = None if job.anchor is None else self._model(runtime, job, job.anchor, job.anchor_shape, keep=True)
-        model = self._model(runtime, job, job.model, job.shape)
         usable = self._cores if job.cores is None else tuple(job.cores)
         before = self._signals.read(usable)
         gc.disable()
@@ -90,7 +90,7 @@ class Worker:
         flags = timed.flags + trust.flags(before, after, threads=job.threads)
         measured = wire.Measured(
             job.key, timed.figures, timed.anchor, timed.ratio, timed.batch, timed.seconds,
-            timed.cpu_over_wall, timed.involuntary_switches, flags, trust.noise(before, after),
+            timed.cpu_over_wall, timed.involuntary_switches, flags, trust.noise(before, after), peak,
         )  # fmt: skip
         return wire.measure_row(measured)
 
@@ -124,6 +124,16 @@ class Worker:
                 said = f"{name} does not load in {sys.executable}: {error}"
                 raise wire.AgentError("no-runtime", wire.clean(said, 500)) from None
         return self._runtimes[name]
+
+    def _weighed(self, runtime: Any, job: wire.MeasureJob) -> tuple[Any, int | None]:
+        """The target, and by how much it made the peak of memory grow; that is known in a fresh worker only, before the
+        anchor is there."""
+        if self._seen:
+            return self._model(runtime, job, job.model, job.shape), None
+        growth = memory.Growth()
+        model = self._model(runtime, job, job.model, job.shape)
+        model.run()
+        return model, growth.bytes()
 
     def _model(
         self, runtime: Any, job: wire.MeasureJob, sha256: str, shape: Mapping[str, int], *, keep: bool = False

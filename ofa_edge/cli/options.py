@@ -98,7 +98,13 @@ Resolutions = Annotated[
     str | None,
     typer.Option("--resolutions", metavar="A:B:STEP", help="Input sizes in pixels, both ends included; or 96,128."),
 ]
-Runtime = Annotated[str, typer.Option("--runtime", metavar="NAME", help="Inference runtime on the device.")]
+Runtime = Annotated[
+    str, typer.Option("--runtime", metavar="NAME", help="Inference runtime on the device: onnxruntime or litert.")
+]
+MaybeRuntime = Annotated[
+    str | None,
+    typer.Option("--runtime", metavar="NAME", help="Inference runtime on the device: onnxruntime or litert."),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads the runtime may use.")]
 Cores = Annotated[
     str | None, typer.Option("--cores", metavar="MASK", help="Cores to run on, such as 0-3 or 4,5; all where left out.")

@@ -21,8 +21,10 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 if TYPE_CHECKING:
     from device_agents.wire import Facts
     from ofa_edge.latency.campaign import Step, Task
+    from ofa_edge.latency.conditions import RunsOn
     from ofa_edge.latency.model import LatencyModel
     from ofa_edge.latency.outcome import Outcome
+    from ofa_edge.latency.stats import Notice
     from ofa_edge.latency.trials import Trial
     from ofa_edge.latency.workload import Device, Source
 
@@ -193,7 +195,11 @@ def describe(outcome: Outcome) -> str:
     ]
     if held := value["held_out"]:
         lines.append(f"held out   {held['networks']} networks, {held['mape_pct']:.1f} % mean error")
-    return "\n".join([*lines, *(f"note       {notice.text}" for notice in outcome.notices)])
+    return "\n".join([*lines, *(f"note       {_said(notice)}" for notice in outcome.notices)])
+
+
+def _said(notice: Notice) -> str:
+    return f"{notice.text} ({notice.hint})" if notice.hint else notice.text
 
 
 def predict(
@@ -243,11 +249,13 @@ def _predictions_text(rows: Sequence[Mapping[str, Any]]) -> str:
 def measure(
     host: options.Host,
     arch: options.MaybeArchFile = None,
-    model: Annotated[Path | None, typer.Option("--model", metavar="FILE", help="An ONNX file of fixed shape.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="FILE", help="An ONNX or TFLite file of fixed shape.")
+    ] = None,
     supernet: options.Supernet = "embedded",
     random_weights: options.RandomWeights = None,
     space: options.SpaceName = None,
-    runtime: options.Runtime = "onnxruntime",
+    runtime: options.MaybeRuntime = None,
     threads: options.Threads = 1,
     cores: options.Cores = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes a network.")] = 5,
@@ -266,6 +274,7 @@ def measure(
     Exit 1 where one of them failed; its row says why.
     """
     from ofa_edge.device import open_device
+    from ofa_edge.graph import check
     from ofa_edge.latency import plan, trials, workload
     from ofa_edge.latency.conditions import conditions, require_match
     from ofa_edge.latency.predictors import model_of
@@ -273,8 +282,12 @@ def measure(
 
     out = Output(as_json)
     options.exactly_one(arch=arch, model=model)
-    target, archs, sources = _sources(arch, model, supernet, random_weights, space)
-    runs_on = options.runs_on(runtime, threads, cores)
+    content = None if model is None else _model_file(model, runtime)
+    runs_on = options.runs_on(runtime or ("litert" if check.is_tflite(content) else "onnxruntime"), threads, cores)
+    if content is not None:
+        target, archs, sources = _one_file(content, space)
+    else:
+        target, archs, sources = _archs(str(arch), supernet, random_weights, space, runs_on)
     found: LatencyTable | None = None
     latency: LatencyModel | None = None
     anchor = workload.network_source(target, plan.middle(target, target.resolutions), runs_on)
@@ -311,30 +324,53 @@ def measure(
         raise typer.Exit(1)
 
 
-def _sources(
-    arch: str | None, model: Path | None, supernet: str, random_weights: int | None, space: str | None
-) -> tuple[Space, Sequence[Arch | None], dict[str, Source]]:
-    """The space of the anchor, the archs (None for a model file), and where each model comes from, in that order."""
-    from ofa_edge.cli.inputs import weights
-    from ofa_edge.graph import build, check, onnx
-    from ofa_edge.latency.workload import Source
+_Sources = tuple[Space, Sequence[Arch | None], dict[str, "Source"]]
+"""The space of the anchor, the archs (None for a model file), and where each model comes from, in that order."""
 
-    if model is not None:
-        try:
-            content = model.read_bytes()
-        except OSError as error:
-            raise UsageError(f"cannot read {model}: {error.strerror}", hint="--model takes an ONNX file") from error
+
+def _model_file(path: Path, runtime: str | None) -> bytes:
+    """A model that a user brings.
+
+    Raises:
+        UsageError: it cannot be read, or is of another runtime than the one asked for.
+        BadFile: it is neither a TFLite file nor an ONNX file that we run.
+    """
+    from ofa_edge.graph import check
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="--model takes an ONNX or TFLite file"
+        ) from error
+    fitting = "litert" if check.is_tflite(content) else "onnxruntime"
+    if runtime not in (None, fitting):
+        raise UsageError(f"{path} is not a file for {runtime}", hint=f"use --runtime {fitting}")
+    if fitting == "onnxruntime":
         try:
             check.load(content)
         except BadFile as error:
-            raise BadFile(f"{model}: {error.message}", hint=error.hint) from error
-        return get_space(space or OFA_LITE0.name), [None], {"model": Source(lambda: content)}
+            raise BadFile(f"{path}: {error.message}", hint=error.hint) from error
+    return content
+
+
+def _one_file(content: bytes, space: str | None) -> _Sources:
+    from ofa_edge.latency.workload import Source
+
+    return get_space(space or OFA_LITE0.name), [None], {"model": Source(lambda: content)}
+
+
+def _archs(arch: str, supernet: str, random_weights: int | None, space: str | None, runs_on: RunsOn) -> _Sources:
+    from ofa_edge.cli.inputs import weights
+    from ofa_edge.graph import build
+    from ofa_edge.latency.workload import Source, model_file
+
     given = weights(supernet, random_weights, space)
 
     def source(one: Arch) -> Source:
-        return Source(lambda: onnx.to_bytes(build.network(given.space.layers(one), given.arrays(one))))
+        return Source(lambda: model_file(build.network(given.space.layers(one), given.arrays(one)), runs_on))
 
-    archs = codecs.read_archs(given.space, str(arch))
+    archs = codecs.read_archs(given.space, arch)
     return given.space, archs, {f"arch {i}": source(one) for i, one in enumerate(archs, 1)}
 
 

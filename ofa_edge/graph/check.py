@@ -132,6 +132,11 @@ def load(model: bytes) -> onnx.ModelProto:
     return proto
 
 
+def is_tflite(model: bytes | None) -> bool:
+    """Whether these bytes say that they are a TFLite file, by the mark that the runtime itself goes by."""
+    return model is not None and model[4:8] == b"TFL3"
+
+
 def operators(model: bytes) -> dict[str, int]:
     """How often each operator occurs in the file, most frequent first.
 

@@ -31,6 +31,9 @@ METHOD = 1
 # What a runtime hands its operators to; a table says it because a runtime without its delegate is another runtime.
 DELEGATES = {"litert": "xnnpack"}
 
+# Runtimes that the base install lacks -> the extra that brings them.
+EXTRAS = {"litert": "litert"}
+
 _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _Count = Annotated[int, Field(ge=1, le=4096)]
 _Unknown = Literal["unknown"]  # UNKNOWN, where a value is no text
@@ -161,7 +164,7 @@ def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
     if version is None:
         raise UsageError(
             f"{facts.device_model} has no runtime {runs_on.runtime!r}",
-            hint=f"it has: {', '.join(sorted(facts.runtimes)) or 'none'}; `ofa-edge devices setup` installs one",
+            hint=f"it has: {', '.join(sorted(facts.runtimes)) or 'none'}; {_getting(runs_on.runtime)}",
         )
     if runs_on.cores is not None and (absent := set(runs_on.cores) - set(facts.core_mask)):
         raise UsageError(
@@ -183,6 +186,11 @@ def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
         method=METHOD,
         thermal=runs_on.thermal,
     )
+
+
+def _getting(runtime: str) -> str:
+    extra = f"`pip install 'ofa-edge[{EXTRAS[runtime]}]'` brings it to this machine, " if runtime in EXTRAS else ""
+    return f"{extra}`ofa-edge devices setup HOST` to a device"
 
 
 def _told(value: str) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from device_agents import wire
 from ofa_edge.errors import UsageError
-from ofa_edge.graph import build, onnx
+from ofa_edge.graph import build, onnx, tflite
 from ofa_edge.graph.ir import Graph
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.limits import LIMITS
@@ -66,27 +66,33 @@ def network_source(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT
     return Source(lambda: network_file(space, arch, runs_on, seed))
 
 
-def model_file(graph: Graph, runs_on: RunsOn, *, symbolic: bool = False) -> bytes:
+def model_file(graph: Graph, runs_on: RunsOn, *, symbolic: bool = False, rectified: bool = False) -> bytes:
     """A graph in the runtime's format and the precision asked for.
 
     Args:
         symbolic: one file for all input sizes.
+        rectified: the input has no negative values.
 
     Raises:
         UsageError: no file can be written for such a runtime or precision.
     """
-    if runs_on.runtime != "onnxruntime" or runs_on.precision != "fp32":
-        raise UsageError(
-            f"no model file can be written for runtime {runs_on.runtime} at {runs_on.precision}",
-            hint="use --runtime onnxruntime",
-        )
-    return onnx.to_bytes(graph, symbolic=symbolic)
+    if runs_on.precision != "fp32":
+        raise UsageError(f"no model file can be written at {runs_on.precision}", hint="use --precision fp32")
+    if runs_on.runtime == "onnxruntime":
+        return onnx.to_bytes(graph, symbolic=symbolic)
+    if runs_on.runtime == "litert":
+        return tflite.to_bytes(graph, symbolic=symbolic, rectified=rectified)
+    raise UsageError(
+        f"no model file can be written for runtime {runs_on.runtime}", hint="use --runtime onnxruntime or litert"
+    )
 
 
 def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
     """The file of one block, the same for all input sizes."""
     layers = [Layer("", block)]
-    return model_file(build.network(layers, random_arrays(layers, seed)), runs_on, symbolic=True)
+    graph = build.network(layers, random_arrays(layers, seed))
+    # In every space a maximum stands behind a rectifier; inside a network the writer sees that.
+    return model_file(graph, runs_on, symbolic=True, rectified=block.type == "MaxPool2D")
 
 
 def block_shape(block: Block) -> dict[str, int]:
