@@ -84,4 +84,4 @@ def simulated(task: campaign.Task = TASK, **what: Any) -> SimulatedDevice:
 def write_latencies(path: Path, device: SimulatedDevice | None = None, task: campaign.Task = TASK) -> Outcome:
     """A latency table, measured on a simulated board."""
     device = device or simulated(task, noise=0.01)
-    return campaign.run(device, path, task, clock=device.clock)
+    return campaign.run(device, path, task, clock=device.clock, pause=device.pause)

@@ -154,6 +154,7 @@ class _Campaign:
         self._models: dict[str, Model] = {}
         self._rows: dict[str, list[dict[str, Any]]] = {r: before.contents.of(r) for r in ("block", "sentinel")}
         self._round = 0
+        self._facts = device.facts
         self._quiet = Quiet(self._look, clock, pause)
         self.pushed = 0
         done = {(row["key"], row.get("round", 0)) for row in self._rows["block"]}
@@ -172,15 +173,37 @@ class _Campaign:
 
     def measure(self, deadline: float | None) -> None:
         """Everything that is left, until the deadline (on the campaign's clock)."""
-        start = datetime.now(UTC).isoformat(timespec="seconds")
-        self._writer.append("session", {"start": start, "facts": wire.to_wire(self._device.facts)})
+        self._begin_session()
         self._upload()
         began = any(self._blocks)
         for number, todo in enumerate(self._blocks):
             self._measure_round(number, list(todo.values()), self._before_networks(deadline))
             self._measure_networks(deadline, share=(number + 1) / len(self._blocks))
+            self._require_same_device()
         if began and not any(self._blocks):
             self._measure_round(len(self._blocks), self._again(deadline), deadline)
+            self._require_same_device()
+
+    # -- identity ---------------------------------------------------------------------------------
+    def _begin_session(self) -> None:
+        start = datetime.now(UTC).isoformat(timespec="seconds")
+        self._writer.append("session", {"start": start, "facts": wire.to_wire(self._facts)})
+
+    def _require_same_device(self) -> None:
+        """Ask what the device is by now: after a new boot a new session begins, other conditions end the campaign."""
+        now = self._device.ask_facts()
+        before, after = (conditions(facts, self._task.runs_on) for facts in (self._facts, now))
+        if found := mismatches(before, after):
+            raise BadFile(
+                f"the device changed while it was measured: {'; '.join(map(str, found))}; the rows so far are kept",
+                hint="set it back and go on with --resume, or measure a new table",
+                details={"mismatches": [m._asdict() for m in found]},
+            )
+        if now.boot_id != self._facts.boot_id:
+            self._facts = now
+            self._session += 1
+            self._began = self._clock()
+            self._begin_session()
 
     # -- models -----------------------------------------------------------------------------------
     def _upload(self) -> None:
@@ -250,6 +273,8 @@ class _Campaign:
         if isinstance(result, wire.Measured):
             self._quiet.saw(result, sentinel=True)
             self._append("sentinel", self._row(result))
+            if result.noise.governor not in (wire.Noise.governor, self._facts.governor):
+                self._require_same_device()
 
     def _look(self, *, fresh: bool = False) -> wire.Measured | wire.Failed:
         """The sentinel, without a row."""

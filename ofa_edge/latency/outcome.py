@@ -16,6 +16,7 @@ import numpy as np
 
 from ofa_edge import journal
 from ofa_edge.errors import NotTrustworthy, OfaEdgeError
+from ofa_edge.latency import verdicts
 from ofa_edge.latency.model import LatencyModel, calibration
 from ofa_edge.latency.plan import Plan
 from ofa_edge.latency.predictors import model_of
@@ -80,6 +81,7 @@ class Outcome:
             "fit": self.model.fit.as_json(),
             "held_out": None if self.held_out is None else self.held_out.as_json(),
             "verdict": str(self.verdict),
+            "verdicts": verdicts.counts(table.blocks),
             "notices": [notice.as_json() for notice in self.notices],
             "finished": self.finished,
         }
@@ -90,7 +92,10 @@ class Outcome:
             raise NotTrustworthy(
                 f"the measurements in {self.table.path} are {self.verdict}: "
                 + "; ".join(notice.text for notice in self.notices),
-                hint="stop other programs on the device and profile again",
+                hint=next(
+                    (notice.hint for notice in self.notices if notice.hint),
+                    "stop other programs on the device and profile again",
+                ),
                 details={"notices": [notice.as_json() for notice in self.notices]},
             )
 
@@ -128,6 +133,8 @@ def conclude(
         )
     model = model_of(table)
     verdict, notices = judge(quality(table, model))
+    around = verdicts.surroundings(table)
+    verdict, notices = verdicts.worst(verdict, around.verdict), (*around.notices, *notices)
     if not finished:
         notices += (Notice("unfinished", "the time was over before the plan was done; --resume goes on"),)
     tested = held_out(model, table)

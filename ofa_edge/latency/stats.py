@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -166,13 +167,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One fact a user should know about a campaign: a stable code and a sentence."""
+    """One fact a user should know about a campaign: a stable code, a sentence, the value behind it (None where there is
+    none), and what to do or type ('' where nothing helps)."""
 
     code: str
     text: str
+    value: float | str | None = None
+    hint: str = ""
 
-    def as_json(self) -> dict[str, str]:
-        return {"code": self.code, "text": self.text}
+    def as_json(self) -> dict[str, Any]:
+        return {"code": self.code, "text": self.text, "value": self.value, "hint": self.hint}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,15 @@ _LIMITS = (
 )
 
 
+_QUIETER = "stop other programs on the device and profile again; `ofa-edge doctor --host HOST` says what else helps"
+_HINTS = {
+    "disturbed": _QUIETER,
+    "sentinel-spread": _QUIETER,
+    "anchor-spread": _QUIETER,
+    "loo-error": "measure more networks with --networks 20",
+}
+
+
 def judge(quality: Quality) -> tuple[Verdict, tuple[Notice, ...]]:
     """The verdict of a campaign and the facts behind it."""
     share = quality.disturbed / quality.rows if quality.rows else 1.0
@@ -226,13 +239,16 @@ def judge(quality: Quality) -> tuple[Verdict, tuple[Notice, ...]]:
     notices = []
     for code, noisy, unusable in _LIMITS:
         if values[code] > noisy:
-            notices.append(Notice(code, texts[code]))
+            notices.append(Notice(code, texts[code], values[code], _HINTS[code]))
             worst = Verdict.UNUSABLE if values[code] > unusable else Verdict.NOISY
             verdict = worst if verdict is not Verdict.UNUSABLE else verdict
     if quality.failed:
-        notices.append(Notice("failed", f"{quality.failed} blocks or networks could not be measured"))
+        text = f"{quality.failed} blocks or networks could not be measured"
+        notices.append(Notice("failed", text, quality.failed, "`ofa-edge table check` names them and their reasons"))
     if quality.drift_change:
-        notices.append(Notice("drift", f"a drift of {quality.drift_change:+.1%} over a session was removed"))
+        text = f"a drift of {quality.drift_change:+.1%} over a session was removed"
+        notices.append(Notice("drift", text, quality.drift_change))
     if quality.loo_error is None:
-        notices.append(Notice("uncalibrated", "too few whole networks were measured: intervals are unknown"))
+        text = "too few whole networks were measured: intervals are unknown"
+        notices.append(Notice("uncalibrated", text, quality.networks, "profile with --networks 12 or more"))
     return verdict, tuple(notices)
