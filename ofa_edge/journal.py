@@ -157,18 +157,23 @@ def write(
     it had, so that records of a later minor version stay readable.
     """
     path = Path(path)
-    counts: Counter[str] = Counter()
-    parts = [_header_line(format if version is None else replace(format, version=version), header)]
-    for row in rows:
-        counts[str(row["record"])] += 1
-        parts.append(_row_line(str(row["record"]), row))
-    body = b"".join(parts)
-    data = body + _end_line(counts, hashlib.sha256(body).hexdigest())
+    data = finished(format if version is None else replace(format, version=version), header, rows)
     try:
         write_whole(path, data)
     except OSError as error:
         raise _cannot_write(path, error) from error
     return hashlib.sha256(data).hexdigest()
+
+
+def finished(format: Format, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """The bytes of a finished journal, for a caller who checks them before they become a file."""
+    counts: Counter[str] = Counter()
+    parts = [_header_line(format, header)]
+    for row in rows:
+        counts[str(row["record"])] += 1
+        parts.append(_row_line(str(row["record"]), row))
+    body = b"".join(parts)
+    return body + _end_line(counts, hashlib.sha256(body).hexdigest())
 
 
 class Writer:

@@ -58,14 +58,17 @@ def keys(space: Space, resolution: int, format: str) -> dict[str, tuple[Meaning,
         )
     fixed = [x.block for x in space.layers(space.smallest(resolution)) if not x.path.startswith("stages.")]
     if format == OFA:
-        found = {_ofa(block): (Meaning(block, 1.0),) for block in fixed}
-        return found | {_ofa(block): (Meaning(block, 1.0),) for block, _ in _elastic(space, resolution)}
+        elastic = [block for block, _ in _elastic(space, resolution)]
+        return {_ofa(block): (Meaning(block, 1.0),) for block in [*fixed, *elastic]}
     *before, pool, logits = fixed
-    found = {_proxyless(block, 1): (Meaning(block, 1.0),) for block in before}
+    expanded = [*((block, 1.0) for block in before), *_elastic(space, resolution)]
+    found: dict[str, tuple[Meaning, ...]] = {
+        _proxyless(block, ratio): (Meaning(block, 1.0),) for block, ratio in expanded
+    }
     pooling = pool.in_size**2 / (pool.in_size**2 + logits.out_channels)
     name = f"Logits-input:{_map(pool.in_size, pool.in_channels)}-output:{logits.out_channels}"
     found[name] = (Meaning(pool, pooling), Meaning(logits, 1 - pooling))
-    return found | {_proxyless(block, ratio): (Meaning(block, 1.0),) for block, ratio in _elastic(space, resolution)}
+    return found
 
 
 def style(key: str) -> str | None:

@@ -7,7 +7,10 @@ file holds what was measured and nothing fitted, so the model is fitted again wh
 
 from __future__ import annotations
 
+from ofa_edge.latency import transfer
+from ofa_edge.latency.imported_model import ImportedModel
 from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.network_model import NetworkModel
 from ofa_edge.latency.table import LatencyTable
 
 
@@ -18,4 +21,10 @@ def model_of(table: LatencyTable) -> LatencyModel:
         BadFile: the table holds nothing to fit, or networks that are not in its space.
         UsageError: its space is not known here.
     """
+    if not table.given.empty:
+        return ImportedModel.from_table(table)
+    if table.header.prior is not None:
+        return transfer.from_table(table)
+    if table.header.plan.predictor == "network":
+        return NetworkModel.from_table(table)
     return LatencyModel.from_table(table)

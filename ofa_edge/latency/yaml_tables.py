@@ -173,13 +173,18 @@ def _entry(value: Any) -> Entry:
         raise ValueError(f"count {count[:40]!r} is no number of runs")
     std = None
     if "std" in value:
-        std = _number("std", value["std"])
+        std = number("std", value["std"])
     elif "var" in value:
-        std = math.sqrt(_number("var", value["var"]))
+        std = math.sqrt(number("var", value["var"]))
     return Entry(_positive("mean", value["mean"]), None if count is None else int(count), std)
 
 
-def _number(name: str, text: str) -> float:
+def number(name: str, text: str) -> float:
+    """A finite number that is not negative; Python's own `float` reads '1_0', 'nan' and more.
+
+    Raises:
+        ValueError: it is none; says so, calling it `name`.
+    """
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{name} {text[:40]!r} is not a number")
     value = float(text)
@@ -189,7 +194,7 @@ def _number(name: str, text: str) -> float:
 
 
 def _positive(name: str, text: str) -> float:
-    value = _number(name, text)
+    value = number(name, text)
     if value <= 0:
         raise ValueError(f"{name} {text[:40]} is impossible: nothing takes no time")
     return value
