@@ -39,6 +39,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "doctor": Entry("doctor", "doctor", "Check this machine, and a device, and say what is missing."),
     "demo": Entry("demo", "demo", "The whole pipeline on a device, with the embedded supernet."),
+    "devices": Entry("devices", "devices", "Name devices, and bring runtimes to those that have none."),
     "spaces": Entry("spaces", "spaces", "List the named spaces, or describe one."),
     "supernet": Entry("supernet", "supernet", "Show a checkpoint, or import published weights."),
     "train": Entry("train", "train", "Train a supernet on images."),

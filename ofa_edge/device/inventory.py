@@ -6,12 +6,15 @@
     root = "/data/ofa-edge"           # where our files go there; optional
     groups = ["lab"]                  # --host @lab means all of the group; optional
 
-`port` and `user` may be keys of their own. In: the file. Out: Device values. An unknown key is an error: it
-would be a misspelt one.
+`port` and `user` may be keys of their own. In: the file. Out: Device values, and the file with an entry more or less.
+An unknown key is an error: it would be a misspelt one. Every line and comment of the user's stays as it is: an entry is
+added at the end, under a mark, and only one with the mark is taken out again.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import write_whole
 from ofa_edge.settings import devices_file
 
 _KEYS = {"host": str, "user": str, "port": int, "python": str, "root": str, "groups": list}
 _MAX_BYTES = 1 << 20
+_MARK = "# by `ofa-edge devices add`"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}"
 
 
 @dataclass(frozen=True)
@@ -110,3 +116,75 @@ def _device(path: Path, name: str, table: Any) -> Device:
     if "port" in table:
         address = f"{address}:{table['port']}"
     return Device(name, address, table.get("python"), table.get("root"), tuple(groups))
+
+
+def add(device: Device, file: Path | None = None) -> Path:
+    """Write a new entry at the end of devices.toml, which is made where it is missing; the file.
+
+    Raises:
+        UsageError: there is an entry of that name, or the name would be read as something else.
+        BadFile: the file is damaged.
+        OSError: it cannot be written.
+    """
+    path = file or devices_file()
+    if not re.fullmatch(_NAME, device.name) or device.name == "local":
+        raise UsageError(
+            f"{device.name[:80]!r} cannot be the name of a device", hint="use letters, digits, - and _, such as kitchen"
+        )
+    known = Inventory.load(path) if path.exists() else Inventory()
+    if known.get(device.name):
+        raise UsageError(
+            f"{path} has a device {device.name} already",
+            hint=f"choose another name, or take it out first: ofa-edge devices remove {device.name}",
+        )
+    lines = [f"[{device.name}]  {_MARK}", f"host = {_quoted(device.address)}"]
+    lines += [f"{key} = {_quoted(text)}" for key in ("python", "root") if (text := getattr(device, key))]
+    if device.groups:
+        lines.append(f"groups = [{', '.join(map(_quoted, device.groups))}]")
+    before = path.read_text("utf-8") if path.exists() else ""
+    gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+    _replace(path, before + gap + "\n".join(lines) + "\n", (*known.devices, device))
+    return path
+
+
+def take_out(name: str, file: Path | None = None) -> bool:
+    """Take out an entry that `add` wrote; False where there is none, or a person wrote it.
+
+    Raises:
+        BadFile: the file is damaged.
+        OSError: it cannot be written.
+    """
+    path = file or devices_file()
+    known = Inventory.load(path) if path.exists() else Inventory()
+    if known.get(name) is None:
+        return False
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    head = re.compile(rf"\[{re.escape(name)}\]\s*{re.escape(_MARK)}\s*")
+    start = next((i for i, line in enumerate(lines) if head.fullmatch(line)), None)
+    if start is None:
+        return False
+    # Up to the first line that `add` does not write: what a person put behind it, comments too, stays.
+    keys = re.compile(r"(host|python|root|groups)\s*=")
+    end = next((i for i in range(start + 1, len(lines)) if not keys.match(lines[i])), len(lines))
+    while start and end == len(lines) and not lines[start - 1].strip():
+        start -= 1  # the gap that `add` left
+    rest = tuple(device for device in known.devices if device.name != name)
+    _replace(path, "".join(lines[:start] + lines[end:]), rest)
+    return True
+
+
+def _replace(path: Path, text: str, expected: tuple[Device, ...]) -> None:
+    """Write the file, if it then says what is meant; a file too unusual to edit is left alone."""
+    try:
+        tables = tomllib.loads(text)
+        said = tuple(_device(path, name, table) for name, table in tables.items())
+    except (ValueError, BadFile):
+        said = ()
+    if said != expected:
+        raise BadFile(f"{path} is written in a way that cannot be edited safely", hint="edit it by hand")
+    write_whole(path, text.encode())
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: JSON's, but for DEL, which TOML wants escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

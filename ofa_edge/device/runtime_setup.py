@@ -207,6 +207,6 @@ def _prove(session: Session, site: Packed, proof: Proof) -> float:
         raise OfaEdgeError(
             f"{session.link.name}: {site.recipe.runtime} {site.recipe.version} runs there, but its outputs are {off} "
             f"({TOLERANCE:g} is allowed); it was removed again",
-            hint="its processor may lack what the package was built for; name a Python with a build of its own (--python)",
+            hint="its processor may lack what the package was built for; name a Python with its own build: --python",
         )
     return checked.rel
