@@ -5,7 +5,7 @@ that search stays exact. Rules kept:
 
     T = offset + sum over blocks of b(block) x (1 + own(block)),    b = analytic cost of what it computes and moves
 
-The analytic costs (block_times.features) start from those of a usual CPU times one speed; `own` is a sum of deviations,
+The analytic costs (block_model.features) start from those of a usual CPU times one speed; `own` is a sum of deviations,
 one for each choice that a block has made (its stage, kernel, expand ratio, the size of its map, and all of them
 together). All of them are a ridge's coefficients, drawn to 1 and to 0, under which left-out networks are most
 probable. The interval is the ridge's posterior with Student's t.
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency import block_times, model, relative_ridge, stats
+from ofa_edge.latency import block_model, model, relative_ridge, stats
 from ofa_edge.latency.block_times import BlockTimes
 from ofa_edge.latency.model import Fit, LatencyModel
 from ofa_edge.latency.relative_ridge import Floats
@@ -30,8 +30,8 @@ from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 
-# ms for one unit of each of block_times.features on a usual CPU core; only their proportions matter.
-_USUAL = np.array([0.004, 0.03, 0.12, 0.12, 0.12, 0.05, 0.15, 0.02])
+# ms for one unit of each of block_model.features on a usual CPU core; only their proportions matter.
+_USUAL = np.array([0.001, 0.03, 0.12, 0.12, 0.12, 0.05, 0.15, 0.02, 0.05, 0.1, 0.03, 0.001])
 # How far coefficients go, relative to each other: costs of the whole runtime, and deviations of single choices.
 _WIDE = 1.0
 _NARROW = (1.0, 0.3, 0.1, 0.03)
@@ -84,13 +84,13 @@ class Columns:
 
     def analytic(self, block: Block) -> float:
         """ms by the usual costs."""
-        return self._speed * float(_USUAL @ block_times.features(block))
+        return self._speed * float(_USUAL @ block_model.features(block))
 
     def block(self, block: Block) -> Floats:
         """(p,) in ms."""
         if (row := self._rows.get(block.key)) is None:
             row = np.zeros(len(self))
-            row[: len(_USUAL)] = self._speed * _USUAL * block_times.features(block)
+            row[: len(_USUAL)] = self._speed * _USUAL * block_model.features(block)
             own = row[: len(_USUAL)].sum()
             for choice in _choices(block):
                 if (place := self._place.get(choice)) is not None:
@@ -129,8 +129,7 @@ class NetworkModel(LatencyModel):
     """Predicts from whole networks: value = offset_ms + sum of block_ms, as LatencyModel, and nothing is missing.
 
     Args:
-        columns, ridge: the encoding, and what was fitted in it: the offset's column first.
-        failed: key of a network -> reason; blocks never fail here.
+        columns, fitted: the encoding, and what was fitted in it: the offset's column first.
     """
 
     def __init__(
@@ -144,8 +143,11 @@ class NetworkModel(LatencyModel):
         anchor_spread: float,
     ):
         degrees = max(1, len(fitted.errors) - _CHOSEN)
+        values = (
+            (b.key, float(columns.block(b) @ fitted.coefficients[1:])) for b in space.distinct_blocks(resolutions)
+        )
         super().__init__(
-            BlockTimes({}),
+            BlockTimes({}, {key: (ms, 0.0) for key, ms in values}),
             _reported(fitted, degrees),
             space,
             resolutions,

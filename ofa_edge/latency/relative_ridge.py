@@ -9,7 +9,7 @@ well but promises too narrow intervals counts little; leave-one-out is exact and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,10 +63,6 @@ class _Way:
     vt: Floats
     shrink: Floats
 
-    def covariance(self) -> Floats:
-        inner = (np.eye(len(self.width)) - (self.vt.T * self.shrink) @ self.vt) / self.strength
-        return np.asarray(self.variance * self.width[:, None] * inner * self.width)
-
 
 def fit(
     columns: Floats,
@@ -94,18 +90,32 @@ def fit(
     total = sum(weight for weight, _ in weighed)
     shares = [(float(weight / total), way) for weight, way in weighed]
     coefficients = np.asarray(sum(share * way.coefficients for share, way in shares))
-    apart = [(share, way.coefficients - coefficients) for share, way in shares]
+    apart = np.stack([math.sqrt(share) * (way.coefficients - coefficients) for share, way in shares])
     return RidgeFit(
         coefficients=coefficients,
-        covariance=np.asarray(
-            sum(share * way.covariance() for share, way in shares) + sum(s * np.outer(d, d) for s, d in apart)
-        ),
+        covariance=np.asarray(sum(map(_covariance, _by_width(shares)))) + apart.T @ apart,
         residual=math.sqrt(sum(share * way.variance for share, way in shares)),
         errors=np.asarray(sum(-share * way.left_out for share, way in shares)),
         expected=np.sqrt(sum(share * way.variance / way.keep for share, way in shares)),
         strength=best.strength,
         effective=sum(share * way.effective for share, way in shares),
     )
+
+
+def _by_width(shares: Sequence[tuple[float, _Way]]) -> list[list[tuple[float, _Way]]]:
+    found: dict[int, list[tuple[float, _Way]]] = {}
+    for share, way in shares:
+        found.setdefault(id(way.width), []).append((share, way))
+    return list(found.values())
+
+
+def _covariance(shares: Sequence[tuple[float, _Way]]) -> Floats:
+    """Sum over the strengths of one width of share x variance x (widths x (I - V shrink V') x widths) / strength."""
+    width, vt = shares[0][1].width, shares[0][1].vt
+    factors = [share * way.variance / way.strength for share, way in shares]
+    shrink = sum(factor * way.shrink for factor, (_, way) in zip(factors, shares, strict=True))
+    inner = sum(factors) * np.eye(len(width)) - (vt.T * shrink) @ vt
+    return np.asarray(width[:, None] * inner * width)
 
 
 def _ways(rows: Floats, mean: Floats, width: Floats) -> Iterator[_Way]:
