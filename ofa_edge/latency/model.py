@@ -206,6 +206,11 @@ class LatencyModel:
         )
 
     @property
+    def notices(self) -> tuple[stats.Notice, ...]:
+        """What a user should know about where the predictions come from."""
+        return ()
+
+    @property
     def anchor(self) -> Arch:
         """The network that `reference_ms` is of, and that a trial of a promise must be interleaved with."""
         return plan.middle(self.space, self.resolutions)

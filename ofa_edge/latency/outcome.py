@@ -22,6 +22,7 @@ from ofa_edge.latency.plan import Plan
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.stats import Notice, Quality, Verdict, judge
 from ofa_edge.latency.table import LatencyTable
+from ofa_edge.latency.transfer import FROM_PRIOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Outcome:
 
     Attributes:
         table, model: read back from the file, and fitted.
-        distinct: blocks of the plan.
+        distinct: blocks of the space at the table's resolutions.
         verdict, notices: how far to trust it, and why.
         finished: nothing of the plan is left; else `resume` goes on.
     """
@@ -63,6 +64,12 @@ class Outcome:
     bytes_pushed: int
     finished: bool
 
+    @property
+    def predicted(self) -> int:
+        """Blocks that the table predicts: from others, from its prior, or from whole networks."""
+        only_networks = self.table.blocks.empty and self.table.predicted.empty
+        return self.distinct if only_networks else len(self.table.predicted)
+
     def as_json(self) -> dict[str, Any]:
         """The keys of `ofa-edge profile --json`."""
         table = self.table
@@ -72,7 +79,7 @@ class Outcome:
             "blocks": {
                 "distinct": self.distinct,
                 "measured": len(table.blocks),
-                "predicted": len(table.predicted),
+                "predicted": self.predicted,
                 "failed": sum(not key.startswith("network:") for key in table.failed.index),
             },
             "networks": len(table.networks),
@@ -122,19 +129,19 @@ def conclude(
     """Fit and judge what was written; add the `fit` record, and the `end` where `finished`.
 
     Raises:
-        OfaEdgeError: not one block could be measured.
+        OfaEdgeError: not one block, or network of a plan of networks alone, could be measured.
     """
     table = LatencyTable.read(path)
-    if table.blocks.empty:
-        reasons = table.failed["reason"].tolist()
+    if table.blocks.empty and (plan.blocks or table.networks.empty):
+        reasons = [reason for reason in table.failed["reason"] if not reason.startswith(FROM_PRIOR)]
         raise OfaEdgeError(
-            f"no block could be measured{': ' + reasons[0] if reasons else ' in the time given'}",
+            f"no {'block' if plan.blocks else 'network'} could be measured{': ' + reasons[0] if reasons else ' in the time given'}",
             hint="look at `ofa-edge doctor --host HOST`, or give --max-minutes more",
         )
     model = model_of(table)
     verdict, notices = judge(quality(table, model))
     around = verdicts.surroundings(table)
-    verdict, notices = verdicts.worst(verdict, around.verdict), (*around.notices, *notices)
+    verdict, notices = verdicts.worst(verdict, around.verdict), (*model.notices, *around.notices, *notices)
     if not finished:
         notices += (Notice("unfinished", "the time was over before the plan was done; --resume goes on"),)
     tested = held_out(model, table)
@@ -155,7 +162,7 @@ def conclude(
     return Outcome(
         table=LatencyTable.read(path),
         model=model,
-        distinct=len(plan.blocks),
+        distinct=len(table.space.distinct_blocks(table.header.resolutions)),
         held_out=tested,
         verdict=verdict,
         notices=notices,

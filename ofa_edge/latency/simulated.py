@@ -108,7 +108,8 @@ class SimulatedDevice:
         self.pauses: list[float] = []
         self.blobs: set[str] = set()
         self._rng = np.random.default_rng(self.seed)
-        self._networks = {network_key(self.space, arch): arch for arch in self.archs} | dict(self.named)
+        archs = [*self.archs, *([self.anchor] if self.anchor else [])]
+        self._networks = {network_key(self.space, arch): arch for arch in archs} | dict(self.named)
 
     def clock(self) -> float:
         return self.now

@@ -184,6 +184,8 @@ class LatencyTable:
         return problems
 
     def _missing(self) -> list[Problem]:
+        if self.header.plan.predictor == "network" and self.header.prior is None:
+            return []
         try:
             planned = {block.key for block in self.space.distinct_blocks(self.header.resolutions)}
         except (UsageError, BadFile) as error:
@@ -329,7 +331,7 @@ def newest_match(
 ) -> LatencyTable | None:
     """The most recently changed finished table among `files` of this space and these conditions (None: any).
 
-    Where none is finished, the newest that holds blocks. Files that are no tables are passed over.
+    Where none is finished, the newest that holds blocks or networks. Files that are no tables are passed over.
     """
     begun = None
     for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -342,6 +344,6 @@ def newest_match(
             continue
         if table.complete:
             return table
-        if begun is None and not table.blocks.empty:
+        if begun is None and not (table.blocks.empty and table.networks.empty):
             begun = table
     return begun
