@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from device_agents import cores, wire
 
@@ -21,11 +21,12 @@ _X86 = ("x86_64", "i686", "i386", "amd64")
 _NO_MODEL = ("", "none", "default string", "system product name", "to be filled by o.e.m.", "standard")
 
 
-def collect(runtimes: Mapping[str, str], *, child: int = 0, base: str = "/") -> wire.Facts:
+def collect(runtimes: Mapping[str, str], *, sensors: Sequence[str] = (), child: int = 0, base: str = "/") -> wire.Facts:
     """The facts of this machine.
 
     Args:
         runtimes: what the worker's probe found.
+        sensors: of energy, that it could read.
         child: process id of a child of ours; under user-mode emulation its /proc entry shows the emulator.
         base: the root of the file system that is read.
     """
@@ -49,6 +50,7 @@ def collect(runtimes: Mapping[str, str], *, child: int = 0, base: str = "/") -> 
         boot_id=_shown(_read(base, "proc/sys/kernel/random/boot_id")),
         agent=wire.AGENT_VERSION,
         libc=_shown(" ".join(platform.libc_ver())),
+        sensors=tuple(sensors),
     )
 
 

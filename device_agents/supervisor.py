@@ -28,6 +28,12 @@ STOP_SECONDS = 30.0
 OPS = {**slots.OPS, **sites.OPS}
 
 
+_STREAMS: dict[str, Callable[[Any], wire.MeasureJob | wire.EnergyJob]] = {
+    "measure": wire.MeasureJob.parse,
+    "energy": wire.EnergyJob.parse,
+}
+
+
 class Supervisor:
     """Serves one host.
 
@@ -105,8 +111,8 @@ class Supervisor:
 
     def _answer(self, request: wire.Request) -> None:
         try:
-            if request.op == "measure":
-                self._write(wire.End(request.id, self._measure(request)))
+            if request.op in _STREAMS:
+                self._write(wire.End(request.id, self._stream(request)))
                 return
             self._write(wire.Result(request.id, self._run(request)))
         except AgentError as error:
@@ -146,12 +152,14 @@ class Supervisor:
             sys.stderr.write(f"agent: {error}\n")
             self._drop_worker()
             return facts.collect({})
-        runtimes = reply.result.get("runtimes", {}) if isinstance(reply, wire.Result) else {}
-        return facts.collect(runtimes, child=worker.pid)
+        found = reply.result if isinstance(reply, wire.Result) else {}
+        return facts.collect(found.get("runtimes", {}), sensors=found.get("sensors", ()), child=worker.pid)
 
-    def _measure(self, request: wire.Request) -> int:
+    def _stream(self, request: wire.Request) -> int:
+        """Jobs of `measure` or `energy`, one row each; returns their number."""
+        parse = _STREAMS[request.op]
         args = wire.Fields("args", request.args)
-        jobs = [wire.MeasureJob.parse(job) for job in args.items("jobs", wire.MAX_JOBS)]
+        jobs = [parse(job) for job in args.items("jobs", wire.MAX_JOBS)]
         fresh = args.flag("fresh")
         args.done()
         allowed = set(cores.usable())
@@ -163,7 +171,7 @@ class Supervisor:
         try:
             done = 0
             for job in jobs:
-                row = self._measure_one(job, fresh=fresh)
+                row = self._one(request.op, job, fresh=fresh)
                 if self._cancelled.is_set() or self._stopping.is_set():
                     break
                 self._write(wire.Row(request.id, row))
@@ -173,10 +181,10 @@ class Supervisor:
             self._streaming = None
             self._cancelled.clear()
 
-    def _measure_one(self, job: wire.MeasureJob, *, fresh: bool) -> dict[str, Any]:
+    def _one(self, op: str, job: wire.MeasureJob | wire.EnergyJob, *, fresh: bool) -> dict[str, Any]:
         try:
             worker = self._ready_worker(fresh=fresh)
-            reply = worker.ask("measure", {"job": wire.to_wire(job)}, 2 * job.max_seconds + self._load_seconds)
+            reply = worker.ask(op, {"job": wire.to_wire(job)}, 2 * job.limit_seconds + self._load_seconds)
         except WorkerLost as error:
             self._drop_worker()
             return wire.measure_row(wire.Failed(job.key, wire.clean(str(error))))

@@ -23,8 +23,8 @@ __all__ = [
     "AGENT_VERSION", "ERROR_KINDS", "FLAGS", "MAX_HASHES", "MAX_JOBS", "MAX_LINE", "MAX_TEXT", "PROTOCOL",
     "AgentError", "Checked", "End", "Energy", "EnergyJob", "Facts", "Failed", "Fields", "Figures", "MeasureJob",
     "Measured", "Noise", "Refusal", "Reply", "Request", "Result", "Row", "WireError", "canonical", "clean", "dumps",
-    "loads", "measure_row", "parse_measure_row", "parse_reply", "parse_request", "reply_line", "request_line",
-    "to_wire",
+    "energy_row", "loads", "measure_row", "parse_energy_row", "parse_measure_row", "parse_reply", "parse_request",
+    "reply_line", "request_line", "to_wire",
 ]  # fmt: skip
 
 PROTOCOL = 2
@@ -122,7 +122,7 @@ class Noise:
         pressure: share of the time in which some task waited for a CPU.
         runnable: tasks that ran or wanted to, at the end.
         temperature_c: of the hottest zone, at the end.
-        frequency_mhz: the lower of before and after, of the slowest core that the worker may use.
+        frequency_mhz: the lower of before and after, of the core that the worker ran on last.
         throttled: bits that were set now or before, as a Raspberry Pi's firmware numbers them (0 under-voltage, 1
             frequency capped, 2 throttled, 3 soft temperature limit): its four present ones.
         governor: at the end.
@@ -183,6 +183,11 @@ class MeasureJob:
     max_seconds: float = 3.0
     anchor: str | None = None
     anchor_shape: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def limit_seconds(self) -> float:
+        """How long it takes at most, loading not counted."""
+        return self.max_seconds
 
     @classmethod
     def parse(cls, value: Any) -> MeasureJob:
@@ -306,6 +311,11 @@ class EnergyJob:
     seconds: float = 1.0
     windows: int = 6
 
+    @property
+    def limit_seconds(self) -> float:
+        """How long it takes, loading not counted: one idle window more than running ones, a quarter on top of each."""
+        return 1.25 * self.seconds * (2 * self.windows + 1)
+
     @classmethod
     def parse(cls, value: Any) -> EnergyJob:
         """Raises WireError."""
@@ -361,6 +371,19 @@ class Energy:
         if not out.low <= out.mj <= out.high:
             raise WireError("energy contradicts itself")
         return out
+
+
+def energy_row(result: Energy | Failed) -> dict[str, Any]:
+    """A stream row of `energy`."""
+    return {"energy" if isinstance(result, Energy) else "failed": to_wire(result)}
+
+
+def parse_energy_row(value: Any) -> Energy | Failed:
+    """Raises WireError."""
+    f = Fields("row", value)
+    result = Energy.parse(f.take("energy")) if f.has("energy") else Failed.parse(f.take("failed"))
+    f.done()
+    return result
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
-from device_agents import cores, memory, timing, trust, wire
+from device_agents import cores, memory, power, timing, trust, wire
 from device_agents.root import Root
 
 RUNTIMES = {"onnxruntime": "onnxruntime_cpu", "litert": "litert_cpu"}
@@ -38,10 +38,11 @@ class Worker:
         self._seen: set[tuple[Any, ...]] = set()
         self._cores = cores.usable()
         self._signals = trust.Signals()
+        self._sensors: Mapping[str, power.Sensor] | None = None
 
     def handle(self, request: wire.Request) -> wire.Reply:
         """One reply; an op's own failure is a Refusal."""
-        ops = {"probe": self._probe, "measure": self._measure, "check": self._check}
+        ops = {"probe": self._probe, "measure": self._measure, "energy": self._energy, "check": self._check}
         try:
             if request.op not in ops:
                 raise wire.AgentError("usage", f"the worker has no op {request.op!r}")
@@ -62,7 +63,7 @@ class Worker:
                 found[name] = self._runtime(name).version()
             except wire.AgentError:
                 continue
-        return {"runtimes": found}
+        return {"runtimes": found, "sensors": list(self._power())}
 
     def _measure(self, args: Mapping[str, Any]) -> dict[str, Any]:
         job = wire.MeasureJob.parse(args.get("job"))
@@ -94,6 +95,21 @@ class Worker:
         )  # fmt: skip
         return wire.measure_row(measured)
 
+    def _energy(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        job = wire.EnergyJob.parse(args.get("job"))
+        runtime = self._runtime(job.runtime)
+        sensor = self._power().get(job.sensor)
+        if sensor is None:
+            raise wire.AgentError("failed", f"there is no sensor {job.sensor} that can be read")
+        cores.pin(self._cores if job.cores is None else job.cores)
+        model = self._model(runtime, job, job.model, job.shape)
+        clock = power.Clock()
+        with power.Meter(sensor, clock) as meter:
+            found = power.measure(
+                model.run, meter, key=job.key, sensor=job.sensor, seconds=job.seconds, windows=job.windows, clock=clock
+            )
+        return wire.energy_row(found)
+
     def _check(self, args: Mapping[str, Any]) -> dict[str, Any]:
         f = wire.Fields("check", args)
         model, inputs, outputs = f.sha256("model"), f.sha256("inputs"), f.sha256("outputs")
@@ -108,6 +124,12 @@ class Worker:
         return wire.to_wire(checked)
 
     # ------------------------------------------------------------------------------------- inside
+
+    def _power(self) -> Mapping[str, power.Sensor]:
+        """The sensors, found once."""
+        if self._sensors is None:
+            self._sensors = power.sensors()
+        return self._sensors
 
     def _runtime(self, name: str) -> Any:
         """A runtime's module, imported at the first use.
@@ -136,7 +158,13 @@ class Worker:
         return model, growth.bytes()
 
     def _model(
-        self, runtime: Any, job: wire.MeasureJob, sha256: str, shape: Mapping[str, int], *, keep: bool = False
+        self,
+        runtime: Any,
+        job: wire.MeasureJob | wire.EnergyJob,
+        sha256: str,
+        shape: Mapping[str, int],
+        *,
+        keep: bool = False,
     ) -> Any:
         """A prepared model. The last anchor (`keep`) stays for the next job, and so does the last model that was
         asked for a second time: the sentinel."""

@@ -22,6 +22,8 @@ from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError
 from ofa_edge.limits import Limits
 
 T = TypeVar("T")
+R = TypeVar("R", bound="wire.Measured | wire.Energy | wire.Failed")
+_Job = wire.MeasureJob | wire.EnergyJob
 
 # Weights hardly compress, random ones that repeat themselves do at any level: the fastest.
 _GZIP_LEVEL = 1
@@ -107,7 +109,17 @@ class Session:
         """
         for start in range(0, len(jobs), self._limits.request_jobs):
             part = jobs[start : start + self._limits.request_jobs]
-            yield from self._measure_part(part, fresh=fresh)
+            yield from self._stream("measure", part, wire.parse_measure_row, fresh=fresh)
+
+    def energy(self, jobs: Sequence[wire.EnergyJob]) -> Iterator[wire.Energy | wire.Failed]:
+        """Energy of runs, one result a job, in their order; as `measure` in all else.
+
+        Args:
+            jobs: their models were pushed before, their sensors are out of `facts.sensors`.
+        """
+        for start in range(0, len(jobs), self._limits.request_jobs):
+            part = jobs[start : start + self._limits.request_jobs]
+            yield from self._stream("energy", part, wire.parse_energy_row, fresh=False)
 
     def ask_facts(self) -> wire.Facts:
         """The facts as they are now; what a device may change while it runs (its governor) may be another.
@@ -180,18 +192,19 @@ class Session:
             raise self._broken("it unpacked another number of blobs than were sent")
         return len(packed)
 
-    def _measure_part(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
-        ident = self._send("measure", {"jobs": [wire.to_wire(job) for job in jobs], "fresh": fresh})
+    def _stream(self, op: str, jobs: Sequence[_Job], parse: Callable[[Any], R], *, fresh: bool) -> Iterator[R]:
+        """The rows of one request, one a job, in their order."""
+        ident = self._send(op, {"jobs": [wire.to_wire(job) for job in jobs], "fresh": fresh})
         done = 0
         open_stream = True
         try:
             for job in jobs:
                 # Twice the job's own limit: the agent ends it long before, the host only when the agent is mute.
-                reply = self._receive(ident, 2 * job.max_seconds + 2 * self._limits.load_seconds)
+                reply = self._receive(ident, 2 * job.limit_seconds + 2 * self._limits.load_seconds)
                 if not isinstance(reply, wire.Row):
                     open_stream = False
                     raise self._broken(f"its stream ended after {done} of {len(jobs)} results")
-                result = self._parsed(wire.parse_measure_row, reply.row)
+                result = self._parsed(parse, reply.row)
                 if result.key != job.key:
                     raise self._broken(f"it sent a result of {result.key!r} where that of {job.key!r} was due")
                 done += 1

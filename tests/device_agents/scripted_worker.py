@@ -19,6 +19,11 @@ def measured(key: str) -> dict[str, object]:
     return {"measured": {"key": key, "figures": FIGURES, "involuntary_switches": os.getpid(), **rest}}
 
 
+def energy(key: str) -> dict[str, object]:
+    watts = {"idle_w": 1.0, "busy_w": 3.0, "mj": 2.0, "low": 2.0, "high": 2.0}
+    return {"energy": {"key": key, "sensor": "scripted", "runs": 9, "windows": 6, **watts}}
+
+
 def behave(key: str) -> None:
     if key.startswith("segfault"):
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -41,14 +46,14 @@ def behave(key: str) -> None:
 for line in sys.stdin:
     request = json.loads(line)
     if request["op"] == "probe":
-        reply = {"ok": True, "result": {"runtimes": {"onnxruntime": "scripted"}}}
+        reply = {"ok": True, "result": {"runtimes": {"onnxruntime": "scripted"}, "sensors": ["scripted"]}}
     elif request["op"] == "check":
         checked = {"max_abs": 0.0, "rel": 0.0, "finite": True, "argmax_equal": True}
         reply = {"ok": True, "result": checked}
     else:
         job = request["args"]["job"]["key"]
         behave(job)
-        reply = {"ok": True, "result": measured(job)}
+        reply = {"ok": True, "result": energy(job) if request["op"] == "energy" else measured(job)}
         if job.startswith("refuse"):
             reply = {"ok": False, "error": {"kind": "failed", "message": "no such operator"}}
         if job.startswith("no-runtime"):

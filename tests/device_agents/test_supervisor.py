@@ -184,10 +184,22 @@ def test_a_defect_in_an_op_ends_one_request(host: Host) -> None:
     assert reply.kind == "usage"
 
 
+def test_energy_is_a_stream_whose_bad_jobs_cost_one_job(host: Host) -> None:
+    jobs = [wire.to_wire(wire.EnergyJob(key, SHA, "scripted")) for key in ("a", "segfault", "b")]
+    ident = host.send("energy", {"jobs": jobs, "fresh": False})
+    rows = [wire.parse_energy_row(reply.row) for reply in (host.read(), host.read(), host.read())]  # type: ignore[union-attr]
+    assert host.read() == wire.End(ident, 3)
+    assert rows[0] == wire.Energy("a", "scripted", 1.0, 3.0, 2.0, 2.0, 2.0, 9, 6)
+    assert isinstance(rows[1], wire.Failed)
+    assert rows[2].key == "b"
+
+
 def test_facts_come_with_the_runtimes_that_load(host: Host) -> None:
     reply = host.call("facts")
     assert isinstance(reply, wire.Result)
-    assert wire.Facts.parse(reply.result).runtimes == {"onnxruntime": "scripted"}
+    found = wire.Facts.parse(reply.result)
+    assert found.runtimes == {"onnxruntime": "scripted"}
+    assert found.sensors == ("scripted",)
 
 
 def test_blobs_are_asked_for_and_unpacked_by_hash_only(host: Host) -> None:

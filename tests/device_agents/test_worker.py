@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from device_agents import timing, wire
+from device_agents import power, timing, wire
 from device_agents.root import Root
 from device_agents.worker import Worker
 
@@ -147,6 +148,20 @@ def test_anchors_and_sentinels_stay_loaded_but_few_of_them(bench: Bench) -> None
     for i in range(20):
         bench.measure("anchored", b"5", anchor=bench.blob(str(10 + i).encode()))
     assert bench.runtime.alive <= 2
+
+
+def test_energy_without_a_sensor_is_a_refusal_and_with_one_a_row(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = wire.EnergyJob("k", bench.blob(b"2"), "meter", seconds=0.05, windows=2)
+    reply = bench.ask("energy", {"job": wire.to_wire(job)})
+    assert reply == wire.Refusal(1, "failed", "there is no sensor meter that can be read")
+    ticks = itertools.count()
+    monkeypatch.setattr(bench.worker, "_sensors", {"meter": power.Sensor("meter", joules=lambda: float(next(ticks)))})
+    reply = bench.ask("energy", {"job": wire.to_wire(job)})
+    assert isinstance(reply, wire.Result)
+    found = wire.parse_energy_row(reply.result)
+    assert isinstance(found, wire.Energy)
+    assert (found.key, found.windows) == ("k", 2)
+    assert found.runs >= 2
 
 
 def test_a_model_the_runtime_refuses_is_a_refusal_with_its_words(bench: Bench) -> None:
