@@ -72,7 +72,7 @@ def counts(frame: pd.DataFrame) -> dict[str, int]:
 def surroundings(table: LatencyTable) -> Judged:
     """What went on beside the campaign of a table."""
     judged: list[Judged] = [*_slowed(table), *_busy(table), *_clocks(table)]
-    if table.conditions.emulated:
+    if table.conditions.emulated is True:
         text = "the device is emulated: its times say nothing about a real one"
         judged.append(_bad("emulated", text, True, "profile the device itself", Verdict.UNUSABLE))
     return Judged(worst(*(one.verdict for one in judged)), tuple(n for one in judged for n in one.notices))
