@@ -2,8 +2,8 @@
 
 In: a latency table whose network rows carry `peak_bytes`. Out: a MemoryFit. Rules kept: the plain prediction is the
 `memory` of a budget, weights and peak activation, which is what a network needs and no runtime gets by with: the agent
-holds the file, a runtime its own copies of the weights. What a runtime adds is fitted, and judged on networks that it was
-not fitted on. The peak of one network in several processes differs by less than a per cent, busy or not.
+holds the file, a runtime its own copies of the weights. What a runtime adds is fitted, and judged on networks that it
+was not fitted on. The peak of one network in several processes differs by less than a per cent, busy or not.
 """
 
 from __future__ import annotations

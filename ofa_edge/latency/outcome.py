@@ -16,7 +16,7 @@ import numpy as np
 
 from ofa_edge import journal
 from ofa_edge.errors import NotTrustworthy, OfaEdgeError
-from ofa_edge.latency import verdicts
+from ofa_edge.latency import memory, verdicts
 from ofa_edge.latency.model import LatencyModel, calibration
 from ofa_edge.latency.plan import Plan
 from ofa_edge.latency.predictors import model_of
@@ -87,6 +87,7 @@ class Outcome:
             "bytes_pushed": self.bytes_pushed,
             "fit": self.model.fit.as_json(),
             "held_out": None if self.held_out is None else self.held_out.as_json(),
+            "memory": memory.fit(table, table.space).as_json(),
             "verdict": str(self.verdict),
             "verdicts": verdicts.counts(table.blocks),
             "notices": [notice.as_json() for notice in self.notices],

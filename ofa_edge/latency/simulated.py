@@ -79,6 +79,7 @@ class SimulatedDevice:
         facts_at: time in s -> what it is then; None: always `facts`.
         now: its clock in s; every result takes `seconds`.
         pauses: how long it was left alone, in s.
+        peak: arch -> bytes that loading and running it takes, None where it does not tell.
         width: key of a block -> relative half-width of the interval of its median.
         asked: keys in the order they were measured, and whether in a fresh worker.
         jobs: the same, as they were asked for.
@@ -95,6 +96,7 @@ class SimulatedDevice:
     crashes: frozenset[str] = frozenset()
     flags: Callable[[str, int], tuple[str, ...]] = lambda key, before: ()
     width: Callable[[str], float] = lambda key: 0.01
+    peak: Callable[[Arch], int | None] = lambda arch: None
     lose_after: int | None = None
     seconds: float = 0.25
     facts: wire.Facts = FACTS
@@ -173,6 +175,7 @@ class SimulatedDevice:
             0,
             flags,
             self.noise_at(self.now),
+            None if arch is None else self.peak(arch),
         )
 
     def _factor(self) -> float:
