@@ -1,9 +1,9 @@
-"""`ofa-edge profile`, `predict` and `measure`: latency tables, what they say, and whether it is true."""
+"""`ofa-edge profile`: latency tables, measured on a device."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,24 +11,25 @@ import typer
 
 from ofa_edge import settings
 from ofa_edge.cli import options
-from ofa_edge.cli.output import Output, milliseconds, size, table
-from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError, UsageError
-from ofa_edge.space import codecs
-from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.cost import cost
+from ofa_edge.cli.output import Output, size
+from ofa_edge.errors import DeviceLost, OfaEdgeError, UsageError
 from ofa_edge.space.spaces import OFA_LITE0, get_space
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
     from ofa_edge.latency.campaign import Step, Task
-    from ofa_edge.latency.conditions import RunsOn
-    from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.latency.conditions import PlanSettings
     from ofa_edge.latency.outcome import Outcome
     from ofa_edge.latency.stats import Notice
-    from ofa_edge.latency.trials import Trial
-    from ofa_edge.latency.workload import Device, Source
+    from ofa_edge.latency.table import LatencyTable
+    from ofa_edge.latency.workload import Device
 
 _MOST_NETWORKS = 10_000  # what a table's header may say
+_PREDICTORS = ("blocks", "network")
+# Whole networks where --networks is left out; with --prior latency.transfer.NETWORKS.
+_NETWORKS = {"blocks": 12, "network": 60}
+# Fewer cannot be left out one by one.
+_FEWEST_NETWORKS, _FEWEST_WITH_PRIOR = 4, 2
 
 
 def profile(
@@ -40,18 +41,36 @@ def profile(
     cores: options.Cores = None,
     quick: Annotated[bool, typer.Option("--quick", help="Shorter measurements, wider intervals.")] = False,
     networks: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--networks",
             min=0,
             max=_MOST_NETWORKS,
-            help="Whole networks to calibrate the prediction on; 8 to 20 are useful.",
+            help="Whole networks to measure: 12 to calibrate blocks (8 to 20 are useful), 60 with --predictor network, "
+            "10 with --prior, 4 for another unit.",
+            show_default=False,
         ),
-    ] = 12,
+    ] = None,
     holdout: Annotated[
         int,
         typer.Option("--holdout", min=0, max=_MOST_NETWORKS, help="Further networks that only judge the prediction."),
     ] = 0,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            "--predictor",
+            metavar="KIND",
+            help="blocks: measure each block; network: only whole networks, for runtimes that run no block alone.",
+        ),
+    ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option(
+            "--prior",
+            metavar="TABLE",
+            help="Start from a table of another device, or of another unit of this one: a few networks bring it here.",
+        ),
+    ] = None,
     max_minutes: Annotated[
         float | None, typer.Option("--max-minutes", min=0.1, help="Stop then; --resume goes on.")
     ] = None,
@@ -68,24 +87,26 @@ def profile(
     """Measure every different block of a space on a device, and whole networks to calibrate their sum.
 
     Results are appended to the table as they come: Ctrl-C keeps them and --resume goes on. Without --out the table
-    goes to the home, and --resume takes the newest one there that was not finished.
+    goes to the home, and --resume takes the newest one there that was not finished. With --predictor network and with
+    --prior no block is measured; predict, select and deploy use such a table as any other.
     """
     from ofa_edge.device import open_device
     from ofa_edge.latency.campaign import Task
-    from ofa_edge.latency.conditions import PlanSettings
-    from ofa_edge.latency.plan import make_plan
+    from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
-    target = get_space(space or OFA_LITE0.name)
-    task = Task(
-        space=target,
-        resolutions=options.resolutions(resolutions, target.resolutions),
-        runs_on=options.runs_on(runtime, threads, cores),
-        settings=PlanSettings(seed=seed, quick=quick, networks=networks, holdout=holdout),
-    )
-    make_plan(task.space, task.resolutions, task.settings)  # what cannot be planned is refused before connecting
+    _require_consistent(predictor, prior is not None, networks, quick=quick)
+    other = None if prior is None else LatencyTable.read(prior)
+    target = get_space(space or OFA_LITE0.name) if space or other is None else other.space
+    runs_on = options.runs_on(runtime, threads, cores)
+    allowed = target.resolutions if other is None else tuple(other.header.resolutions)
+    settings = _settings(predictor or "blocks", networks, other, seed=seed, quick=quick, holdout=holdout)
+    task = Task(target, options.resolutions(resolutions, allowed), runs_on, settings)
+    _require_possible(task, other)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
+        if other is not None:
+            task = started_from(other, task, session.facts, networks)
         path = out_file or table_path(session.facts, task, resume=resume)
         say_device(out, session.facts)
         outcome = measure_table(
@@ -96,14 +117,84 @@ def profile(
     out.result(outcome.as_json(), lambda: describe(outcome))
 
 
+def _require_consistent(predictor: str | None, prior: bool, networks: int | None, *, quick: bool) -> None:
+    """Raises UsageError where options contradict each other."""
+    if predictor not in (None, *_PREDICTORS):
+        raise UsageError(f"there is no predictor {predictor!r}", hint=f"use one of: {', '.join(_PREDICTORS)}")
+    if prior and predictor == "blocks":
+        raise UsageError(
+            "--prior measures whole networks and takes the blocks from the other table",
+            hint="leave --predictor out, or leave --prior out to measure the blocks",
+        )
+    if quick and (prior or predictor == "network"):
+        raise UsageError(
+            f"--quick measures fewer blocks, and {'--prior' if prior else '--predictor network'} measures none",
+            hint="leave --quick out; a smaller number of --networks takes less time",
+        )
+    fewest = _FEWEST_WITH_PRIOR if prior else _FEWEST_NETWORKS if predictor == "network" else 0
+    if networks is not None and networks < fewest:
+        raise UsageError(
+            f"{networks} networks are too few to predict from",
+            hint=f"give --networks {fewest} or more, or leave it out",
+        )
+
+
+def _settings(
+    predictor: str, networks: int | None, prior: LatencyTable | None, *, seed: int, quick: bool, holdout: int
+) -> PlanSettings:
+    from ofa_edge.latency import transfer
+    from ofa_edge.latency.conditions import PlanSettings
+
+    usual = _NETWORKS[predictor] if prior is None else transfer.NETWORKS["transfer"]
+    return PlanSettings(
+        seed=seed,
+        quick=quick,
+        networks=usual if networks is None else networks,
+        holdout=holdout,
+        predictor="network" if predictor == "network" or prior is not None else "blocks",
+        prior=None if prior is None else prior.sha256,
+    )
+
+
+def _require_possible(task: Task, prior: LatencyTable | None) -> None:
+    """What cannot be planned is refused before connecting. Raises UsageError."""
+    from ofa_edge.latency import transfer
+
+    task.plan()
+    if prior is not None:
+        transfer.require_cover(prior, task.space, task.resolutions)
+
+
+def started_from(prior: LatencyTable, task: Task, facts: Facts, networks: int | None = None) -> Task:
+    """The task that starts from another table, once the device is known.
+
+    Args:
+        networks: how many to measure; None is what a transfer, or another unit, needs.
+
+    Raises:
+        UsageError: as transfer.start_from; the device has no such runtime or cores.
+        BadFile: the prior holds too little to start from.
+    """
+    from ofa_edge.latency import transfer
+    from ofa_edge.latency.conditions import conditions
+    from ofa_edge.latency.predictors import model_of
+
+    now = conditions(facts, task.runs_on)
+    start = transfer.start_from(prior, model_of(prior), task.space, task.resolutions, now)
+    count = transfer.NETWORKS[start.header.kind] if networks is None else networks
+    return replace(task, settings=task.settings.model_copy(update={"networks": count}), start=start)
+
+
 def table_path(facts: Facts, task: Task, *, resume: bool = False) -> Path:
     """Where a table goes that nobody named.
 
-    It is `<home>/tables/<device model>/<space>-<runtime>-t<threads>[-quick].jsonl`, with the time in the name where
-    that one exists. With `resume` it is the newest of these that was not finished, else the newest.
+    It is `<home>/tables/<device model>/<space>-<runtime>-t<threads>[-quick|-network|-prior].jsonl`, with the time in
+    the name where that one exists. With `resume` it is the newest of these that was not finished, else the newest.
     """
-    quick = "-quick" if task.settings.quick else ""
-    stem = f"{task.space.name}-{task.runs_on.runtime}-t{task.runs_on.threads}{quick}"
+    plan = task.settings
+    kinds = {"-prior": plan.prior is not None, "-network": plan.predictor == "network", "-quick": plan.quick}
+    kind = next((name for name, is_so in kinds.items() if is_so), "")
+    stem = f"{task.space.name}-{task.runs_on.runtime}-t{task.runs_on.threads}{kind}"
     folder = settings.tables_dir(facts.device_model)
     first = folder / f"{stem}.jsonl"
     if not resume:
@@ -187,7 +278,9 @@ def describe(outcome: Outcome) -> str:
     error = fit["loo_error_pct"]
     lines = [
         f"table      {value['table']}",
-        f"blocks     {blocks['measured']} of {blocks['distinct']} measured, {blocks['failed']} failed",
+        f"blocks     {blocks['measured']} of {blocks['distinct']} measured, "
+        + (f"{blocks['predicted']} predicted, " if blocks["predicted"] else "")
+        + f"{blocks['failed']} failed",
         f"networks   {value['networks']}; prediction: {' + '.join(fit['terms'])}, "
         + ("no error known" if error is None else f"{error:.1f} % leave-one-out error"),
         f"took       {value['seconds']:.0f} s, {size(value['bytes_pushed'])} sent",
@@ -195,196 +288,12 @@ def describe(outcome: Outcome) -> str:
     ]
     if held := value["held_out"]:
         lines.append(f"held out   {held['networks']} networks, {held['mape_pct']:.1f} % mean error")
+    if (used := value["memory"])["networks"]:
+        fitted = used["fitted"]
+        more = "" if fitted is None else f"; {fitted['mape_pct']:.1f} % with what the runtime adds"
+        lines.append(f"memory     predicted {used['bias_pct']:+.0f} % off on average{more}")
     return "\n".join([*lines, *(f"note       {_said(notice)}" for notice in outcome.notices)])
 
 
 def _said(notice: Notice) -> str:
     return f"{notice.text} ({notice.hint})" if notice.hint else notice.text
-
-
-def predict(
-    arch: options.ArchFile,
-    table_file: options.LatencyTableFile = None,
-    confidence: options.Confidence = 0.95,
-    as_json: options.Json = False,
-) -> None:
-    """The latency of archs from a table, with intervals; no device and no weights are needed."""
-    from ofa_edge.cli.inputs import named_latency_table
-    from ofa_edge.latency.predictors import model_of
-
-    out = Output(as_json)
-    model = model_of(named_latency_table(table_file, None, out))
-    rows = []
-    for prediction in model.predict(codecs.read_archs(model.space, arch), confidence):
-        costs = cost(model.space.blocks(prediction.arch))
-        rows.append(
-            {
-                "arch": codecs.encode(model.space, prediction.arch),
-                "latency_ms": None if prediction.latency is None else prediction.latency.as_json(),
-                "macs": costs.macs,
-                "params": costs.params,
-                "weight_bytes": costs.weight_bytes,
-                "peak_activation_bytes": costs.peak_activation_bytes,
-                "missing": list(prediction.missing),
-            }
-        )
-    out.result(rows, lambda: _predictions_text(rows))
-
-
-def _predictions_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [
-        [
-            row["arch"]["r"],
-            "-" if row["latency_ms"] is None else milliseconds(**row["latency_ms"]),
-            f"{row['macs'] / 1e6:.1f} M",
-            size(row["weight_bytes"]),
-            size(row["peak_activation_bytes"]),
-            len(row["missing"]),
-        ]
-        for row in rows
-    ]
-    return table(["r", "latency", "MACs", "weights", "peak activation", "missing blocks"], cells)
-
-
-def measure(
-    host: options.Host,
-    arch: options.MaybeArchFile = None,
-    model: Annotated[
-        Path | None, typer.Option("--model", metavar="FILE", help="An ONNX or TFLite file of fixed shape.")
-    ] = None,
-    supernet: options.Supernet = "embedded",
-    random_weights: options.RandomWeights = None,
-    space: options.SpaceName = None,
-    runtime: options.MaybeRuntime = None,
-    threads: options.Threads = 1,
-    cores: options.Cores = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes a network.")] = 5,
-    table_file: Annotated[
-        Path | None,
-        typer.Option("--table", metavar="FILE", help="A latency table whose anchor reference anchored_ms is held to."),
-    ] = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
-) -> None:
-    """Measure whole networks on a device in fresh processes, interleaved with an anchor network.
-
-    Exit 1 where one of them failed; its row says why.
-    """
-    from ofa_edge.device import open_device
-    from ofa_edge.graph import check
-    from ofa_edge.latency import plan, trials, workload
-    from ofa_edge.latency.conditions import conditions, require_match
-    from ofa_edge.latency.predictors import model_of
-    from ofa_edge.latency.table import LatencyTable
-
-    out = Output(as_json)
-    options.exactly_one(arch=arch, model=model)
-    content = None if model is None else _model_file(model, runtime)
-    runs_on = options.runs_on(runtime or ("litert" if check.is_tflite(content) else "onnxruntime"), threads, cores)
-    if content is not None:
-        target, archs, sources = _one_file(content, space)
-    else:
-        target, archs, sources = _archs(str(arch), supernet, random_weights, space, runs_on)
-    found: LatencyTable | None = None
-    latency: LatencyModel | None = None
-    anchor = workload.network_source(target, plan.middle(target, target.resolutions), runs_on)
-    if table_file is not None:
-        found = LatencyTable.read(table_file)
-        latency = model_of(found)
-        anchor = workload.network_source(latency.space, latency.anchor, runs_on)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
-        say_device(out, session.facts)
-        now = conditions(session.facts, runs_on)
-        if found is not None:
-            require_match(found.conditions, now, names=(found.path, "this device"))
-        with out.progress("measure", len(sources) * processes) as bar:
-
-            def on_process(key: str, trial: Trial) -> None:
-                bar.advance(0 if trial.attempt > 1 else 1, key)
-
-            results = trials.measure_networks(
-                session,
-                sources,
-                runs_on=runs_on,
-                processes=processes,
-                anchor=anchor,
-                reference_ms=latency.reference_ms if latency else None,
-                on_process=on_process,
-            )
-    rows = [
-        {"arch": None if one is None else codecs.encode(target, one), **result.as_json()}
-        for one, result in zip(archs, results, strict=True)
-    ]
-    out.result(rows, lambda: _measured_text(rows))
-    if any(row["failed"] for row in rows):
-        raise typer.Exit(1)
-
-
-_Sources = tuple[Space, Sequence[Arch | None], dict[str, "Source"]]
-"""The space of the anchor, the archs (None for a model file), and where each model comes from, in that order."""
-
-
-def _model_file(path: Path, runtime: str | None) -> bytes:
-    """A model that a user brings.
-
-    Raises:
-        UsageError: it cannot be read, or is of another runtime than the one asked for.
-        BadFile: it is neither a TFLite file nor an ONNX file that we run.
-    """
-    from ofa_edge.graph import check
-
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", hint="--model takes an ONNX or TFLite file"
-        ) from error
-    fitting = "litert" if check.is_tflite(content) else "onnxruntime"
-    if runtime not in (None, fitting):
-        raise UsageError(f"{path} is not a file for {runtime}", hint=f"use --runtime {fitting}")
-    if fitting == "onnxruntime":
-        try:
-            check.load(content)
-        except BadFile as error:
-            raise BadFile(f"{path}: {error.message}", hint=error.hint) from error
-    return content
-
-
-def _one_file(content: bytes, space: str | None) -> _Sources:
-    from ofa_edge.latency.workload import Source
-
-    return get_space(space or OFA_LITE0.name), [None], {"model": Source(lambda: content)}
-
-
-def _archs(arch: str, supernet: str, random_weights: int | None, space: str | None, runs_on: RunsOn) -> _Sources:
-    from ofa_edge.cli.inputs import weights
-    from ofa_edge.graph import build
-    from ofa_edge.latency.workload import Source, model_file
-
-    given = weights(supernet, random_weights, space)
-
-    def source(one: Arch) -> Source:
-        return Source(lambda: model_file(build.network(given.space.layers(one), given.arrays(one)), runs_on))
-
-    archs = codecs.read_archs(given.space, arch)
-    return given.space, archs, {f"arch {i}": source(one) for i, one in enumerate(archs, 1)}
-
-
-def _measured_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = []
-    for row in rows:
-        figures, anchored = row["latency_ms"], row["anchored_ms"]
-        cells.append(
-            [
-                "-" if row["arch"] is None else row["arch"]["r"],
-                row["failed"] or milliseconds(figures["median"], figures["low"], figures["high"]),
-                "-" if anchored is None else milliseconds(anchored["median"]),
-                row["repeats"],
-                " ".join(row["flags"]),
-            ]
-        )
-    return table(["r", "median of processes", "anchored", "repeats", "flags"], cells)
