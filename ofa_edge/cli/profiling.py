@@ -278,9 +278,8 @@ def describe(outcome: Outcome) -> str:
     error = fit["loo_error_pct"]
     lines = [
         f"table      {value['table']}",
-        f"blocks     {blocks['measured']} of {blocks['distinct']} measured, "
-        + (f"{blocks['predicted']} predicted, " if blocks["predicted"] else "")
-        + f"{blocks['failed']} failed",
+        f"blocks     {blocks['measured']} of {blocks['distinct']} measured, {blocks['failed']} failed"
+        + (f", {blocks['predicted']} predicted" if blocks["predicted"] else ""),
         f"networks   {value['networks']}; prediction: {' + '.join(fit['terms'])}, "
         + ("no error known" if error is None else f"{error:.1f} % leave-one-out error"),
         f"took       {value['seconds']:.0f} s, {size(value['bytes_pushed'])} sent",
