@@ -5,9 +5,8 @@ block, with the relative error to expect and where it came from. Rules kept: a b
 never silently zero, and a block that crashed is never guessed: it takes infinitely long.
 
 A missing block is first looked for at other sizes with the same channels and kernel: the time is taken to be linear
-in MACs (for pooling in the area) between two of them, and beyond them as between the last two. Else a non-negative
-combination of what it computes and moves, fitted on all measured blocks, gives it, unless none of them does what it
-does.
+in MACs (for pooling in the area) between two of them, and beyond them as between the last two. Else what is known of
+all measured blocks gives it (block_model.py), unless none of them does what it does.
 """
 
 from __future__ import annotations
@@ -17,23 +16,20 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
-
 from ofa_edge.errors import BadFile
-from ofa_edge.space.block import Block, make_divisible
-from ofa_edge.space.cost import block_macs, block_weight_bytes
+from ofa_edge.latency.block_model import MIN_FITTED, BlockModel
+from ofa_edge.space.block import Block
+from ofa_edge.space.cost import block_macs
 
 # Interpolating in the area between sizes 16 px apart costs 2-4 % (the study in docs/); outside them about twice that.
 _BETWEEN_ERROR = 0.04
 _BEYOND_ERROR = 0.08
-_KERNELS = (3, 5, 7)
-_MIN_FITTED = 12  # measured blocks below which the features cannot be fitted
-_FOLDS = 5
+_MOST_FITTED = 400  # blocks: a likeness of each to each is inverted; more of them say nothing new
 _HINT = "go on with `ofa-edge profile --resume`"
 
 
 class BlockTime(NamedTuple):
-    """`ms` for one run; `error` is its relative standard error on top of the model's (0 where measured)."""
+    """`ms` for one run; `error` is its relative standard error, 0 where nothing is known about it."""
 
     ms: float
     error: float
@@ -47,6 +43,7 @@ class BlockTimes:
         measured: key -> median in ms, drift removed.
         predicted: key -> (ms, relative error) out of the table.
         failed: key -> reason.
+        errors: key -> relative standard error of the measured ones that have one.
     """
 
     def __init__(
@@ -54,17 +51,19 @@ class BlockTimes:
         measured: Mapping[str, float],
         predicted: Mapping[str, tuple[float, float]] | None = None,
         failed: Mapping[str, str] | None = None,
+        errors: Mapping[str, float] | None = None,
     ):
         self.measured = dict(measured)
         self.predicted = dict(predicted or {})
         self.failed = dict(failed or {})
+        self.errors = dict(errors or {})
         self._filled: dict[str, BlockTime] = {}
 
     def get(self, block: Block) -> BlockTime:
         """Raises BadFile where nothing measured says anything about the block."""
         key = block.key
         if (ms := self.measured.get(key)) is not None:
-            return BlockTime(ms, 0.0, "measured")
+            return BlockTime(ms, self.errors.get(key, 0.0), "measured")
         if key in self.failed:
             return BlockTime(math.inf, 0.0, "failed")
         if key in self.predicted:
@@ -96,71 +95,31 @@ class BlockTimes:
             return None
         return BlockTime(ms, _BETWEEN_ERROR if between else _BEYOND_ERROR, "interpolated")
 
-    # -- what a block computes and moves ----------------------------------------------------------
+    # -- what a block computes and moves, and its likes ---------------------------------------------
     def _analytic(self, block: Block) -> BlockTime:
-        rows, coefficients, error = self._fitted
-        row = features(block)
-        if (~rows.any(axis=0) & (row > 0)).any():  # nothing measured says what this kind of work costs
+        model = self.block_model
+        if not model.knows(block):
             raise _unknown(block, f"nothing like {block.type} with kernel {block.kernel} was measured")
-        return BlockTime(float(row @ coefficients), error, "analytic")
+        (ms,), (error,) = model.predict([block])
+        return BlockTime(float(ms), float(error), "analytic")
 
     @cached_property
-    def _fitted(self) -> tuple[np.ndarray, np.ndarray, float]:
-        """`features` of the measured blocks, their coefficients, and the cross-validated relative error."""
-        blocks = [Block.from_key(key) for key in self.measured]
-        if len(blocks) < _MIN_FITTED:
-            raise BadFile(f"the table measured only {len(blocks)} blocks: others cannot be estimated", hint=_HINT)
-        rows = np.stack([features(block) for block in blocks])
-        times = np.array(list(self.measured.values()))
-        fold = np.random.default_rng(0).permutation(len(blocks)) % _FOLDS
-        errors = np.empty(len(blocks))
-        for k in range(_FOLDS):
-            out = fold == k
-            errors[out] = rows[out] @ fit_features(rows[~out], times[~out]) / times[out] - 1
-        return rows, fit_features(rows, times), float(np.sqrt(np.mean(errors**2)))
+    def block_model(self) -> BlockModel:
+        """Fitted on all measured blocks (a stated part of very many).
+
+        Raises:
+            BadFile: too few were measured.
+        """
+        if len(self.measured) < MIN_FITTED:
+            few = f"the table measured only {len(self.measured)} blocks: others cannot be estimated"
+            raise BadFile(few, hint=_HINT)
+        keys = sorted(self.measured)
+        keys = keys[:: -(-len(keys) // _MOST_FITTED)]
+        return BlockModel([Block.from_key(key) for key in keys], [self.measured[key] for key in keys])
 
 
 def _unknown(block: Block, reason: str) -> BadFile:
     return BadFile(f"block {block.key} cannot be estimated: {reason}", hint=_HINT, details={"block": block.key})
-
-
-def features(block: Block) -> np.ndarray:
-    """What a block computes and moves, each in millions: a constant (1), pointwise MACs, depthwise MACs for kernels
-    3, 5 and 7, other convolution MACs, feature-map elements read and written, weight bytes."""
-    area_in, area_out = block.in_size**2, block.out_size**2
-    depthwise = [0.0, 0.0, 0.0]
-    pointwise = other = 0.0
-    moved = float(block.in_channels * area_in + block.out_channels * area_out)
-    if block.type == "expanded_conv":
-        mid = block.mid_channels
-        expands = mid != block.in_channels
-        pointwise = float(mid * block.out_channels * area_out + expands * block.in_channels * mid * area_in)
-        slot = min(range(len(_KERNELS)), key=lambda i: abs(_KERNELS[i] - block.kernel))
-        depthwise[slot] = float(area_out * mid * block.kernel**2)
-        moved += float((1 + expands) * mid * area_in + 2 * mid * area_out)
-        if block.se:  # the map is read for its mean, read again for the gates, and written
-            pointwise += float(2 * mid * make_divisible(mid / 4))
-            moved += float(3 * mid * area_out)
-    elif block.type == "bottleneck":
-        mid = block.mid_channels
-        pointwise = float(block.in_channels * mid * area_in + mid * block.out_channels * area_out)
-        other = float(mid * mid * block.kernel**2 * area_out)
-        moved += float(2 * mid * (area_in + area_out) + 3 * block.out_channels * area_out)
-        if not block.skip:
-            pointwise += float(block.in_channels * block.out_channels * area_out)
-            moved += float(block.in_channels * (area_in + area_out))
-    elif block.type not in ("AvgPool2D", "MaxPool2D"):
-        macs = float(area_out * block.in_channels * block.out_channels * block.kernel**2)
-        pointwise, other = (macs, 0.0) if block.kernel == 1 else (0.0, macs)
-    rest = np.array([pointwise, *depthwise, other, moved, float(block_weight_bytes(block))]) / 1e6
-    return np.concatenate([[1.0], rest])
-
-
-def fit_features(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Non-negative coefficients with the least sum of squared relative errors."""
-    from scipy.optimize import nnls
-
-    return np.asarray(nnls(rows / times[:, None], np.ones(len(times)))[0])
 
 
 def missing(times: BlockTimes, blocks: Sequence[Block]) -> tuple[str, ...]:

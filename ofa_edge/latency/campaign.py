@@ -40,6 +40,7 @@ from ofa_edge.latency.conditions import (
 )
 from ofa_edge.latency.outcome import Outcome, conclude
 from ofa_edge.latency.plan import SENTINEL_EVERY, Plan, PlannedNetwork, make_plan, network_key
+from ofa_edge.latency.predicting import predicted_rows
 from ofa_edge.latency.quiet import Quiet
 from ofa_edge.latency.table import FORMAT, LatencyTable, disturbed_rows
 from ofa_edge.latency.trials import network_job, repeated
@@ -124,6 +125,9 @@ def run(
         campaign = _Campaign(device, writer, plan, task, before, on_step or (lambda step: None), clock, pause)
         if campaign.remaining:
             campaign.measure(None if max_minutes is None else began + 60 * max_minutes)
+        if plan.predicted and not campaign.remaining:
+            for row in predicted_rows(LatencyTable.read(path), plan.predicted):
+                writer.append("predicted", row)
         return conclude(
             path, writer, plan, finished=not campaign.remaining, seconds=clock() - began, bytes_pushed=campaign.pushed
         )

@@ -1,10 +1,10 @@
 """What a campaign measures and in which order: pure, drawn from a seed.
 
-In: a space, resolutions and PlanSettings (which a table's header keeps). Out: a Plan. Rules kept: the same
-settings draw the same plan, so a resumed campaign goes on with the one it began; every different block is
-planned once, in random order, so that no drift of the machine looks like an effect of size; the calibration
-networks spread over the whole range of MACs and over the resolutions; hold-out networks are drawn as OFA
-draws archs and are none of them.
+In: a space, resolutions and PlanSettings (which a table's header keeps). Out: a Plan. Rules kept: the same settings
+draw the same plan, so a resumed campaign goes on with the one it began; every different block is measured or, of more
+than informative.MOST in a quick plan, predicted; the order is random, so that no drift of the machine looks like an
+effect of size; the calibration networks spread over the whole range of MACs and over the resolutions; hold-out
+networks are drawn as OFA draws archs and are none of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from ofa_edge import strict_json
 from ofa_edge.errors import UsageError
+from ofa_edge.latency import design, informative
 from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage, StageChoice
 from ofa_edge.space.block import Block
@@ -77,7 +78,8 @@ class Plan:
 
     Attributes:
         blocks: in the order of measuring, of the first round.
-        sentinel: the block that is measured before the first and after every SENTINEL_EVERY of them.
+        sentinel: the block that is measured before the first and after every SENTINEL_EVERY of them; where there are
+            no blocks, before every network. None where the runtime cannot run a block alone.
         anchor: the network interleaved with every whole-network measurement.
         networks: in the order of measuring; each round is followed by its share of them.
         predicted: the space's other blocks, which are predicted from those that are measured.
@@ -85,7 +87,7 @@ class Plan:
     """
 
     blocks: tuple[Block, ...]
-    sentinel: Block
+    sentinel: Block | None
     anchor: Arch
     networks: tuple[PlannedNetwork, ...]
     effort: Effort
@@ -114,17 +116,43 @@ def make_plan(space: Space, resolutions: Sequence[int], settings: PlanSettings) 
             hint=f"use some of {', '.join(map(str, space.resolutions))}",
         )
     resolutions = sorted(set(resolutions))
+    if settings.predictor == "network":
+        return _plan_of_networks(space, resolutions, settings)
     distinct = space.distinct_blocks(resolutions)
+    sentinel = sorted(distinct, key=lambda block: (block_macs(block), block.key))[len(distinct) // 2]
+    chosen = informative.choose(distinct, given=[sentinel]) if settings.quick else tuple(distinct)
+    measured = set(chosen)
     order, draw, shuffle = np.random.default_rng(settings.seed).spawn(3)
-    blocks = tuple(distinct[int(i)] for i in order.permutation(len(distinct)))
+    blocks = tuple(chosen[int(i)] for i in order.permutation(len(chosen)))
     networks = _calibration(space, resolutions, settings.networks, draw)
     networks += _holdout(space, resolutions, settings.holdout, networks, draw)
     return Plan(
         blocks=blocks,
-        sentinel=sorted(distinct, key=lambda block: (block_macs(block), block.key))[len(distinct) // 2],
+        sentinel=sentinel,
         anchor=middle(space, resolutions),
         networks=tuple(networks[int(i)] for i in shuffle.permutation(len(networks))),
         effort=QUICK if settings.quick else FULL,
+        predicted=tuple(block for block in distinct if block not in measured),
+        seed=settings.seed,
+    )
+
+
+def _plan_of_networks(space: Space, resolutions: Sequence[int], settings: PlanSettings) -> Plan:
+    """No blocks: a nested design in its own order, or the few networks that a prior is brought to a device by."""
+    draw, other, places = np.random.default_rng(settings.seed).spawn(3)
+    if settings.prior is None:
+        archs = design.nested(space, resolutions, settings.networks, draw, spread_sample)
+        networks = [PlannedNetwork("calibration", arch) for arch in archs]
+    else:
+        networks = _calibration(space, resolutions, settings.networks, draw)
+    for network in _holdout(space, resolutions, settings.holdout, networks, other):
+        networks.insert(int(places.integers(len(networks) + 1)), network)
+    return Plan(
+        blocks=(),
+        sentinel=None,
+        anchor=middle(space, resolutions),
+        networks=tuple(networks),
+        effort=FULL,
         seed=settings.seed,
     )
 

@@ -11,7 +11,8 @@ import pytest
 
 from ofa_edge import journal
 from ofa_edge.errors import BadFile
-from ofa_edge.latency.block_times import BlockTimes, features, fit_features
+from ofa_edge.latency.block_model import features, fit_features
+from ofa_edge.latency.block_times import BlockTimes
 from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.latency.model import PLAIN_SUM, LatencyModel, fit_terms
 from ofa_edge.latency.outcome import Outcome
@@ -233,7 +234,7 @@ def test_the_features_of_a_block_hold_all_its_macs(space: Space) -> None:
 
 
 def test_the_features_of_80_blocks_rebuild_a_law_made_of_them() -> None:
-    coefficients = np.array([0.004, 0.05, 0.1, 0.13, 0.0, 0.06, 0.02, 0.01])
+    coefficients = np.array([0.004, 0.05, 0.1, 0.13, 0.0, 0.06, 0.02, 0.01, 0, 0, 0, 0])
     rows = np.stack([features(block) for block in BLOCKS])
     times = rows @ coefficients
     some = np.append(np.random.default_rng(6).choice(len(BLOCKS), 79, replace=False), 0)  # 0 is the first layer

@@ -9,6 +9,7 @@ import pytest
 
 from ofa_edge.errors import UsageError
 from ofa_edge.latency.conditions import PlanSettings
+from ofa_edge.latency.informative import MOST
 from ofa_edge.latency.plan import FULL, QUICK, make_plan, middle, network_key
 from ofa_edge.space.arch import Space
 from ofa_edge.space.cost import cost
@@ -98,6 +99,19 @@ def test_quick_takes_less_time() -> None:
     assert QUICK.network_seconds < FULL.network_seconds
 
 
+def test_a_quick_plan_measures_80_blocks_and_predicts_the_others() -> None:
+    quick = make_plan(SPACE, SPACE.resolutions, SETTINGS.model_copy(update={"quick": True}))
+    assert len(quick.blocks) == MOST == 80
+    assert not set(quick.blocks) & set(quick.predicted)
+    assert {*quick.blocks, *quick.predicted} == set(PLAN.blocks)
+    assert quick.sentinel in quick.blocks
+    assert PLAN.predicted == ()
+    other = make_plan(SPACE, SPACE.resolutions, SETTINGS.model_copy(update={"quick": True, "seed": 9}))
+    assert set(other.blocks) == set(quick.blocks)
+    assert other.blocks != quick.blocks
+    assert make_plan(SPACE, (96,), SETTINGS.model_copy(update={"quick": True})).predicted == ()
+
+
 def test_a_resolution_outside_the_space_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="resolution 100 is not in space ofa-lite0"):
         make_plan(SPACE, (96, 100), SETTINGS)
@@ -114,7 +128,7 @@ def test_plans_of_every_space_spread_over_its_subnets(space: Space) -> None:
     for arch in (plan.anchor, *archs):
         space.check(arch)
     assert {space.smallest(resolutions[0]), space.largest(resolutions[1])} <= set(archs)
-    assert {block for arch in archs for block in space.blocks(arch)} <= set(plan.blocks)
+    assert {block for arch in archs for block in space.blocks(arch)} <= {*plan.blocks, *plan.predicted}
     assert len({network_key(space, arch) for arch in archs}) == 11
 
 
