@@ -60,11 +60,12 @@ def measured(
     flags: tuple[str, ...] = (),
     spread: float = 0.01,
 ) -> wire.Measured:
-    """A result with this median; with `anchor_ms` also the anchor's and the ratio."""
+    """A result with this median; with `anchor_ms` also the anchor's and the ratio. As many runs as fit `seconds`."""
+    n = max(1, min(50, int(1e3 * seconds / (median_ms + (anchor_ms or 0.0)))))
     return wire.Measured(
         key=key,
-        figures=figures(median_ms, spread=spread),
-        anchor=None if anchor_ms is None else figures(anchor_ms, spread=spread),
+        figures=figures(median_ms, n=n, spread=spread),
+        anchor=None if anchor_ms is None else figures(anchor_ms, n=n, spread=spread),
         ratio=None if anchor_ms is None else figures(median_ms / anchor_ms, spread=spread),
         batch=1,
         seconds=seconds,
@@ -118,6 +119,8 @@ class FakeDevice:
         try:
             if request.op == "measure":
                 yield from self._measure(request)
+            elif request.op == "energy":
+                yield from self._energy(request)
             else:
                 yield wire.Result(request.id, self._run(request.op, dict(request.args)))
         except wire.AgentError as error:
@@ -132,6 +135,16 @@ class FakeDevice:
             result = self._time(job)
             self.clock += result.seconds if isinstance(result, wire.Measured) else job.max_seconds
             yield wire.Row(request.id, wire.measure_row(result))
+        yield wire.End(request.id, len(jobs))
+
+    def _energy(self, request: wire.Request) -> Iterator[wire.Reply]:
+        """1 W at rest, 3 W while a model runs, which takes a millisecond."""
+        jobs = [wire.EnergyJob.parse(job) for job in request.args["jobs"]]
+        for job in jobs:
+            there = job.sensor in self.facts.sensors
+            found = wire.Energy(job.key, job.sensor, 1.0, 3.0, 2.0, 1.9, 2.1, 1000, job.windows)
+            row = wire.energy_row(found if there else wire.Failed(job.key, f"there is no sensor {job.sensor}"))
+            yield wire.Row(request.id, row)
         yield wire.End(request.id, len(jobs))
 
     def _time(self, job: wire.MeasureJob) -> wire.Measured | wire.Failed:

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -40,14 +40,17 @@ from ofa_edge.latency.conditions import (
 )
 from ofa_edge.latency.outcome import Outcome, conclude
 from ofa_edge.latency.plan import SENTINEL_EVERY, Plan, PlannedNetwork, make_plan, network_key
+from ofa_edge.latency.plausible import CheckedDevice
 from ofa_edge.latency.predicting import predicted_rows
 from ofa_edge.latency.quiet import Quiet
 from ofa_edge.latency.table import FORMAT, LatencyTable, disturbed_rows
+from ofa_edge.latency.transfer import Start
 from ofa_edge.latency.trials import network_job, repeated
 from ofa_edge.latency.workload import Device, Model
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import encode
+from ofa_edge.space.cost import block_macs, cost
 from ofa_edge.space.spaces import own_definition
 
 # Where more blocks than this share were disturbed the machine is busy, and measuring them again changes nothing.
@@ -58,12 +61,19 @@ _NETWORK_START_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to profile: the subnets of `space` at `resolutions`, run as `runs_on` says, planned from `settings`."""
+    """What to profile: the subnets of `space` at `resolutions`, run as `runs_on` says, planned from `settings`; where
+    these name a prior, `start` is what is taken over from it."""
 
     space: Space
     resolutions: tuple[int, ...]
     runs_on: RunsOn
     settings: PlanSettings
+    start: Start | None = None
+
+    def plan(self) -> Plan:
+        """Raises as make_plan."""
+        plan = make_plan(self.space, self.resolutions, self.settings)
+        return plan if self.start is None else replace(plan, sentinel=self.start.sentinel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ def run(
         OfaEdgeError: not one block could be measured.
     """
     path = Path(path)
-    plan = make_plan(task.space, task.resolutions, task.settings)
+    plan = task.plan()
     header = _header(device.facts, task)
     began = clock()
 
@@ -147,7 +157,9 @@ class _Campaign:
         clock: Callable[[], float],
         pause: Callable[[float], None],
     ):
-        self._device = device
+        self._device: Device = CheckedDevice(
+            device, task.runs_on, _macs(plan, task.space), cost(task.space.blocks(plan.anchor)).macs
+        )
         self._writer = writer
         self._plan = plan
         self._task = task
@@ -166,6 +178,7 @@ class _Campaign:
             {block.key: block for block in plan.order(r) if (block.key, r) not in done}
             for r in range(plan.effort.rounds)
         ]
+        self._taken_over = {*before.predicted.index, *before.failed.index}
         measured = set(zip(before.networks["key"], before.networks["role"], strict=True))
         self._networks = [n for n in plan.networks if (self._key(n), n.role) not in measured]
         self._total = self.remaining
@@ -178,6 +191,7 @@ class _Campaign:
     def measure(self, deadline: float | None) -> None:
         """Everything that is left, until the deadline (on the campaign's clock)."""
         self._begin_session()
+        self._take_over()
         self._upload()
         began = any(self._blocks)
         for number, todo in enumerate(self._blocks):
@@ -209,10 +223,24 @@ class _Campaign:
             self._began = self._clock()
             self._begin_session()
 
+    def _take_over(self) -> None:
+        """The prior's blocks, so that the table can do without it."""
+        if (start := self._task.start) is None:
+            return
+        for key, (ms, error) in start.blocks.items():
+            if key not in self._taken_over:
+                self._writer.append("predicted", {"key": key, "median": ms, "error": error, "source": "prior"})
+        for key, reason in start.failed.items():
+            if key not in self._taken_over:
+                self._failed(wire.Failed(key, reason))
+
     # -- models -----------------------------------------------------------------------------------
     def _upload(self) -> None:
         self._step("upload", "models")
-        blocks = [self._plan.sentinel, *(self._plan.blocks if any(self._blocks) else ())]
+        blocks = [
+            *([self._plan.sentinel] if self._plan.sentinel else []),
+            *(self._plan.blocks if any(self._blocks) else ()),
+        ]
         files: dict[str, Callable[[], bytes]] = {b.weights_key: self._maker(b) for b in blocks}
         archs = {self._key(network): network.arch for network in self._networks}
         if archs:
@@ -281,8 +309,12 @@ class _Campaign:
                 self._require_same_device()
 
     def _look(self, *, fresh: bool = False) -> wire.Measured | wire.Failed:
-        """The sentinel, without a row."""
-        job = self._block_job(self._plan.sentinel, self._plan.effort.block_seconds)
+        """The sentinel, or where there is none the anchor, without a row."""
+        job = (
+            self._block_job(self._plan.sentinel, self._plan.effort.block_seconds)
+            if self._plan.sentinel
+            else self._anchor_job()
+        )
         (result,) = self._device.measure([job], fresh=fresh)
         return result
 
@@ -337,6 +369,8 @@ class _Campaign:
         for network in [network for network in self._networks if network in first]:
             if self._late(deadline):
                 return
+            if self._plan.sentinel and not self._plan.blocks:
+                self._measure_sentinel()
             self._measure_network(network, deadline)
 
     def _measure_network(self, network: PlannedNetwork, deadline: float | None) -> None:
@@ -349,11 +383,22 @@ class _Campaign:
             if isinstance(trial.result, wire.Failed):
                 self._failed(trial.result)
             else:
-                self._quiet.saw(trial.result, sentinel=False)
+                self._saw_network(trial.result)
                 row = {"role": network.role, "arch": arch, "attempt": trial.attempt}
                 self._writer.append("network", {**self._row(trial.result, nested=True), **row})
         self._networks.remove(network)
         self._step("network", key, trial.result)
+
+    def _anchor_job(self) -> wire.MeasureJob:
+        key, model = network_key(self._task.space, self._plan.anchor), self._models["anchor"]
+        return network_job(key, model, None, self._task.runs_on, self._plan.effort)
+
+    def _saw_network(self, result: wire.Measured) -> None:
+        """Without a sentinel the anchor tells how quiet it is."""
+        if self._plan.sentinel is None and result.anchor is not None:
+            self._quiet.saw(replace(result, figures=result.anchor), sentinel=True)
+        else:
+            self._quiet.saw(result, sentinel=False)
 
     def _before_networks(self, deadline: float | None) -> float | None:
         """When blocks must end so that the networks that are left have what they will take, at most half of the time
@@ -397,6 +442,14 @@ class _Campaign:
         self._on_step(Step(kind, key, self._total - self.remaining, self._total, ms))
 
 
+def _macs(plan: Plan, space: Space) -> dict[str, int]:
+    """What each job of a plan computes, by its key."""
+    blocks = (*([plan.sentinel] if plan.sentinel else []), *plan.blocks)
+    archs = (plan.anchor, *(network.arch for network in plan.networks))
+    networks = {network_key(space, arch): cost(space.blocks(arch)).macs for arch in archs}
+    return networks | {block.key: block_macs(block) for block in blocks}
+
+
 def _iterator(results: Iterator[wire.Measured | wire.Failed]) -> Any:
     """As a generator, which can be closed early."""
     yield from results
@@ -427,6 +480,7 @@ def _header(facts: wire.Facts, task: Task) -> Header:
         definition=own_definition(task.space),
         resolutions=sorted(set(task.resolutions)),
         plan=task.settings,
+        prior=None if task.start is None else task.start.header,
     )
 
 

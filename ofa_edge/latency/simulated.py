@@ -80,6 +80,7 @@ class SimulatedDevice:
         now: its clock in s; every result takes `seconds`.
         pauses: how long it was left alone, in s.
         peak: arch -> bytes that loading and running it takes, None where it does not tell.
+        idle_w, extra_w: power at rest, and how much more while something runs.
         width: key of a block -> relative half-width of the interval of its median.
         asked: keys in the order they were measured, and whether in a fresh worker.
         jobs: the same, as they were asked for.
@@ -96,6 +97,8 @@ class SimulatedDevice:
     crashes: frozenset[str] = frozenset()
     flags: Callable[[str, int], tuple[str, ...]] = lambda key, before: ()
     width: Callable[[str], float] = lambda key: 0.01
+    idle_w: float = 2.0
+    extra_w: float = 3.0
     peak: Callable[[Arch], int | None] = lambda arch: None
     lose_after: int | None = None
     seconds: float = 0.25
@@ -149,6 +152,27 @@ class SimulatedDevice:
             else:
                 yield self._measured(job, self.flags(job.key, before))
 
+    def energy(self, jobs: Sequence[wire.EnergyJob]) -> Iterator[wire.Energy | wire.Failed]:
+        """`idle_w` always, and `extra_w` more while something runs."""
+        for job in jobs:
+            if job.model not in self.blobs:
+                raise ValueError(f"{job.key} was asked for before its model was there")
+            self.asked.append((job.key, False))
+            self.now += job.limit_seconds
+            if job.key in self.crashes:
+                yield wire.Failed(job.key, "simulated: the worker was killed by signal 11")
+                continue
+            true = self._true(job.key)
+            mj = self.extra_w * true * self._factor()
+            runs = max(1, int(1000 * job.seconds / true)) * job.windows
+            low, high = 0.98 * mj, 1.02 * mj
+            busy = self.idle_w + self.extra_w
+            yield wire.Energy(job.key, job.sensor, self.idle_w, busy, mj, low, high, runs, job.windows)
+
+    def _true(self, key: str) -> float:
+        arch = self._networks.get(key)
+        return self.law.block(Block.from_key(key)) if arch is None else self.law.network(self.space.blocks(arch))
+
     def _measured(self, job: wire.MeasureJob, flags: tuple[str, ...]) -> wire.Measured:
         speed = self.speed(self.now)
         arch = self._networks.get(job.key)
@@ -164,13 +188,14 @@ class SimulatedDevice:
         if job.anchor is not None and self.anchor is not None:
             beside = self.law.network(self.space.blocks(self.anchor)) * speed
             anchor, ratio = figures(beside), figures(target / beside)
+        timed = 0.04 * (target + (0.0 if anchor is None else anchor.median))  # s: 40 runs of each lie in what was spent
         return wire.Measured(
             job.key,
             figures(target, half=self.width(job.key)),
             anchor,
             ratio,
-            10,
-            self.seconds,
+            1,
+            max(self.seconds, timed),
             1.0,
             0,
             flags,

@@ -18,6 +18,7 @@ from device_agents import wire
 from ofa_edge.latency import stats
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.plan import FULL, Effort
+from ofa_edge.latency.plausible import CheckedDevice
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.latency.workload import Device, Model, Source, upload
 
@@ -140,6 +141,7 @@ def measure_networks(
     Raises:
         UsageError, DeviceLost: as Session.measure and push.
     """
+    device = CheckedDevice(device, runs_on)
     files = {f"network {key}": source.make for key, source in networks.items()}
     if anchor is not None:
         files["anchor"] = anchor.make
