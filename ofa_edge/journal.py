@@ -105,16 +105,18 @@ def read(path: Path | str, format: Format) -> Contents:
 def read_header(path: Path | str, format: Format) -> dict[str, Any]:
     """The header alone, as `Contents.header`; raises as `read`. The rest of the file is not looked at."""
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            line = file.readline(MAX_LINE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    if not line.endswith(b"\n"):
-        raise BadFile(f"{path} has no complete header line", hint="start the interrupted run again")
-    header = _line(line, str(path), 1)
+    header = _line(_first_line(path), str(path), 1)
     _check_header(header, format, str(path))
     return _bare(header)
+
+
+def schema(path: Path | str) -> str:
+    """Which schema the header of a journal names, whatever its version; raises as `read`."""
+    path = Path(path)
+    header = _line(_first_line(path), str(path), 1)
+    if header["record"] != "header" or not isinstance(found := header.get("schema"), str):
+        raise BadFile(f"{path} is no table: its first line is no header", hint="name a table's file")
+    return found
 
 
 def parse(data: bytes, format: Format, name: str) -> Contents:
@@ -339,6 +341,17 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _first_line(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            line = file.readline(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    if not line.endswith(b"\n"):
+        raise BadFile(f"{path} has no complete header line", hint="start the interrupted run again")
+    return line[:-1]
 
 
 def _damaged(name: str, number: int, reason: str) -> BadFile:

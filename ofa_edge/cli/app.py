@@ -45,7 +45,7 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("train", "train", "Train a supernet on images."),
     "evaluate": Entry("evaluate", "evaluate", "Measure top-1 of many subnets into an accuracy table."),
     "predictor": Entry("predictor", "predictor", "Fit and compare predictors of top-1, and ask one."),
-    "table": Entry("tables", "table", "Read tables that others measured."),
+    "table": Entry("tables", "table", "Show, check, compare, merge, import and export tables."),
     "finetune": Entry("finetune", "finetune", "Train one subnet alone, from the weights it has in the supernet."),
     "profile": Entry("profiling", "profile", "Measure a latency table on a device."),
     "predict": Entry("measuring", "predict", "Predict the latency of archs from a table."),

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from ofa_edge.cli import options
+from ofa_edge.cli import options, table_formats, table_texts
 from ofa_edge.cli.output import Output
-from ofa_edge.errors import BadFile, UsageError
-
-if TYPE_CHECKING:
-    from ofa_edge.latency.formats import Imported
-    from ofa_edge.space.arch import Space
+from ofa_edge.errors import BadFile, NotTrustworthy, OfaEdgeError
 
 table = typer.Typer(
     add_completion=False,
@@ -22,230 +18,150 @@ table = typer.Typer(
     rich_markup_mode=None,
     help="Show, check, compare, merge, import and export tables.",
 )
+table.command("import")(table_formats.import_)
+table.command("export")(table_formats.export)
 
-ACCURACY_CSV = "accuracy-csv"
-FORMATS = ("ofa-yaml", "proxyless-yaml", "csv", "parquet", ACCURACY_CSV)
+_SLOWEST = 10
 
-_SHOWN = 3  # of a list of keys, in a sentence
-
-File = Annotated[Path, typer.Argument(metavar="FILE", help="A table.")]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of one table.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tables.")]
 
 
-@table.command("import")
-def import_(
-    files: Files,
-    out_file: options.Out,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help=f"{', '.join(FORMATS)}; told from the files where left out. ofa-yaml and proxyless-yaml take one file"
-            " a resolution; accuracy-csv has columns 'Sub-network' (OFA's dict), 'Top-1 Acc (%)' and, if there, 'MACs',"
-            " which are checked.",
-        ),
-    ] = None,
-    space: options.SpaceName = None,
-    device_model: Annotated[
-        str | None, typer.Option("--device-model", metavar="NAME", help="What was measured; unknown if left out.")
-    ] = None,
-    condition: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--condition",
-            metavar="KEY=VALUE",
-            help="Another condition that is known, such as runtime=litert or threads=1; repeatable.",
-        ),
-    ] = None,
-    resolutions: Annotated[
-        str | None,
-        typer.Option("--resolutions", metavar="A,B,...", help="Of the files in order, where they do not tell."),
-    ] = None,
-    images: Annotated[
-        int, typer.Option("--n", min=1, help="Of accuracies: how many images each top-1 was measured on.")
-    ] = 50_000,
-    data: Annotated[
-        str | None, typer.Option("--images", metavar="TEXT", help="Of accuracies: these images, in words.")
-    ] = None,
-    as_json: options.Json = False,
-) -> None:
-    """Read tables that others measured: block latencies, or accuracies of subnets.
-
-    A latency table's conditions are unknown but for those that are named; its statistic is what the files have, a
-    mean. Repeated accuracies of a subnet become their mean.
-    """
-    from ofa_edge.latency import columns, formats
-    from ofa_edge.space.spaces import get_space
-
+@table.command()
+def show(files: Files, as_json: options.Json = False) -> None:
+    """What a table was measured on and of what, how well, and its slowest blocks; also of accuracy tables."""
     out = Output(as_json)
-    target = None if space is None else get_space(space)
-    format = format or _guess(files)
-    if format not in (*FORMATS, "yaml"):
-        raise UsageError(f"there is no format {format!r}", hint=f"use one of: {', '.join(FORMATS)}")
-    if format == ACCURACY_CSV:
-        _import_accuracies(files, target, images, data, out_file, out)
-        return
-    _require_new(out_file)
-    said = _said(device_model, condition or [])
-    if format in (columns.CSV, columns.PARQUET):
-        if len(files) > 1:
-            raise UsageError(
-                f"{format} tables are imported one by one", hint="`ofa-edge table merge` puts them together"
-            )
-        found = columns.import_columns(files[0], format, out_file, space=target, said=said)
-    else:
-        found = formats.import_yaml(
-            files,
-            out_file,
-            format=None if format == "yaml" else format,
-            space=target,
-            resolutions=_in_order(resolutions),
-            said=said,
-        )
-    _say_imported(found, out)
+    values = [_shown(file) for file in files]
+    out.result(_one_or_all(values), lambda: "\n\n".join(map(table_texts.shown, values)))
 
 
-def _say_imported(found: Imported, out: Output) -> None:
-    if found.left_out:
-        out.notice(f"{_some(found.left_out)} not in the space and left out")
-    if found.missing:
-        out.notice(f"{found.missing} blocks of the space are missing and are estimated when they are needed")
-    if found.ignored:
-        out.notice(f"the files' fields {', '.join(found.ignored)} are not kept")
-    table = found.table
-    out.result(
-        {
-            "table": table.path,
-            "rows": found.rows,
-            "blocks": len(table.blocks),
-            "space": table.header.space,
-            "resolutions": table.header.resolutions,
-            "missing": found.missing,
-            "left_out": list(found.left_out),
-            "conditions": table.conditions.model_dump(mode="json"),
-        }
-    )
-
-
-def _import_accuracies(
-    files: Sequence[Path], space: Space | None, images: int, data: str | None, out_file: Path, out: Output
-) -> None:
-    from ofa_edge.accuracy.importing import import_csv
-
-    if space is None:
-        raise UsageError(
-            "accuracies do not tell their space", hint="name it with --space; `ofa-edge spaces` lists them"
-        )
-    words = data or f"imported from {', '.join(sorted(file.name for file in files))}, {images} images"
-    found = import_csv(files, space, images, out_file, data=words[:2000])
-    if found.rows > found.subnets:
-        out.say(
-            f"{found.rows} measurements of {found.subnets} subnets: those of one subnet, which differ by up to "
-            f"{100 * found.spread:.3f} points, become their mean"
-        )
-    out.result(
-        {
-            "table": str(out_file),
-            "rows": found.rows,
-            "subnets": found.subnets,
-            "spread_points": 100 * found.spread,
-        }
-    )
-
-
-@table.command("export")
-def export(
-    file: File,
-    out_file: options.Out,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            help="ofa-yaml or proxyless-yaml (a folder with one file a resolution), csv or parquet; told from --out"
-            " where left out.",
-        ),
-    ] = None,
+@table.command()
+def check(
+    files: Files,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 6 where a table is not trustworthy.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write the blocks of a latency table for other programs. Networks and what calibrates them stay behind."""
-    from ofa_edge.latency import columns, exports
+    """What is wrong with tables. Exit 9 where a file is invalid; other problems are told, and are no failure.
+
+    Problems have a level: invalid, doubtful (--strict refuses these) or note, and a code that stays the same.
+    """
+    out = Output(as_json)
+    values, errors = [], []
+    for file in files:
+        value, error = _checked(file, strict)
+        values.append(value)
+        errors += [error] if error else []
+    out.result(_one_or_all(values), lambda: "\n\n".join(map(table_texts.checked, values)))
+    if errors:
+        raise next((error for error in errors if isinstance(error, BadFile)), errors[0])
+
+
+# -- one file -------------------------------------------------------------------------------------
+def _shown(file: Path) -> dict[str, Any]:
+    from ofa_edge.latency import health
     from ofa_edge.latency.table import LatencyTable
 
-    out = Output(as_json)
+    if _is_accuracies(file):
+        return _accuracies(file)
     found = LatencyTable.read(file)
-    format = format or exports.guess(found, out_file)
-    if format not in FORMATS or format == ACCURACY_CSV:
-        raise UsageError(f"there is no format {format!r}", hint="use ofa-yaml, proxyless-yaml, csv or parquet")
-    if format in (columns.CSV, columns.PARQUET):
-        columns.write(found, format, out_file)
-        written = [out_file]
-    else:
-        written = exports.write_yaml(found, format, out_file)
-    out.result(
-        {
-            "files": [str(path) for path in written],
-            "format": format,
-            "rows": len(found.blocks),
-            "conditions": found.conditions.model_dump(mode="json"),
-        }
-    )
+    report = health.check(found)
+    slowest = found.blocks.sort_values("median", ascending=False).head(_SLOWEST)
+    roles = found.networks["role"].tolist()
+    return {
+        **_identity("latency-table", found.path, found.sha256, found.complete),
+        "rows": len(found.contents.rows),
+        "conditions": found.conditions.model_dump(mode="json"),
+        "provenance": found.header.provenance.model_dump(mode="json"),
+        "space": found.header.space,
+        "resolutions": found.header.resolutions,
+        "blocks": {
+            "measured": len(found.blocks),
+            "predicted": len(found.predicted),
+            "failed": sum(not key.startswith("network:") for key in found.failed.index),
+            **health.precision(found),
+        },
+        "networks": {role: roles.count(role) for role in ("calibration", "holdout")},
+        "fit": None if report.model is None else report.model.fit.as_json(),
+        "held_out": None if report.held_out is None else report.held_out.as_json(),
+        "verdict": None if report.verdict is None else str(report.verdict),
+        "problems": [problem.as_json() for problem in report.problems],
+        "slowest": [
+            {"key": key, "ms": row["median"], "low": _number(row["low"]), "high": _number(row["high"])}
+            for key, row in slowest.iterrows()
+        ],
+    }
 
 
-# -- what was typed -------------------------------------------------------------------------------
-def _guess(files: Sequence[Path]) -> str:
-    """The format of files: of a csv by its first line, else by the name."""
-    from ofa_edge.latency import formats
+def _checked(file: Path, strict: bool) -> tuple[dict[str, Any], OfaEdgeError | None]:
+    """What `check` says of a file, and the error it ends in. A file that cannot be read is one problem."""
+    from ofa_edge.latency import health
+    from ofa_edge.latency.table import LatencyTable
 
-    kind = formats.guess(files)
-    if kind != "csv":
-        return kind
     try:
-        with files[0].open("rb") as file:
-            first = file.readline(1 << 16)
-    except OSError as error:
-        raise UsageError(f"cannot read {files[0]}: {error.strerror}", hint="check the path") from error
-    if b"Sub-network" in first:
-        return ACCURACY_CSV
-    if b"record" in first and b"key" in first:
-        return "csv"
-    raise BadFile(
-        f"the columns of {files[0]} are those of no table",
-        hint=f"`ofa-edge table export` writes csv; --format {ACCURACY_CSV} takes 'Sub-network', 'Top-1 Acc (%)'",
-    )
+        if _is_accuracies(file):
+            value = _accuracies(file)
+            unfinished = [problem for problem in value["problems"] if problem["level"] == "doubtful"]
+            error = NotTrustworthy(f"{file} is not finished", hint=unfinished[0]["hint"]) if unfinished else None
+            return value, error if strict else None
+        found = LatencyTable.read(file)
+    except BadFile as error:
+        problem = {"level": "invalid", "code": "unreadable", "text": error.message, "value": None, "hint": error.hint}
+        return {"table": str(file), "rows": 0, "conditions": None, "problems": [problem]}, error
+    report = health.check(found)
+    value = {
+        **_identity("latency-table", found.path, found.sha256, found.complete),
+        "rows": len(found.contents.rows),
+        "conditions": found.conditions.model_dump(mode="json"),
+        "verdict": None if report.verdict is None else str(report.verdict),
+        "fit": None if report.model is None else report.model.fit.as_json(),
+        "held_out": None if report.held_out is None else report.held_out.as_json(),
+        "problems": [problem.as_json() for problem in report.problems],
+    }
+    try:
+        report.require_valid()
+        if strict:
+            report.require_trustworthy()
+    except OfaEdgeError as error:
+        return value, error
+    return value, None
 
 
-def _said(device_model: str | None, pairs: Sequence[str]) -> dict[str, Any]:
-    """Conditions that a person named, as text or number as the condition needs.
+def _accuracies(file: Path) -> dict[str, Any]:
+    from ofa_edge.accuracy.table import AccuracyTable
 
-    Raises:
-        UsageError: not KEY=VALUE, no such condition, or one is named twice.
-    """
-    from ofa_edge.latency import columns
-    from ofa_edge.latency.conditions import Conditions
-
-    texts = {} if device_model is None else {"device_model": device_model}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals or not text.strip() or key not in Conditions.model_fields or key in texts:
-            raise UsageError(
-                f"--condition {pair!r} names no condition" if key not in texts else f"{key} was named twice",
-                hint=f"write KEY=VALUE with one of: {', '.join(Conditions.model_fields)}",
-            )
-        texts[key] = text.strip()
-    return {key: columns.condition(key, text) for key, text in texts.items()}
-
-
-def _in_order(text: str | None) -> list[int]:
-    """One resolution a file, so repeats and the order stay as they are."""
-    return [] if text is None else [size for part in text.split(",") for size in options.resolutions(part, ())]
+    found = AccuracyTable.read(file)
+    hint = "`ofa-edge evaluate --resume` goes on"
+    problems = [("doubtful", "unfinished", "the campaign did not end", hint)] if not found.complete else []
+    problems += [("note", "failed", f"{arch}: {reason}", hint) for arch, reason in found.failed.items()]
+    top1 = found.frame["top1"]
+    header = found.header
+    return {
+        **_identity("accuracy-table", str(file), found.sha256, found.complete),
+        "rows": len(found.frame),
+        "conditions": header.conditions,
+        "space": header.space,
+        "resolutions": sorted(set(found.frame["resolution"].tolist())),
+        "top1": None if top1.empty else {"least": float(top1.min()), "greatest": float(top1.max())},
+        "problems": [
+            {"level": level, "code": code, "text": text, "value": None, "hint": hint}
+            for level, code, text, hint in problems
+        ],
+    }
 
 
-def _require_new(path: Path) -> None:
-    if path.exists():
-        raise UsageError(f"{path} exists already", hint="choose another file with --out")
+def _identity(kind: str, path: str, sha256: str, complete: bool) -> dict[str, Any]:
+    return {"table": path, "kind": kind, "sha256": sha256, "complete": complete}
 
 
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more are" if len(keys) > _SHOWN else " are" if len(keys) > 1 else " is"
-    return ", ".join(keys[:_SHOWN]) + more
+def _is_accuracies(file: Path) -> bool:
+    from ofa_edge import journal
+
+    return journal.schema(file) == "accuracy-table"
+
+
+def _one_or_all(values: Sequence[dict[str, Any]]) -> Any:
+    """One file gives a value, several a list."""
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa_edge import __version__, journal
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency import foreign_keys, stats, yaml_tables
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, Header, PlanSettings, Provenance
 from ofa_edge.latency.foreign_keys import OFA, PROXYLESS, Meaning
@@ -340,8 +340,8 @@ def guess(paths: Sequence[Path]) -> str:
 
 
 def digest(path: Path) -> str:
-    """Hex sha256 of a file. Raises OfaEdgeError."""
+    """Hex sha256 of a file. Raises UsageError."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise OfaEdgeError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error

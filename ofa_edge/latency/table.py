@@ -1,7 +1,7 @@
 """The latency table: Block -> latency under conditions, as a file and as frames.
 
-In: a journal (journal.py) of schema `latency-table`. Out: a LatencyTable of pandas frames, checked, and what
-is wrong with it as a list of Problems. Rules kept: times are ms; a measurement is a value, so failures are
+In: a journal (journal.py) of schema `latency-table`. Out: a LatencyTable of pandas frames, every row checked (what is
+wrong with a table as a whole says health.py). Rules kept: times are ms; a measurement is a value, so failures are
 rows too; several measurements of one block make one value (combine.py); of several of one network the last undisturbed
 one counts, else the one with the narrowest interval; unknown fields survive a read and a write; rows are checked by
 column, not one by one.
@@ -17,6 +17,8 @@ since that session began):
     failed     key (of a block, or the arch's of a network), reason
     predicted  key, median, error: blocks a reduced campaign did not measure; error is relative
     given      key, resolution, mean, n, std: what an imported file says of a block in networks of one resolution
+    energy     key, role (block, or the network's), sensor, idle_w, busy_w, mj a run with low and high, runs, windows;
+               session, but no `at` (latency/energy.py)
     fit        terms, coefficients, leave-one-out error: what `ofa-edge profile` reported; not read back
 
 A block of an imported table says `statistic: mean`: its median is that mean, and what its source does not tell (n, std,
@@ -28,22 +30,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
 from ofa_edge import journal
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.errors import BadFile, OfaEdgeError
 from ofa_edge.latency.combine import combine
 from ofa_edge.latency.conditions import Conditions, Header, mismatches
 from ofa_edge.latency.stats import Sentinel
 from ofa_edge.space.arch import Space
-from ofa_edge.space.block import Block
 from ofa_edge.space.spaces import named
 
-RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "fit")
+if TYPE_CHECKING:
+    from ofa_edge.latency.health import Problem
+
+RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "energy", "fit")
 FORMAT = journal.Format("latency-table", (1, 1), frozenset(RECORDS))
 
 # Flags that say other work was on the machine, or that it was slowed down; the others say that a limit was short, and
@@ -57,14 +61,6 @@ _ROLES = ("calibration", "holdout")
 # such a row may leave open.
 MEAN = "mean"
 _MAY_BE_OPEN = frozenset({"n", "min", "p10", "p90", "low", "high", "std"})
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something `table check` reports: a stable code and a sentence."""
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,36 +160,10 @@ class LatencyTable:
         return named(self.header.space, self.header.definition, self.path)
 
     def check(self) -> list[Problem]:
-        """What is wrong with a table that can be read; empty for a sound one."""
-        problems = []
-        if not self.complete:
-            problems.append(Problem("unfinished", "the campaign did not end; `ofa-edge profile --resume` goes on"))
-        for key in self.blocks.index:
-            try:
-                Block.from_key(key)
-            except OfaEdgeError as error:
-                problems.append(Problem("key", error.message))
-        problems += [
-            Problem("failed", f"{key}: {reason}")
-            for key, reason in zip(self.failed.index, self.failed["reason"], strict=True)
-        ]
-        problems += self._missing()
-        if disturbed := int(self.blocks["disturbed"].sum() + self.networks["disturbed"].sum()):
-            total = len(self.blocks) + len(self.networks)
-            problems.append(Problem("disturbed", f"{disturbed} of {total} measurements were disturbed by other work"))
-        return problems
+        """What is wrong with a table that can be read, as far as its rows tell: the quick part of health.check."""
+        from ofa_edge.latency import health
 
-    def _missing(self) -> list[Problem]:
-        if self.header.plan.predictor == "network" and self.header.prior is None:
-            return []
-        try:
-            planned = {block.key for block in self.space.distinct_blocks(self.header.resolutions)}
-        except (UsageError, BadFile) as error:
-            return [Problem("space", error.message)]
-        missing = planned - set(self.blocks.index) - set(self.predicted.index) - set(self.failed.index)
-        if not missing:
-            return []
-        return [Problem("missing", f"{len(missing)} of {len(planned)} blocks are missing, for instance {min(missing)}")]
+        return health.of_rows(self)
 
 
 class _Reader:

@@ -1,0 +1,110 @@
+"""What `ofa-edge table` tells people: the JSON values of its commands as text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ofa_edge.cli.output import fields, table
+
+_LEVELS = {"invalid": "INVALID", "doubtful": "doubtful", "note": "note"}
+
+
+def shown(value: Mapping[str, Any]) -> str:
+    """`table show` of one file."""
+    if value["kind"] == "accuracy-table":
+        return _accuracies(value)
+    c, blocks, networks = value["conditions"], value["blocks"], value["networks"]
+    threads = "1 thread" if c["threads"] == 1 else f"{c['threads']} threads"
+    pairs = {
+        "table": f"{value['table']} (latency table, {_state(value)})",
+        "device": f"{c['device_model']}, {c['soc']}, governor {c['governor']}{_emulated(c['emulated'])}",
+        "runs on": f"{c['runtime']} {c['runtime_version']}, delegate {c['delegate']}, {threads}, cores"
+        f" {_cores(c['cores'])}, {c['precision']}, batch {c['batch']}, {c['thermal']}",
+        "measured": f"{value['provenance']['created']} by {value['provenance']['tool']}",
+        "space": f"{value['space']} at {_sizes(value['resolutions'])}",
+        "blocks": f"{blocks['measured']} measured, {blocks['predicted']} predicted, {blocks['failed']} failed",
+        "within": _within(blocks),
+        "networks": f"{networks['calibration']} to calibrate on, {networks['holdout']} held out",
+        "fit": _fit(value["fit"]),
+    }
+    if held := value["held_out"]:
+        pairs["held out"] = f"{held['networks']} networks, {held['mape_pct']:.1f} % mean error" + _covered(held)
+    pairs["verdict"] = value["verdict"] or "none"
+    lines = [fields(pairs)]
+    if value["slowest"]:
+        rows = [[f"{row['ms']:.4g}", row["key"]] for row in value["slowest"]]
+        lines += ["", table(["ms", "slowest blocks"], rows, right=["ms"])]
+    return "\n".join([*lines, *_problems(value["problems"])])
+
+
+def checked(value: Mapping[str, Any]) -> str:
+    """`table check` of one file."""
+    count = len(value["problems"])
+    verdict = f", verdict {value['verdict']}" if value.get("verdict") else ""
+    found = f"{count} to know" if count else "sound"
+    return "\n".join([f"{value['table']}: {found}{verdict}", *_problems(value["problems"])[1:]])
+
+
+def _problems(problems: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not problems:
+        return []
+    lines = [""]
+    for problem in problems:
+        lines.append(f"{_LEVELS[problem['level']]:<9} {problem['code']}: {problem['text']}")
+        if problem["hint"]:
+            lines.append(f"{'':<9} -> {problem['hint']}")
+    return lines
+
+
+def _accuracies(value: Mapping[str, Any]) -> str:
+    c, top1 = value["conditions"], value["top1"]
+    pairs = {
+        "table": f"{value['table']} (accuracy table, {_state(value)})",
+        "space": f"{value['space']} at {_sizes(value['resolutions'])}",
+        "checkpoint": c["checkpoint"],
+        "images": c["data"],
+        "batch norm": c["bn"],
+        "subnets": str(value["rows"]),
+        "top-1": "-" if top1 is None else f"{100 * top1['least']:.1f} to {100 * top1['greatest']:.1f} %",
+    }
+    return "\n".join([fields(pairs), *_problems(value["problems"])])
+
+
+def _state(value: Mapping[str, Any]) -> str:
+    return "finished" if value["complete"] else "not finished"
+
+
+def _emulated(value: Any) -> str:
+    return ", EMULATED" if value is True else ""
+
+
+def _cores(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    """128:224:4 where they are evenly spaced, as --resolutions takes them."""
+    steps = {b - a for a, b in itertools.pairwise(sizes)}
+    if len(sizes) > 2 and len(steps) == 1:
+        return f"{sizes[0]}:{sizes[-1]}:{steps.pop()} px"
+    return f"{' '.join(map(str, sizes)) or 'no resolution'} px"
+
+
+def _within(blocks: Mapping[str, Any]) -> str:
+    if blocks["within_1_pct"] is None:
+        return "intervals unknown"
+    return f"+-1 % {blocks['within_1_pct']:.0%} of the blocks, +-2 % {blocks['within_2_pct']:.0%}"
+
+
+def _fit(fit: Mapping[str, Any] | None) -> str:
+    if fit is None:
+        return "none"
+    error = fit["loo_error_pct"]
+    text = " + ".join(fit["terms"])
+    return f"{text}, {'no error known' if error is None else f'{error:.1f} % leave-one-out error'}"
+
+
+def _covered(held: Mapping[str, Any]) -> str:
+    return "" if held["covered"] is None else f", {held['covered']:.0%} within their interval"
