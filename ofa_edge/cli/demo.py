@@ -48,6 +48,8 @@ def demo(
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
         profiling.say_device(out, session.facts)
+        if session.facts.emulated and (limits is None or limits.latency_ms is not None):
+            raise inputs.emulated_times(host)
         path = settings.tables_dir(session.facts.device_model) / f"demo-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
         task = Task(space, space.resolutions, runs_on, PlanSettings(seed=seed, quick=True, networks=12))
         go_on = f"`ofa-edge profile --host {host} --quick --seed {seed} --resume --out {path}`, then select and deploy"

@@ -33,6 +33,7 @@ from ofa_edge.weights.random import random_arrays
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
+    from ofa_edge.search.budget import Budget
 
 
 # -- weights --------------------------------------------------------------------------------------
@@ -163,6 +164,15 @@ def find_selections_table(chosen: Selection, facts: Facts, out: Output) -> Laten
     return None
 
 
+def emulated_times(what: str) -> BadFile:
+    """The refusal to choose by the times of a device that is emulated."""
+    return BadFile(
+        f"{what} is of an emulated device: its times say nothing about the real one, so no latency budget can be held "
+        "against them",
+        hint="profile the real device, or give a budget without latency, such as size=5MB",
+    )
+
+
 def _taken(table: LatencyTable, out: Output) -> LatencyTable:
     """Say which table was taken though nobody named it."""
     out.notice(f"latency table {table.path}")
@@ -239,6 +249,11 @@ class Models:
             raise UsageError(
                 f"the tables are of two different spaces called {latency}", hint="measure one of them again"
             )
+
+    def require_real(self, budget: Budget) -> None:
+        """Raises BadFile where times of an emulated device would be held against a budget: they mean nothing."""
+        if budget.latency_ms is not None and self.latency_table.conditions.emulated:
+            raise emulated_times(str(self.latency_table.path))
 
     @property
     def space(self) -> Space:

@@ -75,6 +75,7 @@ def select(
     elif strategy == "random":
         chosen = choose_random(models, limits, samples or RANDOM_SAMPLES, confidence=confidence, top=top)
     else:
+        models.require_real(limits)
         chosen = choose.choose_measured(
             models.space, models.latency, accuracy, limits, inputs=models.inputs, confidence=confidence, top=top
         )
@@ -85,9 +86,10 @@ def select(
 
 
 def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95, top: int = 5) -> Chosen:
-    """Strategy exact. Raises as search.choose.choose and shared_resolutions."""
+    """Strategy exact. Raises as Models.require_real, search.choose.choose and shared_resolutions."""
     from ofa_edge.search import choose
 
+    models.require_real(budget)
     return choose.choose(
         models.space,
         models.latency,
@@ -102,9 +104,10 @@ def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95, to
 
 
 def choose_random(models: Models, budget: Budget, samples: int, *, confidence: float = 0.95, top: int = 5) -> Chosen:
-    """Strategy random. Raises as search.within.choose_random and shared_resolutions."""
+    """Strategy random. Raises as Models.require_real, search.within.choose_random and shared_resolutions."""
     from ofa_edge.search import choose, within
 
+    models.require_real(budget)
     return within.choose_random(
         models.space,
         models.latency,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,24 @@ def test_a_selection_is_held_against_the_table_it_was_made_with(run: Run, files:
     _, answer = run(f"{DEPLOY} --selection {{selection}} --table {other}")
     assert answer["error"]["code"] == 9
     assert "changed since the selection was made" in answer["error"]["message"]
+
+
+@pytest.fixture
+def emulated_table(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("emulated") / "table"
+    device = simulated(noise=0.01)
+    write_latencies(path, simulated(noise=0.01, facts=replace(device.facts, emulated=True)))
+    return path
+
+
+@pytest.mark.parametrize("strategy", ["exact", "random --samples 30", "table"])
+def test_times_of_an_emulated_device_are_held_against_no_budget(run: Run, emulated_table: Path, strategy: str) -> None:
+    line = f"select --latency-table {emulated_table} --accuracy-table {{accuracy}} --strategy {strategy} --budget"
+    code, value = run(f"{line} 1s,size=50MB")
+    assert (code, value["error"]["code"]) == (9, 9)
+    assert "emulated device" in value["error"]["message"]
+    assert "profile the real device" in value["error"]["hint"]
+    assert run(f"{line} size=50MB")[0] == 0
 
 
 def test_a_refused_export_leaves_no_file(run: Run, tmp_path: Path) -> None:
