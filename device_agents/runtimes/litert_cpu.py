@@ -100,13 +100,27 @@ class Model:
         return int(self._interpreter.get_input_details()[0]["shape"][0])
 
     def infer(self, array: np.ndarray) -> np.ndarray:
-        """First output for one input array, both NCHW where they are maps."""
+        """First output for one input array, both NCHW where they are maps, and float where the file has integers."""
         entry, output = self._interpreter.get_input_details()[0], self._interpreter.get_output_details()[0]
         given = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
-        self._interpreter.set_tensor(entry["index"], np.ascontiguousarray(given, entry["dtype"]))
+        self._interpreter.set_tensor(entry["index"], np.ascontiguousarray(_quantized(given, entry)))
         self._interpreter.invoke()
-        found = self._interpreter.get_tensor(output["index"])
+        found = _dequantized(self._interpreter.get_tensor(output["index"]), output)
         return np.asarray(found.transpose(0, 3, 1, 2) if found.ndim == 4 else found)
+
+
+def _quantized(array: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    dtype = np.dtype(entry["dtype"])
+    scale, zero = entry["quantization"]
+    if dtype.kind == "f" or not scale:
+        return np.asarray(array, dtype)
+    limits = np.iinfo(dtype)
+    return np.asarray(np.clip(np.rint(array / scale) + zero, limits.min, limits.max), dtype)
+
+
+def _dequantized(array: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
+    scale, zero = entry["quantization"]
+    return np.asarray(np.float32(scale) * (array.astype(np.int32) - zero)) if scale else array
 
 
 def _random(rng: np.random.Generator, entry: Mapping[str, Any]) -> np.ndarray:

@@ -8,6 +8,7 @@ optimisations, one inter-op thread, the arena on, inputs and outputs bound once 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -55,7 +56,7 @@ class Model:
         self._keep: list[object] = []  # the binding holds addresses only
         for entry in self._session.get_inputs():
             sizes = _sizes(entry)
-            array: np.ndarray = np.asarray(rng.standard_normal(sizes), _dtype(entry))
+            array = _random(rng, sizes, np.dtype(_dtype(entry)))
             value = ort.OrtValue.ortvalue_from_numpy(array)
             self._keep.append((array, value))
             binding.bind_ortvalue_input(entry.name, value)
@@ -89,6 +90,13 @@ def _sizes(entry: ort.NodeArg) -> list[int]:
         if not isinstance(size, int):
             raise ValueError(f"dimension {size!r} of input {entry.name!r} has no size: name it in the job's shape")
     return list(entry.shape)
+
+
+def _random(rng: np.random.Generator, sizes: list[int], dtype: np.dtype[Any]) -> np.ndarray:
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(sizes), dtype)
+    limits = np.iinfo(dtype)
+    return np.asarray(rng.integers(limits.min, limits.max, sizes, dtype, endpoint=True))
 
 
 def _dtype(entry: ort.NodeArg) -> type:

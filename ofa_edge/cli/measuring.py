@@ -81,6 +81,7 @@ def measure(
     runtime: options.MaybeRuntime = None,
     threads: options.Threads = 1,
     cores: options.Cores = None,
+    precision: options.Precision = "fp32",
     processes: Annotated[int, typer.Option("--processes", min=1, help="Fresh processes a network.")] = 5,
     table_file: Annotated[
         Path | None,
@@ -106,7 +107,8 @@ def measure(
     out = Output(as_json)
     options.exactly_one(arch=arch, model=model)
     content = None if model is None else _model_file(model, runtime)
-    runs_on = options.runs_on(runtime or ("litert" if check.is_tflite(content) else "onnxruntime"), threads, cores)
+    fitting = runtime or ("litert" if check.is_tflite(content) else "onnxruntime")
+    runs_on = options.runs_on(fitting, threads, cores, precision)
     if content is not None:
         target, archs, sources = _one_file(content, space)
     else:

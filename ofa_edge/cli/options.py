@@ -105,6 +105,7 @@ MaybeRuntime = Annotated[
     str | None,
     typer.Option("--runtime", metavar="NAME", help="Inference runtime on the device: onnxruntime or litert."),
 ]
+Precision = Annotated[str, typer.Option("--precision", metavar="fp32|int8", help="Numbers that models compute with.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads the runtime may use.")]
 Cores = Annotated[
     str | None, typer.Option("--cores", metavar="MASK", help="Cores to run on, such as 0-3 or 4,5; all where left out.")
@@ -156,6 +157,7 @@ SHARED = frozenset(
         "space",
         "supernet",
         "runtime",
+        "precision",
         "threads",
         "cores",
         "seed",
@@ -207,12 +209,18 @@ def cores(text: str | None) -> list[int] | None:
     return sorted(found)
 
 
-def runs_on(runtime: str, threads: int, mask: str | None) -> RunsOn:
-    """How models run, from --runtime, --threads and --cores. Raises as `cores`."""
-    from ofa_edge.latency.conditions import RunsOn
+def runs_on(runtime: str, threads: int, mask: str | None, precision: str = "fp32") -> RunsOn:
+    """How models run, from --runtime, --threads, --cores and --precision.
 
+    Raises:
+        UsageError: as `cores`, or there is no such precision.
+    """
+    from ofa_edge.latency.conditions import PRECISIONS, RunsOn
+
+    if precision not in PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}", hint=f"use {' or '.join(PRECISIONS)}")
     chosen = cores(mask)
-    return RunsOn(runtime, threads, None if chosen is None else tuple(chosen))
+    return RunsOn(runtime, threads, None if chosen is None else tuple(chosen), precision)
 
 
 def connecting(

@@ -31,6 +31,9 @@ METHOD = 1
 # What a runtime hands its operators to; a table says it because a runtime without its delegate is another runtime.
 DELEGATES = {"litert": "xnnpack"}
 
+# Values of Conditions.precision that can be measured; int8 is static, a scale a channel for weights.
+PRECISIONS = ("fp32", "int8")
+
 # Runtimes that the base install lacks -> the extra that brings them.
 EXTRAS = {"litert": "litert"}
 

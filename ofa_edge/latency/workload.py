@@ -13,17 +13,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from device_agents import wire
 from ofa_edge.errors import UsageError
-from ofa_edge.graph import build, onnx, tflite
+from ofa_edge.graph import build, onnx, quantize, tflite
 from ofa_edge.graph.ir import Graph
-from ofa_edge.latency.conditions import RunsOn
+from ofa_edge.latency.conditions import PRECISIONS, RunsOn
 from ofa_edge.limits import LIMITS
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block, Layer
 from ofa_edge.weights.random import random_arrays
 
+RUNTIMES = ("onnxruntime", "litert")
+
+IMAGE_CHANNELS = 3
 WEIGHT_SEED = 0
+# Of the noise that an int8 block is calibrated on, in pixels: one for all sizes, so that its bytes depend on none.
+_CALIBRATION_SIZE = 16
 
 
 class Device(Protocol):
@@ -44,6 +51,9 @@ class Device(Protocol):
 
     def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
         """Results in the order of the jobs, as they come; closing the iterator stops the rest."""
+
+    def energy(self, jobs: Sequence[wire.EnergyJob]) -> Iterator[wire.Energy | wire.Failed]:
+        """As `measure`, energy a run; the sensors are in the facts."""
 
 
 class Model(NamedTuple):
@@ -66,33 +76,58 @@ def network_source(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT
     return Source(lambda: network_file(space, arch, runs_on, seed))
 
 
-def model_file(graph: Graph, runs_on: RunsOn, *, symbolic: bool = False, rectified: bool = False) -> bytes:
-    """A graph in the runtime's format and the precision asked for.
+def model_file(graph: Graph, runs_on: RunsOn) -> bytes:
+    """A whole network in the runtime's format and the precision asked for, of fixed shape.
 
-    Args:
-        symbolic: one file for all input sizes.
-        rectified: the input has no negative values.
+    An int8 one is calibrated on noise: its times are right and its outputs are not to be used.
 
     Raises:
         UsageError: no file can be written for such a runtime or precision.
     """
-    if runs_on.precision != "fp32":
-        raise UsageError(f"no model file can be written at {runs_on.precision}", hint="use --precision fp32")
-    if runs_on.runtime == "onnxruntime":
-        return onnx.to_bytes(graph, symbolic=symbolic)
+    _require_known(runs_on)
     if runs_on.runtime == "litert":
-        return tflite.to_bytes(graph, symbolic=symbolic, rectified=rectified)
-    raise UsageError(
-        f"no model file can be written for runtime {runs_on.runtime}", hint="use --runtime onnxruntime or litert"
-    )
+        model = tflite.to_bytes(graph)
+        return model if runs_on.precision == "fp32" else quantize.tflite_int8(model, _noise(graph.input.shape))
+    model = onnx.to_bytes(graph)
+    return model if runs_on.precision == "fp32" else quantize.onnx_int8(model, _noise(graph.input.shape))
 
 
 def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
-    """The file of one block, the same for all input sizes."""
+    """The file of one block, the same for all input sizes.
+
+    An int8 block takes and gives integers, as inside a network; floats go in only where the images do, and come out
+    only of the classifier.
+
+    Raises:
+        UsageError: no file can be written for such a runtime or precision.
+    """
+    _require_known(runs_on)
     layers = [Layer("", block)]
     graph = build.network(layers, random_arrays(layers, seed))
-    # In every space a maximum stands behind a rectifier; inside a network the writer sees that.
-    return model_file(graph, runs_on, symbolic=True, rectified=block.type == "MaxPool2D")
+    side = 1 if block.type == "Logits" else _CALIBRATION_SIZE
+    noise = _noise((1, block.in_channels, side, side))
+    if runs_on.runtime == "litert":
+        # In every space a maximum stands behind a rectifier; inside a network the writer sees that.
+        model = tflite.to_bytes(graph, symbolic=True, rectified=block.type == "MaxPool2D")
+        return model if runs_on.precision == "fp32" else quantize.tflite_int8(model, noise)
+    model = onnx.to_bytes(graph, symbolic=True)
+    if runs_on.precision == "fp32":
+        return model
+    inside, last = block.in_channels != IMAGE_CHANNELS, block.type == "Logits"
+    return quantize.onnx_int8(model, noise, integer_input=inside, integer_output=not last)
+
+
+def _require_known(runs_on: RunsOn) -> None:
+    for what, value, known in (
+        ("runtime", runs_on.runtime, RUNTIMES),
+        ("precision", runs_on.precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise UsageError(f"no model file can be written for {what} {value!r}", hint=f"use {' or '.join(known)}")
+
+
+def _noise(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(WEIGHT_SEED).standard_normal(shape, dtype=np.float32)
 
 
 def block_shape(block: Block) -> dict[str, int]:
