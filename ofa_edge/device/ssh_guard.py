@@ -15,7 +15,7 @@ from typing import Any
 import paramiko
 from paramiko.buffered_pipe import BufferedPipe
 
-_GREETING_BYTES = 1 << 20
+_GREETING_BYTES = 256 << 10
 """Banner, key exchange and authentication together; OpenSSH needs about 10 KB of it."""
 _PACKET_BYTES = 1 << 20
 """One packet; OpenSSH's own limit is 256 KiB, paramiko's offers ask for 32."""
