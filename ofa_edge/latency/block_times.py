@@ -29,7 +29,7 @@ _HINT = "go on with `ofa-edge profile --resume`"
 
 
 class BlockTime(NamedTuple):
-    """`ms` for one run; `error` is its relative standard error, 0 where nothing is known about it."""
+    """`ms` for one run; `error` is the relative standard error of guessing it, 0 where it was measured."""
 
     ms: float
     error: float
@@ -63,7 +63,7 @@ class BlockTimes:
         """Raises BadFile where nothing measured says anything about the block."""
         key = block.key
         if (ms := self.measured.get(key)) is not None:
-            return BlockTime(ms, self.errors.get(key, 0.0), "measured")
+            return BlockTime(ms, 0.0, "measured")
         if key in self.failed:
             return BlockTime(math.inf, 0.0, "failed")
         if key in self.predicted:

@@ -17,7 +17,9 @@ import pandas as pd
 from ofa_edge.latency import stats
 from ofa_edge.latency.stats import Drift, Sentinel
 
-_Z = 1.959964  # two-sided 95 % of a normal, which the intervals of rows are
+Z = 1.959964
+"""Half-widths of the 95 % intervals here are so many standard errors."""
+
 _MAD_TO_STD = 1.4826
 # Keys that two segments must share before their levels are compared by them: the median of 20 log ratios of 2 % each
 # is good to .6 %, a sentinel's own luck in a process is 1-2 %.
@@ -134,13 +136,13 @@ def _combined(frame: pd.DataFrame, key: np.ndarray, counts: np.ndarray) -> dict[
     """Figures of each key number. Inverse-variance weights in log space; a row's variance is its interval's and what
     a process does to a block; keys whose rows disagree by more (Birge's ratio) get the wider interval."""
     logs = np.log(frame["median"].to_numpy(float))
-    own = np.maximum(widths(frame) / _Z, 1e-6) ** 2
+    own = np.maximum(widths(frame) / Z, 1e-6) ** 2
     between = _between(logs, own, key, counts)
     weight = 1 / (own + between)
     total = np.bincount(key, weight)
     middle = np.bincount(key, weight * logs) / total
     excess = np.bincount(key, weight * (logs - middle[key]) ** 2) / np.maximum(1, counts - 1)
-    half = _Z * np.sqrt(np.maximum(1.0, excess) / total)
+    half = Z * np.sqrt(np.maximum(1.0, excess) / total)
     found = {c: np.exp(np.bincount(key, weight * np.log(frame[c].to_numpy(float))) / total) for c in _AVERAGED}
     found["low"], found["high"] = found["median"] * np.exp(-half), found["median"] * np.exp(half)
     order = np.lexsort((frame["min"].to_numpy(float), key))

@@ -2,21 +2,20 @@
 
 In: a LatencyTable. Out: a LatencyModel, additive in blocks. Rules kept (docs/how-the-numbers-are-made.md):
 
-    T = offset + scale x sum of the blocks' isolated medians + rate x weight bytes
+    T = offset + scale x sum of the blocks' isolated medians + rates x (weight bytes, operators, SE blocks)
 
-fitted on the table's own calibration networks by relative least squares. A network's latency is its ratio to the
-anchor, measured in the same process, times the anchor's reference: the median of all its medians in the table. Of
-the terms {scale}, {offset, scale}, {scale, bytes}, {offset, scale, bytes} those with the least leave-one-out error
-are kept. Scale must be positive and the byte rate not negative. The interval is
-Student's t with leverage. Without network records the model is the plain sum and its intervals are unknown (None),
-not zero.
+fitted on the table's own calibration networks, whose leave-one-out errors choose the terms (terms.py). A network's
+latency is its ratio to the anchor, measured in the same process, times the anchor's reference: the median of all its
+medians in the table. The interval is Student's t with leverage, wider for a network whose blocks are known worse than
+those of the calibration networks. Without network records the model is the plain sum and its intervals are unknown
+(None), not zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,16 +24,20 @@ from ofa_edge.errors import BadFile
 from ofa_edge.latency import block_times, combine, plan, stats
 from ofa_edge.latency.block_times import BlockTimes
 from ofa_edge.latency.table import LatencyTable
+from ofa_edge.latency.terms import ALL_TERMS
+from ofa_edge.latency.terms import PLAIN_SUM as PLAIN_SUM
+from ofa_edge.latency.terms import Fit as Fit
+from ofa_edge.latency.terms import fit_terms as fit_terms
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import decode
-from ofa_edge.space.cost import block_weight_bytes
+from ofa_edge.space.cost import block_ops, block_weight_bytes
 
-_TERM_SETS = (("scale",), ("offset", "scale"), ("scale", "bytes"), ("offset", "scale", "bytes"))
-_ALL_TERMS = ("offset", "scale", "bytes")
 # Calibration networks that are enough (the study in docs/: with 8 the held-out error is 1.3 %, with 12 1.2 %).
 _ENOUGH_QUIET = 8
 _MARGIN_SAMPLE = 400
+# Correlation of the errors of blocks that were filled in.
+_SHARED_ERROR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,96 +60,6 @@ class Prediction:
     arch: Arch
     latency: Estimate | None
     missing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Coefficients of the terms, and what is needed for an interval.
-
-    Attributes:
-        terms: those kept, out of offset (ms), scale (a factor) and bytes (ms per million weight bytes).
-        coefficients: one a term.
-        covariance: inverse of the relative normal matrix, in the order of `terms`.
-        residual: relative standard deviation of the residuals; None where no degree of freedom is left.
-        loo_error: root mean square of the relative leave-one-out errors; None likewise.
-        networks: how many were fitted; 0 is the plain sum.
-        degrees: of freedom of `residual`. Terms that were tried count as fitted, chosen or not: counting only the
-            chosen ones made 95 % intervals cover 91-94 % (tests/latency/test_latency_model.py).
-    """
-
-    terms: tuple[str, ...]
-    coefficients: tuple[float, ...]
-    covariance: np.ndarray = field(repr=False)
-    residual: float | None
-    loo_error: float | None
-    networks: int
-    degrees: int
-
-    def coefficient(self, term: str, default: float = 0.0) -> float:
-        return dict(zip(self.terms, self.coefficients, strict=True)).get(term, default)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "terms": list(self.terms),
-            "coefficients": dict(zip(self.terms, self.coefficients, strict=True)),
-            "loo_error_pct": None if self.loo_error is None else 100 * self.loo_error,
-            "networks": self.networks,
-        }
-
-
-PLAIN_SUM = Fit(("scale",), (1.0,), np.zeros((1, 1)), None, None, 0, 0)
-
-
-def fit_terms(features: np.ndarray, latencies: np.ndarray) -> Fit:
-    """Choose the terms and fit them.
-
-    Args:
-        features: (networks, 3): ones, sum of block medians in ms, weight bytes in millions.
-        latencies: (networks,) in ms.
-
-    Returns:
-        PLAIN_SUM where there are no networks.
-    """
-    count = len(latencies)
-    best = PLAIN_SUM
-    # Two networks a term, or the leave-one-out error is as random as the fit.
-    tried = [terms for terms in _TERM_SETS if count >= max(1, 2 * len(terms) * (len(terms) > 1))]
-    degrees = count - max(map(len, tried), default=0)
-    for terms in tried:
-        fitted = _fit(terms, features[:, [_ALL_TERMS.index(term) for term in terms]], latencies, degrees)
-        if fitted is None:
-            continue
-        if best.networks == 0 or (
-            fitted.loo_error is not None and best.loo_error is not None and fitted.loo_error < best.loo_error
-        ):
-            best = fitted
-    return best
-
-
-def _fit(terms: tuple[str, ...], columns: np.ndarray, latencies: np.ndarray, degrees: int) -> Fit | None:
-    """Relative least squares; None where the columns are not independent or a coefficient has no sense."""
-    rows = columns / latencies[:, None]
-    normal = rows.T @ rows
-    if np.linalg.matrix_rank(rows) < len(terms):
-        return None
-    covariance = np.linalg.inv(normal)
-    solution = covariance @ rows.T @ np.ones(len(latencies))
-    fit = dict(zip(terms, solution.tolist(), strict=True))
-    if fit["scale"] <= 0 or fit.get("bytes", 0.0) < 0 or (columns @ solution <= 0).any():
-        return None
-    residuals = rows @ solution - 1
-    leverage = np.einsum("ij,jk,ik->i", rows, covariance, rows)
-    if degrees < 1 or (leverage >= 1 - 1e-9).any():
-        return Fit(terms, tuple(solution.tolist()), covariance, None, None, len(latencies), 0)
-    return Fit(
-        terms=terms,
-        coefficients=tuple(solution.tolist()),
-        covariance=covariance,
-        residual=float(np.sqrt(np.sum(residuals**2) / degrees)),
-        loo_error=float(np.sqrt(np.mean((residuals / (1 - leverage)) ** 2))),
-        networks=len(latencies),
-        degrees=degrees,
-    )
 
 
 class LatencyModel:
@@ -194,13 +107,14 @@ class LatencyModel:
         drift = combine.drift(table.sentinels)
         times = _block_times(table)
         reference, spread = anchor_reference(table)
-        features, latencies = [], []
+        features, latencies, variances = [], [], []
         for arch, latency in calibration(table, space, reference):
             row = _network_features(times, space.blocks(arch))
             if math.isfinite(row[1]):
                 features.append(row)
                 latencies.append(latency)
-        fit = fit_terms(np.array(features).reshape(-1, 3), np.array(latencies))
+                variances.append(_block_variance(times, space.blocks(arch)))
+        fit = fit_terms(np.array(features).reshape(-1, len(ALL_TERMS)), np.array(latencies), variances)
         return cls(
             times, fit, space, table.header.resolutions, reference_ms=reference, anchor_spread=spread, drift=drift
         )
@@ -231,8 +145,9 @@ class LatencyModel:
         Raises:
             BadFile: the block was not measured, and too few were to estimate it.
         """
-        own = self.fit.coefficient("scale") * self.times.get(block).ms
-        return own + self.fit.coefficient("bytes") * block_weight_bytes(block) / 1e6
+        fit = self.fit
+        own = fit.coefficient("scale") * self.times.get(block).ms + fit.coefficient("ops") * block_ops(block)
+        return own + fit.coefficient("bytes") * block_weight_bytes(block) / 1e6 + fit.coefficient("se") * block.se
 
     def missing(self, blocks: Sequence[Block]) -> tuple[str, ...]:
         """Keys of the blocks that the campaign neither measured nor predicted: filled in here, or failed there."""
@@ -295,15 +210,16 @@ class LatencyModel:
         return width
 
     def _half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
-        """Relative half-width: Student's t x residual x sqrt(1 + leverage), and twice the standard error of filled-in
-        blocks, whose errors may all point one way."""
+        """Relative half-width: Student's t x sqrt(residual^2 x (1 + leverage) + what this network's blocks are known
+        worse than those of the calibration networks, whose errors the residual holds)."""
         if self.fit.residual is None:
             return None
-        row = _network_features(self.times, blocks)[[_ALL_TERMS.index(t) for t in self.fit.terms]] / value
+        row = _network_features(self.times, blocks)[[ALL_TERMS.index(t) for t in self.fit.terms]] / value
         leverage = float(row @ self.fit.covariance @ row)
-        half = stats.student_t(confidence, self.fit.degrees) * self.fit.residual * math.sqrt(1 + leverage)
-        filled = sum(time.error * time.ms for time in map(self.times.get, blocks))
-        return half + 2 * self.fit.coefficient("scale") * filled / value
+        worse = max(0.0, _block_variance(self.times, blocks) - self.fit.block_variance)
+        share = self.fit.coefficient("scale") * math.fsum(self.times.get(block).ms for block in blocks) / value
+        variance = self.fit.residual**2 * (1 + leverage) + worse * share**2
+        return stats.student_t(confidence, self.fit.degrees) * math.sqrt(variance)
 
 
 def calibration(
@@ -351,10 +267,25 @@ def _block_times(table: LatencyTable) -> BlockTimes:
             for key, ms, error in zip(predicted.index, predicted["median"], predicted["error"], strict=True)
         },
         dict(zip(table.failed.index, table.failed["reason"], strict=True)),
+        dict(zip(table.blocks.index, (combine.widths(table.blocks) / combine.Z).tolist(), strict=True)),
     )
 
 
 def _network_features(times: BlockTimes, blocks: Sequence[Block]) -> np.ndarray:
-    """(3,): one, sum of block times in ms, weight bytes in millions."""
+    """(5,): as terms.ALL_TERMS."""
     total = math.fsum(times.get(block).ms for block in blocks)
-    return np.array([1.0, total, sum(map(block_weight_bytes, blocks)) / 1e6])
+    weights = sum(map(block_weight_bytes, blocks)) / 1e6
+    return np.array([1.0, total, weights, sum(map(block_ops, blocks)), sum(block.se for block in blocks)])
+
+
+def _block_variance(times: BlockTimes, blocks: Sequence[Block]) -> float:
+    """Relative variance of a sum of blocks from their own errors: measured ones are independent, filled-in ones share
+    a part of theirs."""
+    known = [(times.get(block), times.errors.get(block.key, 0.0)) for block in blocks]
+    total = math.fsum(time.ms for time, _ in known)
+    if not 0 < total < math.inf:
+        return 0.0
+    alone = math.fsum((time.ms * own) ** 2 for time, own in known if time.source == "measured")
+    filled = [time.ms * time.error for time, _ in known if time.source != "measured"]
+    together = (1 - _SHARED_ERROR) * math.fsum(f**2 for f in filled) + _SHARED_ERROR * math.fsum(filled) ** 2
+    return (alone + together) / total**2

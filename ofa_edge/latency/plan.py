@@ -27,7 +27,7 @@ from ofa_edge.space.cost import block_macs, cost
 
 _N = TypeVar("_N", int, float)
 
-# Blocks between two measurements of the sentinel: with .2-.5 s a block, one every 5-10 s.
+# Blocks between two measurements of the sentinel: with .1-.3 s a block, one every 2-6 s. A trend needs six of them.
 SENTINEL_EVERY = 20
 # Archs that the calibration networks are chosen from, over all resolutions.
 _POOL = 400
@@ -44,6 +44,8 @@ class Effort:
             it is not (or it was disturbed).
         again: share of the blocks, disturbed ones and then the widest, that are measured once more at the end.
         attempts: how often a disturbed network is measured.
+        sentinel_every: blocks between two sentinels.
+        patience: seconds that a campaign waits altogether for a disturbed device to become quiet.
     """
 
     block_rel: float
@@ -54,6 +56,8 @@ class Effort:
     rounds: int = 1
     narrow_seconds: float = 0.06
     wide_seconds: float = 0.3
+    sentinel_every: int = SENTINEL_EVERY
+    patience: float = 120.0
     again: float = 0.2
 
 
@@ -61,7 +65,15 @@ class Effort:
 # process is worth more than a second tenth of a second. A network needs at least 10 interleaved batches of 130 ms
 # (docs/how-the-numbers-are-made.md).
 FULL = Effort(block_rel=0.02, block_seconds=0.12, network_rel=0.02, network_seconds=4.0, rounds=2)
-QUICK = Effort(block_rel=0.03, block_seconds=0.2, network_rel=0.03, network_seconds=2.0, attempts=2)
+QUICK = Effort(
+    block_rel=0.03,
+    block_seconds=0.2,
+    network_rel=0.03,
+    network_seconds=2.0,
+    attempts=2,
+    sentinel_every=10,
+    patience=10.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +90,8 @@ class Plan:
 
     Attributes:
         blocks: in the order of measuring, of the first round.
-        sentinel: the block that is measured before the first and after every SENTINEL_EVERY of them; where there are
-            no blocks, before every network. None where the runtime cannot run a block alone.
+        sentinel: the block that is measured before the first and after every few of them; where there are no blocks,
+            before every network. None where the runtime cannot run a block alone.
         anchor: the network interleaved with every whole-network measurement.
         networks: in the order of measuring; each round is followed by its share of them.
         predicted: the space's other blocks, which are predicted from those that are measured.

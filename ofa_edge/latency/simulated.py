@@ -19,7 +19,7 @@ from ofa_edge.latency import workload
 from ofa_edge.latency.plan import network_key
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
-from ofa_edge.space.cost import block_macs, block_weight_bytes
+from ofa_edge.space.cost import block_macs, block_ops, block_weight_bytes
 
 FACTS = wire.Facts(
     device_model="Simulated Board",
@@ -42,7 +42,7 @@ FACTS = wire.Facts(
 @dataclass(frozen=True)
 class Law:
     """True times: a block alone takes `per_block` + MACs / `macs_per_ms` (times a fixed quirk of +-`quirk`); a network
-    takes offset + scale x sum + rate x weight bytes in millions. All in ms."""
+    takes offset + scale x sum + rate x weight bytes in millions + `per_op` an operator. All in ms."""
 
     per_block: float = 0.005
     macs_per_ms: float = 2e7
@@ -50,6 +50,7 @@ class Law:
     offset: float = 0.02
     scale: float = 1.1
     rate: float = 0.02
+    per_op: float = 0.0
 
     def block(self, block: Block) -> float:
         digest = hashlib.sha256(block.weights_key.encode()).digest()
@@ -59,7 +60,8 @@ class Law:
     def network(self, blocks: Iterable[Block]) -> float:
         blocks = list(blocks)
         weights = sum(map(block_weight_bytes, blocks)) / 1e6
-        return self.offset + self.scale * sum(map(self.block, blocks)) + self.rate * weights
+        launches = self.per_op * sum(map(block_ops, blocks))
+        return self.offset + self.scale * sum(map(self.block, blocks)) + self.rate * weights + launches
 
 
 @dataclass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import decode
-from ofa_edge.space.cost import block_macs, block_weight_bytes
+from ofa_edge.space.cost import block_macs, block_ops, block_weight_bytes
 from ofa_edge.space.spaces import SPACES
 from tests.latency.helpers import SPACE, device_for, profile, task
 
@@ -38,9 +40,19 @@ def row(blocks: tuple[Block, ...]) -> list[float]:
     return [1.0, sum(map(LAW.block, blocks)), sum(map(block_weight_bytes, blocks)) / 1e6]
 
 
+def long_row(blocks: Sequence[Block]) -> list[float]:
+    """With the columns of operators and SE blocks."""
+    return [*row(tuple(blocks)), sum(map(block_ops, blocks)), sum(block.se for block in blocks)]
+
+
+@cache
+def calibration_blocks(count: int, seed: int) -> list[tuple[Block, ...]]:
+    plan = make_plan(SPACE, SPACE.resolutions, PlanSettings(seed=seed, quick=False, networks=count))
+    return [SPACE.blocks(network.arch) for network in plan.networks]
+
+
 def calibration_rows(count: int, seed: int) -> np.ndarray:
-    plan = make_plan(SPACE, SPACE.resolutions, PlanSettings(seed=seed, quick=True, networks=count))
-    return np.array([row(SPACE.blocks(network.arch)) for network in plan.networks])
+    return np.array([row(blocks) for blocks in calibration_blocks(count, seed)])
 
 
 def model_of(rows: np.ndarray, latencies: np.ndarray, times: BlockTimes = TIMES) -> LatencyModel:
@@ -68,26 +80,81 @@ def test_noise_buys_no_terms_that_the_law_does_not_have() -> None:
     assert sum(terms == ("scale",) for terms in kept) > 120
 
 
-@pytest.mark.parametrize("law", [(0.0, 1.2, 0.0), (0.0, 1.1, 0.03), (-0.05, 1.1, 0.03)])
-@pytest.mark.parametrize("count", [8, 12, 20])
-def test_the_95_percent_interval_covers_new_networks(count: int, law: tuple[float, float, float]) -> None:
+# Offset, scale, weight bytes, operators, SE: quiet CPUs, and a GPU whose launches cost more than its work.
+@pytest.mark.parametrize(
+    "law",
+    [(0.0, 1.2, 0.0, 0, 0), (0.0, 1.1, 0.03, 0, 0), (-0.05, 1.1, 0.03, 0, 0), (0.02, 0.3, 0, 0.02, 0)],
+    ids=["scale", "bytes", "both", "launches"],
+)
+@pytest.mark.parametrize("count", [12, 20])
+def test_the_95_percent_interval_covers_new_networks(count: int, law: tuple[float, ...]) -> None:
+    """However many terms were tried; and the share that leave-one-out says is the share of new networks."""
     rng = np.random.default_rng(count)
-    plans = [calibration_rows(count, seed) for seed in range(4)]
+    calibration = [np.array([long_row(b) for b in calibration_blocks(count, seed)]) for seed in range(4)]
     new = [SPACE.blocks(arch) for arch in ARCHS]
-    truth = np.array([row(blocks) for blocks in new]) @ np.array(law)
-    covered = []
-    widths = []
-    for i in range(24):
-        rows = plans[i % 4]
+    truth = np.array([long_row(blocks) for blocks in new]) @ np.array(law)
+    covered, said, widths = [], [], []
+    for i in range(40):
+        rows = calibration[i % 4]
         model = model_of(rows, rows @ np.array(law) * rng.normal(1, 0.012, len(rows)))
+        assert model.fit.left_out is not None
+        said.append(model.fit.left_out.covered)
         for blocks, latency in zip(new, truth * rng.normal(1, 0.012, len(new)), strict=True):
             estimate = model.estimate(blocks)
             assert estimate.low is not None
             assert estimate.high is not None
             covered.append(estimate.low <= latency <= estimate.high)
             widths.append(estimate.high / estimate.value - 1)
-    assert 0.92 <= np.mean(covered) <= 0.995
+    assert 0.91 <= np.mean(covered) <= 0.99
+    assert 0.92 <= np.mean(said) <= 0.99
     assert np.mean(widths) < 0.05
+
+
+def test_operators_count_where_launches_cost_and_only_from_12_networks_on() -> None:
+    law = np.array([0.02, 0.3, 0.0, 0.02, 0.0])
+    for count, kept in ((12, True), (10, False)):
+        rows = np.array([long_row(blocks) for blocks in calibration_blocks(count, 1)])
+        model = model_of(rows, rows @ law)
+        assert ("ops" in model.fit.terms) == kept
+        assert any("ops" in terms for terms, _ in model.fit.tried) == kept
+        errors = [model.estimate(SPACE.blocks(a)).value / (np.array(long_row(SPACE.blocks(a))) @ law) for a in ARCHS]
+        assert (np.max(np.abs(np.array(errors) - 1)) < 1e-6) == kept
+    blocks = SPACE.blocks(ARCHS[0])
+    model = model_of(rows := np.array([long_row(b) for b in calibration_blocks(12, 1)]), rows @ law)
+    total = model.offset_ms + sum(model.block_ms(block) for block in blocks)
+    assert model.estimate(blocks).value == pytest.approx(total)
+
+
+def test_the_fit_says_what_it_tried_and_how_it_predicts_networks_it_has_not_seen() -> None:
+    rows = np.array([long_row(blocks) for blocks in calibration_blocks(12, 0)])
+    noise = np.random.default_rng(7).normal(1, 0.012, 12)
+    fit = fit_terms(rows, 1.1 * rows[:, 1] * noise)
+    said = fit.as_json()
+    tried = {tuple(one["terms"]): one["loo_error_pct"] for one in said["tried"]}
+    assert fit.terms in tried
+    assert ("scale",) in tried
+    assert 0.5 < said["mape_pct"] <= said["loo_error_pct"] <= said["worst_pct"] < 5
+    assert 0.8 <= said["covered"] <= 1
+    # The choice is part of what is left out: the best of the tried errors flatters itself.
+    assert said["loo_error_pct"] >= min(tried.values())
+
+
+def test_blocks_known_worse_than_those_of_the_calibration_widen_the_interval_and_only_then() -> None:
+    rows = calibration_rows(12, 0)
+    latencies = 1.1 * rows[:, 1] * np.random.default_rng(4).normal(1, 0.01, 12)
+    arch = SPACE.largest(128)
+    own = {block.key for block in SPACE.blocks(arch)}
+
+    def width(errors: dict[str, float], variances: list[float]) -> float:
+        times = BlockTimes(TIMES.measured, errors=errors)
+        model = LatencyModel(times, fit_terms(rows, latencies, variances), SPACE, SPACE.resolutions)
+        estimate = model.estimate(SPACE.blocks(arch))
+        return (estimate.high or 0) / estimate.value - 1
+
+    plain = width({}, [])
+    worse = width(dict.fromkeys(own, 0.1), [0.0] * 12)
+    assert plain < worse < plain + 3 * 0.1  # independent errors: far below their sum
+    assert width(dict.fromkeys(own, 0.1), [0.05] * 12) == pytest.approx(plain)
 
 
 def test_more_confidence_is_a_wider_interval() -> None:
@@ -295,7 +362,7 @@ def test_the_frozen_table_still_gives_the_same_predictions() -> None:
     model = LatencyModel.from_table(LatencyTable.read(FROZEN))
     estimate = model.estimate(SPACE.blocks(SPACE.smallest(96)))
     assert estimate.value == pytest.approx(1.1831198, rel=1e-6)
-    assert estimate.high == pytest.approx(1.2549552, rel=1e-6)
+    assert estimate.high == pytest.approx(1.2553972, rel=1e-6)
 
 
 def test_a_table_without_networks_predicts_the_plain_sum(tmp_path: Path) -> None:
