@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from device_agents.wire import Facts
     from ofa_edge.latency.campaign import Step, Task
     from ofa_edge.latency.conditions import PlanSettings
+    from ofa_edge.latency.energy import Report
     from ofa_edge.latency.outcome import Outcome
     from ofa_edge.latency.stats import Notice
     from ofa_edge.latency.table import LatencyTable
@@ -39,6 +40,7 @@ def profile(
     runtime: options.Runtime = "onnxruntime",
     threads: options.Threads = 1,
     cores: options.Cores = None,
+    precision: options.Precision = "fp32",
     quick: Annotated[bool, typer.Option("--quick", help="Shorter measurements, wider intervals.")] = False,
     networks: Annotated[
         int | None,
@@ -74,6 +76,14 @@ def profile(
     max_minutes: Annotated[
         float | None, typer.Option("--max-minutes", min=0.1, help="Stop then; --resume goes on.")
     ] = None,
+    sustained: Annotated[
+        bool,
+        typer.Option("--sustained", help="Heat the device first, up to ten minutes, and measure its steady state."),
+    ] = False,
+    energy: Annotated[
+        bool,
+        typer.Option("--energy", help="Then measure the energy of networks and of some blocks: 6 minutes more."),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 6 where the table is not trustworthy.")] = False,
     seed: options.Seed = 0,
     out_file: options.MaybeOut = None,
@@ -92,13 +102,16 @@ def profile(
     """
     from ofa_edge.device import open_device
     from ofa_edge.latency.campaign import Task
+    from ofa_edge.latency.conditions import SUSTAINED
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
     _require_consistent(predictor, prior is not None, networks, quick=quick)
     other = None if prior is None else LatencyTable.read(prior)
     target = get_space(space or OFA_LITE0.name) if space or other is None else other.space
-    runs_on = options.runs_on(runtime, threads, cores)
+    runs_on = options.runs_on(runtime, threads, cores, precision)
+    if sustained:
+        runs_on = replace(runs_on, thermal=SUSTAINED)
     allowed = target.resolutions if other is None else tuple(other.header.resolutions)
     settings = _settings(predictor or "blocks", networks, other, seed=seed, quick=quick, holdout=holdout)
     task = Task(target, options.resolutions(resolutions, allowed), runs_on, settings)
@@ -112,9 +125,21 @@ def profile(
         outcome = measure_table(
             out, session, path, task, go_on="the same command with --resume", resume=resume, max_minutes=max_minutes
         )
+        if energy:
+            outcome = measure_energy(out, session, outcome, task)
     if strict:
         outcome.require_good()
     out.result(outcome.as_json(), lambda: describe(outcome))
+
+
+def measure_energy(out: Output, device: Device, outcome: Outcome, task: Task) -> Outcome:
+    """The outcome, with the energy of its networks and of some blocks. Raises as latency.energy.measure."""
+    from ofa_edge.latency import energy
+
+    plan = task.plan()
+    with out.progress("energy", len(plan.networks) + energy.BLOCKS) as bar:
+        report = energy.measure(device, outcome.table, plan, task.runs_on, lambda key: bar.advance(1, key))
+    return replace(outcome, energy=report, notices=(*outcome.notices, *report.notices()))
 
 
 def _require_consistent(predictor: str | None, prior: bool, networks: int | None, *, quick: bool) -> None:
@@ -188,13 +213,16 @@ def started_from(prior: LatencyTable, task: Task, facts: Facts, networks: int | 
 def table_path(facts: Facts, task: Task, *, resume: bool = False) -> Path:
     """Where a table goes that nobody named.
 
-    It is `<home>/tables/<device model>/<space>-<runtime>-t<threads>[-quick|-network|-prior].jsonl`, with the time in
-    the name where that one exists. With `resume` it is the newest of these that was not finished, else the newest.
+    It is `<home>/tables/<device model>/<space>-<runtime>-t<threads>[-int8][-quick|-network|-prior][-sustained].jsonl`,
+    with the time in the name where that one exists. With `resume` it is the newest of these that was not finished, else
+    the newest.
     """
     plan = task.settings
     kinds = {"-prior": plan.prior is not None, "-network": plan.predictor == "network", "-quick": plan.quick}
     kind = next((name for name, is_so in kinds.items() if is_so), "")
-    stem = f"{task.space.name}-{task.runs_on.runtime}-t{task.runs_on.threads}{kind}"
+    precision = "" if task.runs_on.precision == "fp32" else f"-{task.runs_on.precision}"
+    warm = "-sustained" if task.runs_on.thermal == "sustained" else ""
+    stem = f"{task.space.name}-{task.runs_on.runtime}-t{task.runs_on.threads}{precision}{kind}{warm}"
     folder = settings.tables_dir(facts.device_model)
     first = folder / f"{stem}.jsonl"
     if not resume:
@@ -274,10 +302,11 @@ class _CampaignBar:
 def describe(outcome: Outcome) -> str:
     """The table's summary for people."""
     value = outcome.as_json()
-    blocks, fit = value["blocks"], value["fit"]
+    how, blocks, fit = value["conditions"], value["blocks"], value["fit"]
     error = fit["loo_error_pct"]
     lines = [
         f"table      {value['table']}",
+        f"run by     {how['runtime']} {how['runtime_version']}, {how['precision']}, {how['threads']} threads",
         f"blocks     {blocks['measured']} of {blocks['distinct']} measured, {blocks['failed']} failed"
         + (f", {blocks['predicted']} predicted" if blocks["predicted"] else ""),
         f"networks   {value['networks']}; prediction: {' + '.join(fit['terms'])}, "
@@ -285,6 +314,8 @@ def describe(outcome: Outcome) -> str:
         f"took       {value['seconds']:.0f} s, {size(value['bytes_pushed'])} sent",
         f"verdict    {value['verdict']}",
     ]
+    if outcome.energy is not None and outcome.energy.rows:
+        lines.append(_energy_text(outcome.energy))
     if held := value["held_out"]:
         lines.append(f"held out   {held['networks']} networks, {held['mape_pct']:.1f} % mean error")
     if (used := value["memory"])["networks"]:
@@ -292,6 +323,12 @@ def describe(outcome: Outcome) -> str:
         more = "" if fitted is None else f"; {fitted['mape_pct']:.1f} % with what the runtime adds"
         lines.append(f"memory     predicted {used['bias_pct']:+.0f} % off on average{more}")
     return "\n".join([*lines, *(f"note       {_said(notice)}" for notice in outcome.notices)])
+
+
+def _energy_text(report: Report) -> str:
+    """Of networks, of blocks where there are none."""
+    found = [row["mj"] for row in report.rows if row["role"] != "block"] or [row["mj"] for row in report.rows]
+    return f"energy     {report.sensor}: {min(found):.3g} to {max(found):.3g} mJ a run, {report.idle_w:.2f} W at rest"
 
 
 def _said(notice: Notice) -> str:

@@ -28,8 +28,9 @@ import pandas as pd
 from device_agents import wire
 from ofa_edge import __version__, journal, strict_json
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency import combine, workload
+from ofa_edge.latency import combine, sustained, workload
 from ofa_edge.latency.conditions import (
+    SUSTAINED,
     Header,
     PlanSettings,
     Provenance,
@@ -39,10 +40,10 @@ from ofa_edge.latency.conditions import (
     require_match,
 )
 from ofa_edge.latency.outcome import Outcome, conclude
-from ofa_edge.latency.plan import Plan, PlannedNetwork, make_plan, network_key
+from ofa_edge.latency.plan import SENTINEL_EVERY, Plan, PlannedNetwork, make_plan, network_key
 from ofa_edge.latency.plausible import CheckedDevice
 from ofa_edge.latency.predicting import predicted_rows
-from ofa_edge.latency.quiet import Quiet
+from ofa_edge.latency.quiet import MOST_TOGETHER, Quiet
 from ofa_edge.latency.table import FORMAT, LatencyTable, disturbed_rows
 from ofa_edge.latency.transfer import Start
 from ofa_edge.latency.trials import network_job, repeated
@@ -157,8 +158,13 @@ class _Campaign:
         clock: Callable[[], float],
         pause: Callable[[float], None],
     ):
+        self._bare = device
+        self._warm = task.runs_on.thermal == SUSTAINED
         self._device: Device = CheckedDevice(
-            device, task.runs_on, _macs(plan, task.space), cost(task.space.blocks(plan.anchor)).macs
+            sustained.Warm(device) if self._warm else device,
+            task.runs_on,
+            _macs(plan, task.space),
+            cost(task.space.blocks(plan.anchor)).macs,
         )
         self._writer = writer
         self._plan = plan
@@ -171,7 +177,7 @@ class _Campaign:
         self._rows: dict[str, list[dict[str, Any]]] = {r: before.contents.of(r) for r in ("block", "sentinel")}
         self._round = 0
         self._facts = device.facts
-        self._quiet = Quiet(self._look, clock, pause)
+        self._quiet = Quiet(self._look, clock, pause, together=0.0 if self._warm else MOST_TOGETHER)
         self.pushed = 0
         done = {(row["key"], row.get("round", 0)) for row in self._rows["block"]}
         self._blocks = [
@@ -193,6 +199,8 @@ class _Campaign:
         self._begin_session()
         self._take_over()
         self._upload()
+        if self._warm:
+            self._heat(deadline)
         began = any(self._blocks)
         for number, todo in enumerate(self._blocks):
             self._measure_round(number, list(todo.values()), self._before_networks(deadline))
@@ -256,17 +264,27 @@ class _Campaign:
     def _maker(self, block: Block) -> Callable[[], bytes]:
         return lambda: workload.block_file(block, self._task.runs_on)
 
+    def _heat(self, deadline: float | None) -> None:
+        """Keep the device busy with the anchor until it is steady; half of the time there is at most."""
+        source = workload.network_source(self._task.space, self._plan.anchor, self._task.runs_on)
+        hashes, _ = workload.upload(self._bare, {"anchor": source.make})
+        anchor = Model(hashes["anchor"], dict(source.shape))
+        end = None if deadline is None else (self._clock() + deadline) / 2
+        first: float | None = None
+        for sample in sustained.heat(self._bare, anchor, self._task.runs_on, self._clock, end):
+            first = first or sample.median
+            self._writer.append("sustained", {"session": self._session, **(_rounded(sample.row(first)) or {})})
+
     # -- blocks -----------------------------------------------------------------------------------
     def _measure_round(self, number: int, todo: Sequence[Block], deadline: float | None) -> None:
-        """A sentinel before every few blocks, the first one in a new worker, and one at the end."""
+        """A sentinel before every SENTINEL_EVERY blocks, the first one in a new worker, and one at the end."""
         if not todo or self._late(deadline):
             return
         self._round = number
         seconds = self._seconds(number)
-        every = self._plan.effort.sentinel_every
-        for start in range(0, len(todo), every):
+        for start in range(0, len(todo), SENTINEL_EVERY):
             self._measure_sentinel(fresh=start == 0)
-            if not self._chunk(todo[start : start + every], seconds, deadline):
+            if not self._chunk(todo[start : start + SENTINEL_EVERY], seconds, deadline):
                 return
         self._measure_sentinel()
 
@@ -290,16 +308,11 @@ class _Campaign:
         if disturbed.mean() > _BUSY_SHARE:
             return []
         if disturbed.any():
-            self._wait(deadline)
+            self._quiet.wait(deadline)
         found = np.flatnonzero(disturbed | (wide > effort.block_rel))
         first = found[np.lexsort((-wide[found], ~disturbed[found]))]
         keys = set(known["key"].iloc[first[: max(int(disturbed.sum()), round(effort.again * len(known)))]])
         return [block for block in self._plan.order(effort.rounds) if block.key in keys]
-
-    def _wait(self, deadline: float | None) -> bool:
-        """Until the device is quiet, as long as the plan has patience."""
-        patience = self._clock() + max(0.0, self._plan.effort.patience - self._quiet.waited)
-        return self._quiet.wait(patience if deadline is None else min(deadline, patience))
 
     def _combined(self) -> pd.DataFrame:
         blocks = pd.DataFrame.from_records(self._rows["block"])
@@ -384,7 +397,7 @@ class _Campaign:
         job = network_job(key, self._models[key], self._models["anchor"], self._task.runs_on, self._plan.effort)
         arch = encode(self._task.space, network.arch)
         attempts = self._plan.effort.attempts
-        wait = partial(self._wait, deadline)
+        wait = partial(self._quiet.wait, deadline)
         for trial in repeated(self._device, job, attempts=attempts, before_repeat=wait):
             if isinstance(trial.result, wire.Failed):
                 self._failed(trial.result)

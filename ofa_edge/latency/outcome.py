@@ -17,10 +17,12 @@ import numpy as np
 from ofa_edge import journal
 from ofa_edge.errors import NotTrustworthy, OfaEdgeError
 from ofa_edge.latency import memory, verdicts
+from ofa_edge.latency.energy import Report
 from ofa_edge.latency.model import LatencyModel, calibration
 from ofa_edge.latency.plan import Plan
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.stats import Notice, Quality, Verdict, judge
+from ofa_edge.latency.sustained import Steady, steady
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.latency.transfer import FROM_PRIOR
 
@@ -52,6 +54,7 @@ class Outcome:
         distinct: blocks of the space at the table's resolutions.
         verdict, notices: how far to trust it, and why.
         finished: nothing of the plan is left; else `resume` goes on.
+        energy: what the energy run gave, where there was one.
     """
 
     table: LatencyTable
@@ -63,6 +66,13 @@ class Outcome:
     seconds: float
     bytes_pushed: int
     finished: bool
+    energy: Report | None = None
+
+    @property
+    def sustained(self) -> Steady | None:
+        """How the device was heated in the last session that heated it; None for a table of bursts."""
+        rows = self.table.contents.of("sustained")
+        return steady([row for row in rows if row.get("session") == rows[-1].get("session")])
 
     @property
     def predicted(self) -> int:
@@ -92,6 +102,8 @@ class Outcome:
             "verdicts": verdicts.counts(table.blocks),
             "notices": [notice.as_json() for notice in self.notices],
             "finished": self.finished,
+            **({} if self.sustained is None else {"sustained": self.sustained.as_json()}),
+            **({} if self.energy is None else {"energy": self.energy.as_json()}),
         }
 
     def require_good(self) -> None:
@@ -135,8 +147,9 @@ def conclude(
     table = LatencyTable.read(path)
     if table.blocks.empty and (plan.blocks or table.networks.empty):
         reasons = [reason for reason in table.failed["reason"] if not reason.startswith(FROM_PRIOR)]
+        why = f": {reasons[0]}" if reasons else " in the time given"
         raise OfaEdgeError(
-            f"no {'block' if plan.blocks else 'network'} could be measured{': ' + reasons[0] if reasons else ' in the time given'}",
+            f"no {'block' if plan.blocks else 'network'} could be measured{why}",
             hint="look at `ofa-edge doctor --host HOST`, or give --max-minutes more",
         )
     model = model_of(table)

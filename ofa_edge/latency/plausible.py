@@ -89,6 +89,7 @@ class CheckedDevice:
         self.missing = device.missing
         self.push = device.push
         self.ask_facts = device.ask_facts
+        self.energy = device.energy
 
     @property
     def facts(self) -> wire.Facts:

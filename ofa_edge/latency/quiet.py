@@ -33,6 +33,7 @@ class Quiet:
         look: measures the sentinel.
         clock: monotonic seconds.
         pause: lets that many of them pass.
+        together: seconds that all waits may take; 0 for a device that is to stay warm.
 
     Attributes:
         waited: seconds so far.
@@ -43,10 +44,12 @@ class Quiet:
         look: Callable[[], wire.Measured | wire.Failed],
         clock: Callable[[], float],
         pause: Callable[[float], None],
+        together: float = MOST_TOGETHER,
     ):
         self._look = look
         self._clock = clock
         self._pause = pause
+        self._together = together
         self._level: deque[float] = deque(maxlen=_LEVEL_OF)
         self._hot: float | None = None
         self.waited = 0.0
@@ -67,7 +70,7 @@ class Quiet:
             deadline: on the clock, beside the limits of this module.
         """
         began = self._clock()
-        end = began + min(MOST_SECONDS, max(0.0, MOST_TOGETHER - self.waited))
+        end = began + min(MOST_SECONDS, max(0.0, self._together - self.waited))
         end = end if deadline is None else min(end, deadline)
         if end <= began:
             return False

@@ -17,6 +17,8 @@ since that session began):
     failed     key (of a block, or the arch's of a network), reason
     predicted  key, median, error: blocks a reduced campaign did not measure; error is relative
     given      key, resolution, mean, n, std: what an imported file says of a block in networks of one resolution
+    sustained  median of the anchor (ms) while the device was heated, its ratio to the first, temperature_c,
+               frequency_mhz, throttled (latency/sustained.py)
     energy     key, role (block, or the network's), sensor, idle_w, busy_w, mj a run with low and high, runs, windows;
                session, but no `at` (latency/energy.py)
     fit        terms, coefficients, leave-one-out error: what `ofa-edge profile` reported; not read back
@@ -47,7 +49,7 @@ from ofa_edge.space.spaces import named
 if TYPE_CHECKING:
     from ofa_edge.latency.health import Problem
 
-RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "energy", "fit")
+RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "sustained", "energy", "fit")
 FORMAT = journal.Format("latency-table", (1, 1), frozenset(RECORDS))
 
 # Flags that say other work was on the machine, or that it was slowed down; the others say that a limit was short, and

@@ -17,6 +17,7 @@ import pandas as pd
 
 from ofa_edge.latency.conditions import SUSTAINED, UNKNOWN, UNTOLD
 from ofa_edge.latency.stats import Notice, Verdict
+from ofa_edge.latency.sustained import steady
 from ofa_edge.latency.table import LatencyTable
 
 # Relative half-widths of the interval of a block's median: a campaign stops at .02 (quick .03); a sum of some twenty
@@ -71,11 +72,30 @@ def counts(frame: pd.DataFrame) -> dict[str, int]:
 
 def surroundings(table: LatencyTable) -> Judged:
     """What went on beside the campaign of a table."""
-    judged: list[Judged] = [*_slowed(table), *_busy(table), *_clocks(table)]
+    judged: list[Judged] = [*_heated(table), *_slowed(table), *_busy(table), *_clocks(table)]
     if table.conditions.emulated is True:
         text = "the device is emulated: its times say nothing about a real one"
         judged.append(_bad("emulated", text, True, "profile the device itself", Verdict.UNUSABLE))
     return Judged(worst(*(one.verdict for one in judged)), tuple(n for one in judged for n in one.notices))
+
+
+def _heated(table: LatencyTable) -> Iterable[Judged]:
+    """The steady state of a sustained table: how much slower it is, and whether it was reached."""
+    if table.conditions.thermal != SUSTAINED:
+        return
+    rows = table.contents.of("sustained")
+    found = steady([row for row in rows if row.get("session") == rows[-1].get("session")])
+    if found is None:
+        yield _bad("not-steady", "the device was not heated", 0, "give --max-minutes more")
+        return
+    hot = "" if found.temperature_c is None else f" at {found.temperature_c:.1f} C"
+    much = f"{abs(found.slower):.0%} {'longer' if found.slower >= 0 else 'shorter'}"
+    said = f"after {found.seconds:.0f} s of load{hot} a run takes {much} than cold"
+    if found.reached:
+        yield _told("sustained", said, found.slower, "")
+    else:
+        text = f"{said}, and still changed"
+        yield _bad("not-steady", text, found.slower, "give --max-minutes more, or stop other programs on the device")
 
 
 def _slowed(table: LatencyTable) -> Iterable[Judged]:

@@ -17,7 +17,9 @@ from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
 WORK = task()
 PLAN = plan_of(WORK)
 FULL_WORK = task(SETTINGS.model_copy(update={"quick": False}))
-OTHERS = [block.key for block in PLAN.blocks if block.key != PLAN.sentinel.key]
+assert PLAN.sentinel is not None
+SENTINEL = PLAN.sentinel.key
+OTHERS = [block.key for block in PLAN.blocks if block.key != SENTINEL]
 
 
 def result(ms: float = 1.0, flags: tuple[str, ...] = (), celsius: float | None = None) -> wire.Measured:
@@ -116,8 +118,8 @@ def test_looks_at_the_sentinel_are_no_rows(tmp_path: Path) -> None:
     device = device_for(FULL_WORK)
     device.flags = lambda key, before: ("steal",) if key in OTHERS[:3] and before < 2 else ()
     table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
-    asked = sum(key == PLAN.sentinel.key for key, _ in device.asked)
-    rows = len(table.contents.of("sentinel")) + sum(r["key"] == PLAN.sentinel.key for r in table.contents.of("block"))
+    asked = sum(key == SENTINEL for key, _ in device.asked)
+    rows = len(table.contents.of("sentinel")) + sum(r["key"] == SENTINEL for r in table.contents.of("block"))
     assert asked == rows + 1
 
 

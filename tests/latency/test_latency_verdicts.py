@@ -64,7 +64,10 @@ def test_other_work_is_told_with_its_share_and_is_no_good_verdict(
 
 
 def slowed(flag: str, share: float) -> Callable[[str, int], tuple[str, ...]]:
+    """Of the blocks, and of the sentinel only where all are."""
     victims = {block.key for block in PLAN.blocks[: round(share * len(PLAN.blocks))]}
+    if share < 1 and PLAN.sentinel is not None:
+        victims.discard(PLAN.sentinel.key)
     return lambda key, before: (flag,) if key in victims else ()
 
 
