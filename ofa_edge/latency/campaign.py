@@ -40,7 +40,7 @@ from ofa_edge.latency.conditions import (
     require_match,
 )
 from ofa_edge.latency.outcome import Outcome, conclude
-from ofa_edge.latency.plan import SENTINEL_EVERY, Plan, PlannedNetwork, make_plan, network_key
+from ofa_edge.latency.plan import Plan, PlannedNetwork, make_plan, network_key
 from ofa_edge.latency.plausible import CheckedDevice
 from ofa_edge.latency.predicting import predicted_rows
 from ofa_edge.latency.quiet import MOST_TOGETHER, Quiet
@@ -277,14 +277,15 @@ class _Campaign:
 
     # -- blocks -----------------------------------------------------------------------------------
     def _measure_round(self, number: int, todo: Sequence[Block], deadline: float | None) -> None:
-        """A sentinel before every SENTINEL_EVERY blocks, the first one in a new worker, and one at the end."""
+        """A sentinel before every few blocks, the first one in a new worker, and one at the end."""
         if not todo or self._late(deadline):
             return
         self._round = number
         seconds = self._seconds(number)
-        for start in range(0, len(todo), SENTINEL_EVERY):
+        every = self._plan.effort.sentinel_every
+        for start in range(0, len(todo), every):
             self._measure_sentinel(fresh=start == 0)
-            if not self._chunk(todo[start : start + SENTINEL_EVERY], seconds, deadline):
+            if not self._chunk(todo[start : start + every], seconds, deadline):
                 return
         self._measure_sentinel()
 
@@ -308,11 +309,16 @@ class _Campaign:
         if disturbed.mean() > _BUSY_SHARE:
             return []
         if disturbed.any():
-            self._quiet.wait(deadline)
+            self._wait(deadline)
         found = np.flatnonzero(disturbed | (wide > effort.block_rel))
         first = found[np.lexsort((-wide[found], ~disturbed[found]))]
         keys = set(known["key"].iloc[first[: max(int(disturbed.sum()), round(effort.again * len(known)))]])
         return [block for block in self._plan.order(effort.rounds) if block.key in keys]
+
+    def _wait(self, deadline: float | None) -> bool:
+        """Until the device is quiet, as long as the plan has patience."""
+        patience = self._clock() + max(0.0, self._plan.effort.patience - self._quiet.waited)
+        return self._quiet.wait(patience if deadline is None else min(deadline, patience))
 
     def _combined(self) -> pd.DataFrame:
         blocks = pd.DataFrame.from_records(self._rows["block"])
@@ -397,7 +403,7 @@ class _Campaign:
         job = network_job(key, self._models[key], self._models["anchor"], self._task.runs_on, self._plan.effort)
         arch = encode(self._task.space, network.arch)
         attempts = self._plan.effort.attempts
-        wait = partial(self._quiet.wait, deadline)
+        wait = partial(self._wait, deadline)
         for trial in repeated(self._device, job, attempts=attempts, before_repeat=wait):
             if isinstance(trial.result, wire.Failed):
                 self._failed(trial.result)
