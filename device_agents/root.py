@@ -1,7 +1,8 @@
 """The agent's folder on the device and the blobs in it.
 
 In: the root path the host chose (or its default). Out: absolute paths inside it, blobs verified by hash.
-Rules: a name from the wire becomes a path only after it matched a strict pattern; files appear by rename.
+Rules: a name from the wire becomes a path only after it matched a strict pattern; files appear by rename; our folders
+are folders and our files files, no link is followed and no pipe waited for.
 
     <root>/agent/<sha256>.pyz      shipped agents
     <root>/blobs/<sha256>          models and golden tensors, content-addressed
@@ -13,15 +14,19 @@ Rules: a name from the wire becomes a path only after it matched a strict patter
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import hashlib
 import os
 import re
 import shutil
+import stat
 import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from device_agents.wire import AgentError
 
@@ -29,6 +34,8 @@ RESERVED = ("agent", "blobs", "incoming", "work", "sites", "tables", "cache")
 """Names in the root that are not apps (`tables` and `cache` are the host's, where both sides share one root)."""
 
 MAX_BLOB = 1 << 30
+MAX_ENTRIES = 100_000
+"""Blobs in one transfer; the host puts a few hundred into one."""
 _STALE_SECONDS = 24 * 3600.0
 _CHUNK = 1 << 20
 
@@ -40,14 +47,22 @@ class Root:
     path: str
 
     def prepare(self) -> None:
-        """Make our folders, private to the user, and drop transfers nobody finished within a day."""
+        """Make our folders, private to the user, and drop transfers nobody finished within a day.
+
+        Raises:
+            OSError: they cannot be made, or one of them is a link.
+        """
         for name in ("blobs", "incoming", "work"):
-            os.makedirs(os.path.join(self.path, name), mode=0o700, exist_ok=True)
+            path = os.path.join(self.path, name)
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                raise OSError(errno.ENOTDIR, "is a link where a folder of ours belongs", path)
         incoming = os.path.join(self.path, "incoming")
         for name in os.listdir(incoming):
             path = os.path.join(incoming, name)
             if time.time() - os.lstat(path).st_mtime > _STALE_SECONDS:
-                os.unlink(path)
+                with contextlib.suppress(OSError):  # something of somebody else's
+                    os.unlink(path)
 
     @property
     def work(self) -> str:
@@ -61,7 +76,7 @@ class Root:
         return os.path.join(self.path, "blobs", _hash(sha256))
 
     def missing(self, hashes: Sequence[str]) -> list[str]:
-        return [sha256 for sha256 in hashes if not os.path.isfile(self.blob_path(sha256))]
+        return [sha256 for sha256 in hashes if not _is_file(self.blob_path(sha256))]
 
     def read_blob(self, sha256: str) -> bytes:
         """A blob's bytes, verified; a damaged one is removed, so that the next push replaces it.
@@ -71,7 +86,7 @@ class Root:
         """
         path = self.blob_path(sha256)
         try:
-            with open(path, "rb") as stream:
+            with _open_file(path) as stream:
                 data = stream.read(MAX_BLOB + 1)
         except FileNotFoundError:
             raise AgentError("bad-file", f"blob {sha256} is not on the device") from None
@@ -91,15 +106,17 @@ class Root:
         path = os.path.join(self.path, "incoming", _hash(sha256) + ".pack.gz")
         count = 0
         try:
-            with gzip.open(path, "rb") as stream:
+            with _open_file(path) as file, gzip.open(file, "rb") as stream:
                 while self._unpack_one(stream):
                     count += 1
+                    if count > MAX_ENTRIES:
+                        raise AgentError("bad-file", f"the transfer {sha256} holds more than {MAX_ENTRIES} blobs")
         except FileNotFoundError:
             raise AgentError("bad-file", f"the transfer {sha256} did not arrive") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise AgentError("bad-file", f"the transfer {sha256} is damaged") from None
         finally:
-            if os.path.exists(path):
+            with contextlib.suppress(OSError):
                 os.unlink(path)
         return count
 
@@ -111,11 +128,15 @@ class Root:
         if match is None or int(match[2]) > MAX_BLOB:
             raise AgentError("bad-file", "the transfer holds an entry that is none")
         sha256, left = match[1].decode("ascii"), int(match[2])
+        if left > self.free_bytes:  # a few bytes may unpack to more than any disk holds
+            raise AgentError("failed", f"a blob of {left} bytes is more than is free in {self.path}")
         final = self.blob_path(sha256)
         part = f"{final}.{os.getpid()}.part"
         digest = hashlib.sha256()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
         try:
-            with open(part, "wb") as out:
+            with open(part, "xb") as out:
                 while left:
                     chunk = stream.read(min(left, _CHUNK))
                     if not chunk:
@@ -132,6 +153,32 @@ class Root:
             if os.path.exists(part):
                 os.unlink(part)
         return True
+
+
+def _is_file(path: str) -> bool:
+    """A regular file of its own, no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _open_file(path: str) -> BinaryIO:
+    """A regular file for reading.
+
+    Raises:
+        AgentError: 'bad-file', it is a link, a pipe, a device or a folder; nothing was followed or waited for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise AgentError("bad-file", f"{path} is a link; it was not followed") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise AgentError("bad-file", f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _hash(sha256: str) -> str:

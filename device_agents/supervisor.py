@@ -23,6 +23,8 @@ from device_agents.worker_process import WorkerLost, WorkerProcess
 LOAD_SECONDS = 120.0
 """Start a worker, import its runtime, load a model; an emulated board needs most of it."""
 IDLE_SECONDS = 3600.0
+MAX_WAITING = 64
+"""Requests that wait while one is answered; a host sends the next one when it has its reply."""
 STOP_SECONDS = 30.0
 """After stdin ended an op in flight has this long; then the process ends, whatever hangs."""
 OPS = {**slots.OPS, **sites.OPS}
@@ -66,7 +68,7 @@ class Supervisor:
         self._ended = threading.Event()
 
     def serve(self, requests: BinaryIO) -> None:
-        """Answer until `requests` ends, a line in it is malformed, or nothing comes for IDLE_SECONDS."""
+        """Answer until `requests` ends, a line in it is malformed or too many wait, or nothing comes for IDLE_SECONDS."""
         threading.Thread(target=self._listen, args=(requests,), daemon=True).start()
         try:
             while not self._stopping.is_set():
@@ -90,7 +92,7 @@ class Supervisor:
             except wire.WireError as error:
                 sys.stderr.write(f"agent: {error}\n")
                 request = None
-            if request is None:
+            if request is None or self._queue.qsize() >= MAX_WAITING:
                 break
             if request.op == "cancel" and request.args.get("id") == self._streaming:
                 self._cancelled.set()

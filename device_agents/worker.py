@@ -12,6 +12,7 @@ import ctypes
 import gc
 import importlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -197,6 +198,7 @@ def main(root_path: str) -> None:
     """The worker process: stdin and stdout are the supervisor's pipes."""
     _die_with_parent()
     _die_first_of_memory()
+    _have_no_more_than_there_is()
     root = Root(root_path)
     os.chdir(root.work)  # a model's relative paths lead into an empty folder
     replies = os.fdopen(os.dup(1), "wb")
@@ -220,4 +222,16 @@ def _die_first_of_memory() -> None:
         with open("/proc/self/oom_score_adj", "w") as stream:
             stream.write("1000")
     except OSError:
+        return
+
+
+def _have_no_more_than_there_is() -> None:
+    """More writable memory than the machine has is refused at once, where the system would promise it and then look
+    for a victim: a job of an absurd shape fails in a moment."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        if there > 0 and (most == resource.RLIM_INFINITY or there < most):
+            resource.setrlimit(resource.RLIMIT_DATA, (there, most))
+    except (OSError, ValueError):
         return
