@@ -77,7 +77,7 @@ def import_(
     if format == ACCURACY_CSV:
         _import_accuracies(files, target, images, data, out_file, out)
         return
-    _require_new(out_file)
+    require_new(out_file)
     said = _said(device_model, condition or [])
     if format in (columns.CSV, columns.PARQUET):
         if len(files) > 1:
@@ -232,7 +232,7 @@ def _in_order(text: str | None) -> list[int]:
     return [] if text is None else [size for part in text.split(",") for size in options.resolutions(part, ())]
 
 
-def _require_new(path: Path) -> None:
+def require_new(path: Path) -> None:
     if path.exists():
         raise UsageError(f"{path} exists already", hint="choose another file with --out")
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ofa_edge.cli.output import fields, table
 
+_DIFFERENCES = 20  # shown to people
+
 _LEVELS = {"invalid": "INVALID", "doubtful": "doubtful", "note": "note"}
 
 
@@ -45,6 +47,55 @@ def checked(value: Mapping[str, Any]) -> str:
     verdict = f", verdict {value['verdict']}" if value.get("verdict") else ""
     found = f"{count} to know" if count else "sound"
     return "\n".join([f"{value['table']}: {found}{verdict}", *_problems(value["problems"])[1:]])
+
+
+def differing(value: Mapping[str, Any]) -> str:
+    """`table diff`: conditions first, since they may explain the rest."""
+    lines = [f"{m['key']}: {_cell(m['left'])} and {_cell(m['right'])}" for m in value["conditions"]]
+    lines = ["conditions differ:", *(f"  {line}" for line in lines)] if lines else ["conditions are equal"]
+    blocks, raw, scaled = value["blocks"], value["raw"], value["scaled"]
+    pairs = {
+        "blocks": f"{blocks['both']} in both, {len(blocks['only_a'])} only in A, {len(blocks['only_b'])} only in B",
+        "as measured": _spread(raw, blocks["comparable"]),
+        "overall": _scale(value["scale"]),
+        "without it": _spread(scaled, blocks["comparable"]),
+    }
+    if value["networks"]:
+        pairs["networks"] = _spread(value["networks"], None)
+    lines += ["", fields(pairs)]
+    if found := value["differences"]:
+        rows = [
+            [f"{100 * (d['ratio'] - 1):+.1f} %", f"{d['a_ms']:.4g}", f"{d['b_ms']:.4g}", d["key"]]
+            for d in found[:_DIFFERENCES]
+        ]
+        lines += [
+            "",
+            table(["B to A", "A ms", "B ms", "beyond both intervals"], rows, right=["B to A", "A ms", "B ms"]),
+        ]
+        if len(found) > _DIFFERENCES:
+            lines.append(f"... and {len(found) - _DIFFERENCES} more: --json or --csv has all")
+    return "\n".join(lines)
+
+
+def _spread(spread: Mapping[str, Any], comparable: int | None) -> str:
+    text = f"differ by {spread['median_pct']:.2f} % (median), {spread['p90_pct']:.2f} % (90 in 100)"
+    if comparable is None:
+        return text
+    if not comparable:
+        return f"{text}; intervals are unknown"
+    return f"{text}; {spread['beyond_intervals']} of {comparable} beyond both intervals"
+
+
+def _scale(scale: Mapping[str, Any]) -> str:
+    change = 100 * (scale["value"] - 1)
+    text = f"B is {abs(change):.2f} % {'slower' if change > 0 else 'faster'}" if change else "equally fast"
+    if scale["low"] is None:
+        return text
+    return f"{text} ({100 * (scale['low'] - 1):+.2f} to {100 * (scale['high'] - 1):+.2f} %)"
+
+
+def _cell(value: Any) -> str:
+    return _cores(value) if isinstance(value, list) else str(value)
 
 
 def _problems(problems: Sequence[Mapping[str, Any]]) -> list[str]:

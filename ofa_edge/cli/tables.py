@@ -55,6 +55,63 @@ def check(
         raise next((error for error in errors if isinstance(error, BadFile)), errors[0])
 
 
+@table.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A latency table.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write every block that both measured.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """How two latency tables differ: conditions, a common factor, and the blocks that differ beyond both intervals.
+
+    Two blocks differ where their intervals do not overlap.
+    """
+    from ofa_edge.latency import diff as diffs
+    from ofa_edge.latency.table import LatencyTable
+
+    out = Output(as_json)
+    found = diffs.diff(LatencyTable.read(a), LatencyTable.read(b))
+    value = {"a": str(a), "b": str(b), **found.as_json()}
+    if csv is not None:
+        diffs.write_csv(found, csv)
+    out.result(value, lambda: table_texts.differing(value))
+
+
+@table.command()
+def merge(
+    files: Files,
+    out_file: options.Out,
+    accept_unknown: Annotated[
+        bool, typer.Option("--accept-unknown", help="Take unknown conditions as equal to any.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Put latency tables of one device and space together, under equal conditions; every row is kept once."""
+    from ofa_edge.latency import merge as merging
+    from ofa_edge.latency.table import LatencyTable
+
+    out = Output(as_json)
+    table_formats.require_new(out_file)
+    tables = [LatencyTable.read(file) for file in files]
+    for found in tables:
+        if not found.complete:
+            out.notice(f"{found.path} is not finished; what it holds is merged")
+    found = merging.merge(tables, out_file, accept_unknown=accept_unknown)
+    out.result(
+        {
+            "table": found.path,
+            "sha256": found.sha256,
+            "rows": len(found.contents.rows),
+            "blocks": len(found.blocks),
+            "networks": len(found.networks),
+            "resolutions": found.header.resolutions,
+            "conditions": found.conditions.model_dump(mode="json"),
+        }
+    )
+
+
 # -- one file -------------------------------------------------------------------------------------
 def _shown(file: Path) -> dict[str, Any]:
     from ofa_edge.latency import health

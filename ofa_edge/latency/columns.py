@@ -172,11 +172,12 @@ def _imported(
         conditions = formats.conditions(
             {name: condition(name, text) for name, text in known.items() if text} | dict(said)
         )
-        origin = {"format": format, "files": [{"name": path.name, "sha256": formats.digest(path)}]}
+        digest = formats.digest(path)
+        origin = {"format": format, "files": [{"name": path.name, "sha256": digest}]}
         header = formats.header(space, sizes, conditions, origin)
     except (ValueError, UsageError) as error:
         raise BadFile(f"{path}: {str(error).splitlines()[0]}", hint=_HINT) from error
-    start = {"record": "session", "start": header.provenance.created, "imported": True}
+    start = {"record": "session", "start": header.provenance.created, "imported": [digest]}
     checked = journal.finished(FORMAT, header.as_json(), [start, *rows])
     LatencyTable.from_contents(journal.parse(checked, FORMAT, str(path)), str(path))
     write_result(out, checked)

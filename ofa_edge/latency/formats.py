@@ -98,7 +98,11 @@ def import_yaml(
         left_out += sorted(_strange(file, known, space, size, format))
         given += [row for key, entry in file.rows.items() if key in known for row in _given(known[key], entry, size)]
     header = _header(space, sorted(sizes), said or {}, format, files)
-    rows = [{"record": "session", "start": header.provenance.created, "imported": True}, *_pooled(given), *given]
+    rows = [
+        {"record": "session", "start": header.provenance.created, "imported": [file.sha256 for file in files]},
+        *pooled(given),
+        *given,
+    ]
     journal.write(out, FORMAT, header.as_json(), rows)
     table = LatencyTable.read(out)
     planned = {block.key for block in space.distinct_blocks(sorted(sizes))}
@@ -281,7 +285,7 @@ def _given(meaning: Sequence[Meaning], entry: Entry, resolution: int) -> Iterabl
         }
 
 
-def _pooled(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def pooled(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One block row a key: the mean of all its runs, all files counting the same where one does not say how many."""
     by_key: dict[str, list[Mapping[str, Any]]] = {}
     for row in given:
