@@ -56,6 +56,8 @@ from ofa_edge.space.spaces import own_definition
 
 # Where more blocks than this share were disturbed the machine is busy, and measuring them again changes nothing.
 _BUSY_SHARE = 0.3
+# After so many networks that stayed disturbed the others are measured once.
+_STUBBORN = 4
 # Starting a fresh worker and loading two networks, on top of the time a network is measured for.
 _NETWORK_START_SECONDS = 1.5
 
@@ -176,6 +178,7 @@ class _Campaign:
         self._models: dict[str, Model] = {}
         self._rows: dict[str, list[dict[str, Any]]] = {r: before.contents.of(r) for r in ("block", "sentinel")}
         self._round = 0
+        self._stubborn = 0  # networks that no repeat made undisturbed
         self._facts = device.facts
         self._quiet = Quiet(self._look, clock, pause, together=0.0 if self._warm else MOST_TOGETHER)
         self.pushed = 0
@@ -402,7 +405,7 @@ class _Campaign:
         key = self._key(network)
         job = network_job(key, self._models[key], self._models["anchor"], self._task.runs_on, self._plan.effort)
         arch = encode(self._task.space, network.arch)
-        attempts = self._plan.effort.attempts
+        attempts = self._plan.effort.attempts if self._stubborn < _STUBBORN else 1
         wait = partial(self._wait, deadline)
         for trial in repeated(self._device, job, attempts=attempts, before_repeat=wait):
             if isinstance(trial.result, wire.Failed):
@@ -411,6 +414,7 @@ class _Campaign:
                 self._saw_network(trial.result)
                 row = {"role": network.role, "arch": arch, "attempt": trial.attempt}
                 self._writer.append("network", {**self._row(trial.result, nested=True), **row})
+        self._stubborn += trial.disturbed
         self._networks.remove(network)
         self._step("network", key, trial.result)
 

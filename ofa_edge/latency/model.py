@@ -36,7 +36,8 @@ from ofa_edge.space.cost import block_ops, block_weight_bytes
 # Calibration networks that are enough (the study in docs/: with 8 the held-out error is 1.3 %, with 12 1.2 %).
 _ENOUGH_QUIET = 8
 _MARGIN_SAMPLE = 400
-# Correlation of the errors of blocks that were filled in.
+# Correlation of the errors of blocks that were filled in: measured -.05 to .14, on average .06, over seven choices of 80
+# out of 627 measured blocks (ofa-mbv3-w1.0, x86-64, ONNX Runtime).
 _SHARED_ERROR = 0.1
 
 

@@ -226,6 +226,14 @@ def test_a_disturbed_network_is_repeated_at_once_and_all_tries_are_kept(tmp_path
     assert list(table.networks["attempt"]) == [3] * 4
 
 
+def test_on_a_device_that_stays_busy_networks_are_not_repeated_for_ever(tmp_path: Path) -> None:
+    work = task(SETTINGS.model_copy(update={"quick": False, "networks": 8}))
+    device = device_for(work, flags=lambda key, before: ("steal",) if key.startswith("network:") else ())
+    table = profile(tmp_path / "t.jsonl", device, work).table
+    attempts = Counter(row["key"] for row in table.contents.of("network"))
+    assert sorted(attempts.values()) == [1] * 4 + [3] * 4
+
+
 def test_a_network_that_crashes_is_a_failed_row(tmp_path: Path) -> None:
     key = next(k for k, fresh in _asked(tmp_path / "first") if k.startswith("network:"))
     outcome = profile(tmp_path / "t.jsonl", device_for(WORK, crashes=frozenset({key})), WORK)
