@@ -3,7 +3,8 @@
 In: requests on stdin, one a line. Out: replies on stdout, in the order of the requests. Rules kept: a worker's
 crash or deadline costs one job; every reply has its request's id and every stream an end record with its
 count; a stream can be cancelled; at the end of stdin the worker is killed at once and the agent stops; an
-agent that hears nothing for an hour stops too (a cut link ends no stdin).
+agent that hears nothing for an hour stops too (a cut link ends no stdin), one that holds a deployment lock after
+three minutes: a host that is busy with a transfer says `alive` meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from device_agents.worker_process import WorkerLost, WorkerProcess
 LOAD_SECONDS = 120.0
 """Start a worker, import its runtime, load a model; an emulated board needs most of it."""
 IDLE_SECONDS = 3600.0
+LOCKED_IDLE_SECONDS = 180.0
 MAX_WAITING = 64
 """Requests that wait while one is answered; a host sends the next one when it has its reply."""
 STOP_SECONDS = 30.0
@@ -45,6 +47,7 @@ class Supervisor:
         worker_argv: how to start a worker.
         extra: further ops, name -> function of (root, args).
         load_seconds: a job's deadline is this plus twice its own limit.
+        locked_idle_seconds: silence of a host that holds a deployment lock, after which it counts as gone.
     """
 
     def __init__(
@@ -54,12 +57,15 @@ class Supervisor:
         worker_argv: Sequence[str],
         extra: Mapping[str, Callable[[Root, dict[str, Any]], dict[str, Any]]] = OPS,
         load_seconds: float = LOAD_SECONDS,
+        locked_idle_seconds: float = LOCKED_IDLE_SECONDS,
     ):
         self._root = root
         self._replies = replies
         self._worker_argv = list(worker_argv)
         self._extra = extra
         self._load_seconds = load_seconds
+        self._locked_idle_seconds = locked_idle_seconds
+        self._patience = IDLE_SECONDS
         self._worker: WorkerProcess | None = None
         self._queue: queue.Queue[wire.Request | None] = queue.Queue()
         self._streaming: int | None = None
@@ -68,14 +74,15 @@ class Supervisor:
         self._ended = threading.Event()
 
     def serve(self, requests: BinaryIO) -> None:
-        """Answer until `requests` ends, a line in it is malformed or too many wait, or nothing comes for IDLE_SECONDS."""
+        """Answer until `requests` ends, a line in it is malformed, too many wait, or the host is silent too long."""
         threading.Thread(target=self._listen, args=(requests,), daemon=True).start()
         try:
             while not self._stopping.is_set():
-                request = self._queue.get(timeout=IDLE_SECONDS)
+                request = self._queue.get(timeout=self._patience)
                 if request is None:
                     return
-                self._answer(request)
+                if request.op != "alive":  # which wants no answer
+                    self._answer(request)
         except (queue.Empty, BrokenPipeError):
             return
         finally:
@@ -94,6 +101,8 @@ class Supervisor:
                 request = None
             if request is None or self._queue.qsize() >= MAX_WAITING:
                 break
+            if request.op == "alive" and not self._queue.empty():
+                continue
             if request.op == "cancel" and request.args.get("id") == self._streaming:
                 self._cancelled.set()
                 self._kill_worker()
@@ -116,7 +125,10 @@ class Supervisor:
             if request.op in _STREAMS:
                 self._write(wire.End(request.id, self._stream(request)))
                 return
-            self._write(wire.Result(request.id, self._run(request)))
+            result = self._run(request)
+            if request.op in ("lock", "unlock"):
+                self._patience = self._locked_idle_seconds if request.op == "lock" else IDLE_SECONDS
+            self._write(wire.Result(request.id, result))
         except AgentError as error:
             self._write(wire.Refusal(request.id, error.kind, error.message))
         except wire.WireError as error:

@@ -21,6 +21,8 @@ class Limits:
         close_seconds: waiting for the agent to stop after its stdin was closed.
         put_seconds: silence while a file travels; its whole way may take this and its size over put_rate.
         put_rate: bytes a second; below it a transfer counts as stuck.
+        alive_seconds: how often the agent is told, while a file travels, that the host is there; a sixth of the
+            silence after which an agent with a deployment lock gives up.
         noise_bytes: login-shell output skipped before the agent's first line.
         stderr_bytes: kept of what the agent's process said on stderr.
         line_bytes: one protocol line.
@@ -40,6 +42,7 @@ class Limits:
     close_seconds: float = 5.0
     put_seconds: float = 60.0
     put_rate: int = 16 << 10
+    alive_seconds: float = 30.0
     noise_bytes: int = 1 << 20
     stderr_bytes: int = 8 << 10
     line_bytes: int = 1 << 20

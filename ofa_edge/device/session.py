@@ -7,8 +7,10 @@ a device sends is a ProtocolError that names the device, and the session is over
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -176,6 +178,26 @@ class Session:
 
     # ------------------------------------------------------------------------------------- inside
 
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Meanwhile the agent hears that we are there, so that it needs little patience with a host that is not.
+
+        Nothing else may use the agent's channel inside it."""
+        done = threading.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(OfaEdgeError):
+                while not done.wait(self._limits.alive_seconds):
+                    self._channel.write(wire.request_line(0, "alive", {}), self._limits.reply_seconds)
+
+        teller = threading.Thread(target=tell, daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            done.set()
+            teller.join(self._limits.reply_seconds)
+
     def _push_pack(self, blobs: Mapping[str, bytes]) -> int:
         pack = b"".join(b"%s %d\n%s" % (sha256.encode("ascii"), len(data), data) for sha256, data in blobs.items())
         free = self._only(self.call("space", {}), lambda r: r.whole("free_bytes"))
@@ -187,7 +209,8 @@ class Session:
                 hint="make room there, or name another folder with --root",
             )
         sha256 = hashlib.sha256(packed).hexdigest()
-        self.link.put(packed, f"{self.root}/incoming/{sha256}.pack.gz")
+        with self._alive():
+            self.link.put(packed, f"{self.root}/incoming/{sha256}.pack.gz")
         if self._only(self.call("unpack", {"sha256": sha256}), lambda r: r.whole("count")) != len(blobs):
             raise self._broken("it unpacked another number of blobs than were sent")
         return len(packed)

@@ -216,3 +216,27 @@ def test_a_check_runs_in_a_worker(host: Host) -> None:
     reply = host.call("check", {})
     assert isinstance(reply, wire.Result)
     assert wire.Checked.parse(reply.result).finite
+
+
+def test_a_silent_host_with_a_lock_is_gone_soon_one_that_says_alive_is_not(tmp_path: Path) -> None:
+    """Without its lock it would be waited for for an hour, which the test's timeout does not give it."""
+    root = Root(str(tmp_path))
+    root.prepare()
+    requests, sink = _pipe()
+    read, replies = _pipe()
+    ops = {"lock": _echo, "unlock": _echo}
+    agent = Supervisor(root, replies, WORKER, ops, locked_idle_seconds=1.0)
+    with requests, sink, read, replies:
+        serving = threading.Thread(target=agent.serve, args=(requests,), daemon=True)
+        serving.start()
+        for line in [wire.request_line(1, "lock", {})] + 12 * [wire.request_line(0, "alive", {})]:
+            sink.write(line)
+            sink.flush()
+            serving.join(0.2)
+        sink.write(wire.request_line(2, "unlock", {}) + wire.request_line(3, "lock", {}))
+        sink.flush()
+        assert [wire.parse_reply(read.readline()).id for _ in range(3)] == [1, 2, 3]
+        serving.join(30)
+        assert not serving.is_alive()
+        sink.close()
+        assert agent._stopping.wait(10)

@@ -9,6 +9,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -201,3 +202,19 @@ def test_the_same_over_ssh(sshd: Sshd, wild: Python, attack: str, error: type[De
     assert type(caught) is error
     assert caught.message.startswith(sshd.host)
     assert why in caught.message
+
+
+class Slow(LocalLink):
+    """A link over which a file travels until the agent has heard that its host is alive."""
+
+    def put(self, data: bytes, remote_path: str) -> None:
+        while not Path(self.root or "", "alive").exists():
+            time.sleep(0.01)
+
+
+def test_an_agent_hears_that_its_host_is_alive_while_a_file_travels(wild: Python, tmp_path: Path) -> None:
+    """The agent of a host that it does not hear of gives its lock up after three minutes."""
+    link = Slow(python=wild("none"), root=str(tmp_path))
+    with open_session(link, limits=replace(PATIENT, alive_seconds=0.05)) as session:
+        assert session.push({"0" * 64: b"data"}) > 0
+        assert len(list(session.measure(JOBS, fresh=False))) == 4
