@@ -27,6 +27,7 @@ import pandas as pd
 
 from device_agents import wire
 from ofa_edge import __version__, journal, strict_json
+from ofa_edge.device import identity
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency import combine, sustained, workload
 from ofa_edge.latency.conditions import (
@@ -127,6 +128,7 @@ def run(
 
     def accept(found: journal.Contents) -> None:
         _require_same(LatencyTable.from_contents(found, str(path)).header, header, Path(path))
+        _require_same_unit(found, device.facts, Path(path))
 
     if resume:
         contents, writer = journal.Writer.resume(path, FORMAT, header.as_json(), accept)
@@ -293,14 +295,17 @@ class _Campaign:
         self._measure_sentinel()
 
     def _seconds(self, number: int) -> dict[str, float]:
-        """Block -> how long it is timed for in a round: wide and disturbed ones longer than the others."""
+        """Block -> how long it is timed for in a round: longer where its last measurement was disturbed or wide. What
+        differs from process to process becomes no narrower by timing it longer."""
         effort = self._plan.effort
         if number == 0 or not self._rows["block"]:
             return {}
-        known = self._combined()
-        wide = known["disturbed"].to_numpy(bool) | (combine.widths(known) > effort.block_rel)
+        last = pd.DataFrame.from_records(self._rows["block"]).drop_duplicates("key", keep="last")
+        wide = disturbed_rows(last) | (combine.widths(last) > effort.block_rel)
         seconds = np.where(wide, effort.wide_seconds, effort.narrow_seconds)
-        return dict(zip(known["key"], seconds.tolist(), strict=True))
+        if number >= effort.rounds:
+            seconds[:] = effort.wide_seconds
+        return dict(zip(last["key"], seconds.tolist(), strict=True))
 
     def _again(self, deadline: float | None) -> list[Block]:
         """Blocks to measure once more: disturbed ones, when it is quiet again, and those of the widest intervals. None
@@ -517,6 +522,21 @@ def _space(header: Header) -> str:
     """Its name; of a space of one's own with a mark that tells it from others of that name."""
     own = header.definition
     return header.space if own is None else f"{header.space} (definition {strict_json.sha256(own)[:8]})"
+
+
+def _require_same_unit(found: journal.Contents, facts: wire.Facts, path: Path) -> None:
+    """Raises where another unit, of the same model even, would go on with what one began."""
+    for session in found.of("session")[-1:]:
+        try:
+            before = wire.Facts.parse(session["facts"])
+        except wire.WireError:  # of an agent that told other facts
+            return
+        if differing := identity.changes(before, facts).machine:
+            raise UsageError(
+                f"{path} was begun on another device: {identity.shown(differing)}",
+                hint="resume on that device, or choose another file with --out for this one",
+                details={"differing": {name: list(pair) for name, pair in differing.items()}},
+            )
 
 
 def _require_same(old: Header, new: Header, path: Path) -> None:

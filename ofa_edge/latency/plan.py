@@ -40,8 +40,8 @@ class Effort:
     Attributes:
         block_seconds: of a block in the first round.
         rounds: how often each block is measured, each time in another worker process.
-        narrow_seconds, wide_seconds: of a block in later rounds, where its interval is within `block_rel` and where
-            it is not (or it was disturbed).
+        narrow_seconds, wide_seconds: of a block in later rounds, where its last interval was within `block_rel` and
+            where it was not (or it was disturbed).
         again: share of the blocks, disturbed ones and then the widest, that are measured once more at the end.
         attempts: how often a disturbed network is measured.
         sentinel_every: blocks between two sentinels.
@@ -64,7 +64,7 @@ class Effort:
 # A block's first figures settle within .1 s; one process' value is off by 1-3 % however long it is timed, so a second
 # process is worth more than a second tenth of a second. A network needs at least 10 interleaved batches of 130 ms
 # (docs/how-the-numbers-are-made.md).
-FULL = Effort(block_rel=0.02, block_seconds=0.12, network_rel=0.02, network_seconds=4.0, rounds=2)
+FULL = Effort(block_rel=0.02, block_seconds=0.12, network_rel=0.02, network_seconds=4.0, rounds=3)
 QUICK = Effort(
     block_rel=0.03,
     block_seconds=0.2,

@@ -269,16 +269,16 @@ def test_a_full_table_is_measured_in_rounds_each_in_its_own_worker_and_order(tmp
     device = device_for(FULL_WORK)
     table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
     rows = table.contents.of("block")
-    orders = [[row["key"] for row in rows if row["round"] == r] for r in (0, 1)]
-    assert sorted(orders[0]) == sorted(orders[1]) == sorted(table.blocks.index)
-    assert orders[0] != orders[1]
-    assert len(rows) == 2 * BLOCKS
-    assert set(table.blocks["rounds"]) == {2}
+    orders = [[row["key"] for row in rows if row["round"] == r] for r in range(3)]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(orders[2]) == sorted(table.blocks.index)
+    assert len(set(map(tuple, orders))) == 3
+    assert len(rows) == 3 * BLOCKS
+    assert set(table.blocks["rounds"]) == {3}
     # Networks come between the rounds, and a round begins in a new worker.
     kinds = [row["record"] for row in table.contents.rows if row["record"] in ("block", "network")]
-    assert kinds == ["block"] * BLOCKS + ["network"] * 2 + ["block"] * BLOCKS + ["network"] * 2
-    assert sum(fresh and key == PLAN.sentinel.key for key, fresh in device.asked) == 2
-    assert len({row["round"] for row in table.contents.of("sentinel")}) == 2
+    assert kinds == [kind for networks in (2, 1, 1) for kind in ["block"] * BLOCKS + ["network"] * networks]
+    assert sum(fresh and key == PLAN.sentinel.key for key, fresh in device.asked) == 3
+    assert len({row["round"] for row in table.contents.of("sentinel")}) == 3
 
 
 @pytest.mark.parametrize("after", [BLOCKS - 5, BLOCKS + 3, BLOCKS + 8, BLOCKS + 30, 2 * BLOCKS + 11])
@@ -289,7 +289,7 @@ def test_a_campaign_is_resumed_in_the_middle_of_any_round(tmp_path: Path, after:
     outcome = profile(path, device_for(FULL_WORK), FULL_WORK, resume=True)
     assert outcome.finished
     counts = Counter((row["key"], row["round"]) for row in outcome.table.contents.of("block"))
-    assert counts == dict.fromkeys([(block.key, r) for block in PLAN.blocks for r in (0, 1)], 1)
+    assert counts == dict.fromkeys([(block.key, r) for block in PLAN.blocks for r in range(3)], 1)
     assert len(outcome.table.contents.of("network")) == 4
 
 
@@ -303,18 +303,18 @@ def test_a_block_that_is_narrow_already_gets_less_time_in_a_later_round(tmp_path
     effort = plan_of(FULL_WORK).effort
     for block in PLAN.blocks:
         if block.key in wide:
-            assert given[block.key] == [effort.block_seconds, effort.wide_seconds, effort.wide_seconds]
+            assert given[block.key] == [effort.block_seconds, *[effort.wide_seconds] * 3]
         elif block != PLAN.sentinel:
-            assert given[block.key] == [effort.block_seconds, effort.narrow_seconds]
+            assert given[block.key] == [effort.block_seconds, *[effort.narrow_seconds] * 2]
     assert effort.narrow_seconds < effort.block_seconds < effort.wide_seconds
-    assert (table.blocks.loc[sorted(wide), "rounds"] == 3).all()
+    assert (table.blocks.loc[sorted(wide), "rounds"] == 4).all()
 
 
 def test_the_blocks_measured_once_more_are_a_share_of_them_and_the_widest(tmp_path: Path) -> None:
     places = {block.key: i for i, block in enumerate(PLAN.blocks)}
     device = device_for(FULL_WORK, width=lambda key: 0.1 + 0.01 * places.get(key, 0))
     table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
-    again = {row["key"] for row in table.contents.of("block") if row["round"] == 2}
+    again = {row["key"] for row in table.contents.of("block") if row["round"] == 3}
     count = round(plan_of(FULL_WORK).effort.again * BLOCKS)
     assert again == {block.key for block in PLAN.blocks[-count:]}
 
