@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Callable
 
-from device_agents import cores, facts, sites, slots, wire
+from device_agents import cores, facts, health, sites, slots, wire
 from device_agents.root import Root
 from device_agents.wire import AgentError
 from device_agents.worker_process import WorkerLost, WorkerProcess
@@ -144,6 +144,8 @@ class Supervisor:
             return self._extra[request.op](self._root, dict(request.args))
         if request.op == "facts":
             return wire.to_wire(self._facts())
+        if request.op == "health":
+            return wire.to_wire(health.collect())
         if request.op == "space":
             return {"free_bytes": self._root.free_bytes}
         if request.op == "missing":

@@ -21,8 +21,8 @@ from device_agents.strict_json import MAX_TEXT, Fields, WireError, canonical, cl
 
 __all__ = [
     "AGENT_VERSION", "ERROR_KINDS", "FLAGS", "MAX_HASHES", "MAX_JOBS", "MAX_LINE", "MAX_TEXT", "PROTOCOL",
-    "AgentError", "Checked", "End", "Energy", "EnergyJob", "Facts", "Failed", "Fields", "Figures", "MeasureJob",
-    "Measured", "Noise", "Refusal", "Reply", "Request", "Result", "Row", "WireError", "canonical", "clean", "dumps",
+    "AgentError", "Checked", "End", "Energy", "EnergyJob", "Facts", "Failed", "Fields", "Figures", "Health",
+    "MeasureJob", "Measured", "Noise", "Refusal", "Reply", "Request", "Result", "Row", "WireError", "canonical", "clean", "dumps",
     "energy_row", "loads", "measure_row", "parse_energy_row", "parse_measure_row", "parse_reply", "parse_request",
     "reply_line", "request_line", "to_wire",
 ]  # fmt: skip
@@ -426,7 +426,7 @@ class Facts:
         runtimes: name -> version, only those that really load.
         libc: name and version of the C library, e.g. "glibc 2.36".
         sensors: counters of energy or power that can be read, by name.
-        serial, boot_id: provenance, never compared.
+        serial, boot_id: provenance; compared only to notice that another machine answers.
     """
 
     device_model: str
@@ -470,6 +470,73 @@ class Facts:
         if not out.core_mask or len(set(out.core_mask)) != len(out.core_mask):
             raise WireError("facts: 'core_mask' must name every usable core once")
         return out
+
+
+@dataclass(frozen=True)
+class Health:
+    """How fit a device is to be measured; None, () and 'unknown' stand for what it does not tell.
+
+    Args:
+        governors: of the cores the agent may use, each once.
+        capacities: of those cores, in the order of Facts.core_mask, in any unit.
+        isolated: cores that the scheduler leaves alone.
+        limited: the highest clock that settings allow over what the hardware can.
+        turbo: on or off.
+        throttle_c: where the kernel begins to slow the processor.
+        throttled, throttled_before: as Noise.throttled, now and since it was started.
+        busy: the processes beside the agent that computed most in the last second, and their share of one core.
+        pressure: share of the last ten seconds in which some task waited for a CPU.
+        swapping: pages went to or came from swap in the last second.
+    """
+
+    governors: tuple[str, ...] = ()
+    capacities: tuple[int, ...] = ()
+    isolated: tuple[int, ...] = ()
+    limited: float | None = None
+    turbo: str = "unknown"
+    temperature_c: float | None = None
+    throttle_c: float | None = None
+    throttled: int | None = None
+    throttled_before: int | None = None
+    busy: tuple[tuple[str, float], ...] = ()
+    pressure: float | None = None
+    memory_available_bytes: int | None = None
+    swap_used_bytes: int | None = None
+    swapping: bool | None = None
+
+    @classmethod
+    def parse(cls, value: Any) -> Health:
+        """Raises WireError."""
+        f = Fields("health", value)
+        out = cls(
+            governors=tuple(_text("governor", item) for item in f.items("governors", _MAX_NAMES)),
+            capacities=f.wholes("capacities", 4096, 0),
+            isolated=f.wholes("isolated", 4097, 0, 4096),
+            limited=f.number("limited", 0.0, 1.0) if f.maybe("limited") else None,
+            turbo=f.text("turbo", "on|off|unknown"),
+            temperature_c=f.number("temperature_c", -100.0, 300.0) if f.maybe("temperature_c") else None,
+            throttle_c=f.number("throttle_c", -100.0, 300.0) if f.maybe("throttle_c") else None,
+            throttled=f.whole("throttled", 0, 15) if f.maybe("throttled") else None,
+            throttled_before=f.whole("throttled_before", 0, 15) if f.maybe("throttled_before") else None,
+            busy=tuple(map(_process, f.items("busy", _MAX_NAMES))),
+            pressure=f.number("pressure", 0.0, 1.0) if f.maybe("pressure") else None,
+            memory_available_bytes=f.whole("memory_available_bytes") if f.maybe("memory_available_bytes") else None,
+            swap_used_bytes=f.whole("swap_used_bytes") if f.maybe("swap_used_bytes") else None,
+            swapping=f.flag("swapping") if f.maybe("swapping") else None,
+        )
+        f.done()
+        return out
+
+
+def _process(value: Any) -> tuple[str, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise WireError("health: a process is not a name and a share")
+    f = Fields("process", {"name": value[0], "share": value[1]})
+    return f.text("name", limit=200), f.number("share", 0.0, 4096.0)
+
+
+def _text(name: str, value: Any) -> str:
+    return Fields("health", {name: value}).text(name, limit=200)
 
 
 def _versions(value: Any) -> dict[str, str]:

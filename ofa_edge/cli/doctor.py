@@ -48,7 +48,7 @@ _ROOM_BYTES = 200_000_000
 
 @dataclass(frozen=True)
 class Check:
-    """One fact: `detail` says what was found, `hint` what to type where it is not good."""
+    """One fact: `detail` says what was found, `hint` what to type where it is not good or could be better."""
 
     name: str
     ok: bool
@@ -70,7 +70,8 @@ def doctor(
     out = Output(as_json)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     checks = [probe() for probe in _HERE]
-    checks += [check_device(name, connecting) for name in hosts(host or [])]
+    for name in hosts(host or []):
+        checks += check_device(name, connecting)
     ok = all(check.ok for check in checks)
     out.result(
         {"checks": [asdict(check) for check in checks], "ok": ok},
@@ -88,7 +89,8 @@ def hosts(named: list[str]) -> list[str]:
 
 
 def check_python() -> Check:
-    return Check("python", sys.version_info >= (3, 11), platform.python_version(), "install Python 3.11 or later")
+    ok = sys.version_info >= (3, 11)
+    return Check("python", ok, platform.python_version(), "" if ok else "install Python 3.11 or later")
 
 
 def check_packages() -> Check:
@@ -116,9 +118,8 @@ def check_runtime() -> Check:
         model = onnx.to_bytes(build.network(layers, random_arrays(layers, seed=0)))
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         (result,) = session.run(None, {"input": np.zeros((1, 3, first.in_size, first.in_size), np.float32)})
-        return Check(
-            "runtime", bool(np.isfinite(result).all()), f"onnxruntime {onnxruntime.__version__} ran a block", hint
-        )
+        ok = bool(np.isfinite(result).all())
+        return Check("runtime", ok, f"onnxruntime {onnxruntime.__version__} ran a block", "" if ok else hint)
     except Exception as error:
         return Check("runtime", False, f"onnxruntime cannot run a block: {error}", hint)
 
@@ -164,25 +165,20 @@ def check_training() -> Check:
     return Check("training", True, f"torch {importlib.metadata.version('torch')}")
 
 
-def check_device(host: str, connecting: ConnectOptions) -> Check:
-    """Connect, start an agent, ask what the device is."""
+def check_device(host: str, connecting: ConnectOptions) -> list[Check]:
+    """Connect, start an agent, ask what the device is and how fit it is to be measured; changes nothing there."""
     name = f"device {host}"
     try:
         from ofa_edge.device import open_device
+        from ofa_edge.device.advice import findings
 
         with open_device(host, options=connecting) as session:
-            facts = session.facts
+            facts, health = session.facts, session.health()
     except OfaEdgeError as error:
-        return Check(name, False, error.message, error.hint)
-    runtimes = ", ".join(f"{runtime} {version}" for runtime, version in facts.runtimes.items())
-    detail = (
-        f"{facts.device_model}, {facts.machine}, {facts.cores} cores, Python {facts.python}, {runtimes or 'no runtime'}"
-    )
-    if facts.emulated:
-        detail += ", emulated: its timings say nothing about the real device"
-    return Check(
-        name, bool(runtimes), detail, "" if runtimes else "install onnxruntime there for the Python named above"
-    )
+        return [Check(name, False, error.message, error.hint)]
+    detail = f"{facts.device_model}, {facts.machine}, {facts.cores} cores, Python {facts.python}"
+    found = findings(facts, health)
+    return [Check(name, True, detail), *(Check(f"{f.name} {host}", f.ok, f.detail, f.hint) for f in found)]
 
 
 _HERE: tuple[Callable[[], Check], ...] = (
@@ -209,5 +205,7 @@ def _import_all(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
 
 
 def _line(check: Check) -> str:
-    hint = f"\n        {check.hint}" if check.hint and not check.ok else ""
-    return f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}{hint}"
+    """A good one with a hint could be better."""
+    mark = "FAIL" if not check.ok else "note" if check.hint else "ok  "
+    hint = f"\n        {check.hint}" if check.hint else ""
+    return f"{mark}  {check.name}: {check.detail}{hint}"

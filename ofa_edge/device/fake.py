@@ -97,6 +97,7 @@ class FakeDevice:
 
     folder: Path
     facts: wire.Facts = FACTS
+    health: wire.Health = wire.Health()
     time_model: TimeModel = _one_millisecond
     checked: wire.Checked = EQUAL
     ops: dict[str, Op] = field(default_factory=dict)
@@ -160,6 +161,8 @@ class FakeDevice:
             return self.ops[op](args)
         if op == "facts":
             return wire.to_wire(self.facts)
+        if op == "health":
+            return wire.to_wire(self.health)
         if op == "space":
             return {"free_bytes": 1 << 40}
         if op == "missing":

@@ -137,6 +137,10 @@ class Session:
             raise
         return now
 
+    def health(self) -> wire.Health:
+        """How fit the device is to be measured: its settings, its heat, its other work. Changes nothing there."""
+        return self._parsed(wire.Health.parse, self.call("health", {}))
+
     def check(self, args: Mapping[str, Any]) -> wire.Checked:
         """The op `check`: golden outputs on the device, in a fresh worker.
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ofa_edge.device.advice import PERFORMANCE, spelled
 from ofa_edge.latency.conditions import SUSTAINED, UNKNOWN, UNTOLD
 from ofa_edge.latency.stats import Notice, Verdict
 from ofa_edge.latency.sustained import steady
@@ -35,8 +36,6 @@ _OFTEN = 0.5
 _CLOCK_RANGE = 0.85
 _SEVERITY = (Verdict.GOOD, Verdict.NOISY, Verdict.UNUSABLE)
 _FAST = ("performance", UNKNOWN, UNTOLD)
-
-PERFORMANCE = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 
 
 class Judged(NamedTuple):
@@ -146,14 +145,6 @@ def _clocks(table: LatencyTable) -> Iterable[Judged]:
     if clocks and min(clocks) < _CLOCK_RANGE * max(clocks):
         text = f"the cores' clock went between {min(clocks):.0f} and {max(clocks):.0f} MHz"
         yield _told("clock", text, min(clocks) / max(clocks), f"for steadier numbers: {PERFORMANCE}")
-
-
-def spelled(cores: Sequence[int]) -> str:
-    """Core numbers as --cores takes them: 2-3, 0,2."""
-    ordered = sorted(cores)
-    if len(ordered) > 1 and ordered[-1] - ordered[0] == len(ordered) - 1:
-        return f"{ordered[0]}-{ordered[-1]}"
-    return ",".join(map(str, ordered))
 
 
 # -- rows -----------------------------------------------------------------------------------------

@@ -148,7 +148,3 @@ def test_a_blocks_verdict_comes_from_its_flags_and_its_interval(half: float, dis
     frame = pd.DataFrame({"low": [2 - 2 * half], "median": [2.0], "high": [2 + 2 * half], "disturbed": [disturbed]})
     assert list(verdicts.of_rows(frame)) == [verdict]
     assert verdicts.counts(frame)[verdict] == 1
-
-
-def test_cores_are_spelled_as_the_option_takes_them() -> None:
-    assert [verdicts.spelled(cores) for cores in ([2], [3, 2], [0, 2], [0, 1, 2, 3])] == ["2", "2-3", "0,2", "0-3"]
