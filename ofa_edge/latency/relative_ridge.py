@@ -49,7 +49,7 @@ class RidgeFit:
 
 
 @dataclass(frozen=True)
-class _Way:
+class Way:
     """One choice of widths and strength; `left_out` is measured - predicted, over measured."""
 
     width: Floats
@@ -82,8 +82,8 @@ def fit(
         possible: whether coefficients make sense; where no strength gives such, the greatest does.
     """
     rows = columns / latencies[:, None]
-    ways = [way for width in widths for way in _ways(rows, mean, width)]
-    sensible = [way for way in ways if possible(way.coefficients)] or [max(ways, key=lambda way: way.strength)]
+    tried = [way for width in widths for way in ways(rows, mean, width)]
+    sensible = [way for way in tried if possible(way.coefficients)] or [max(tried, key=lambda way: way.strength)]
     best = max(sensible, key=lambda way: way.evidence)
     weighed = [(np.exp(way.evidence - best.evidence), way) for way in sensible]
     weighed = [(weight, way) for weight, way in weighed if weight > _NEGLIGIBLE]
@@ -102,14 +102,14 @@ def fit(
     )
 
 
-def _by_width(shares: Sequence[tuple[float, _Way]]) -> list[list[tuple[float, _Way]]]:
-    found: dict[int, list[tuple[float, _Way]]] = {}
+def _by_width(shares: Sequence[tuple[float, Way]]) -> list[list[tuple[float, Way]]]:
+    found: dict[int, list[tuple[float, Way]]] = {}
     for share, way in shares:
         found.setdefault(id(way.width), []).append((share, way))
     return list(found.values())
 
 
-def _covariance(shares: Sequence[tuple[float, _Way]]) -> Floats:
+def _covariance(shares: Sequence[tuple[float, Way]]) -> Floats:
     """Sum over the strengths of one width of share x variance x (widths x (I - V shrink V') x widths) / strength."""
     width, vt = shares[0][1].width, shares[0][1].vt
     factors = [share * way.variance / way.strength for share, way in shares]
@@ -118,17 +118,18 @@ def _covariance(shares: Sequence[tuple[float, _Way]]) -> Floats:
     return np.asarray(width[:, None] * inner * width)
 
 
-def _ways(rows: Floats, mean: Floats, width: Floats) -> Iterator[_Way]:
+def ways(rows: Floats, mean: Floats, width: Floats, strengths: Sequence[float] = STRENGTHS) -> Iterator[Way]:
+    """A fit for each strength of one width; `rows` are columns over latencies, so that all aim at 1."""
     aim = 1 - rows @ mean
     u, s, vt = np.linalg.svd(rows * width, full_matrices=False)
     projected = u.T @ aim
-    for strength in STRENGTHS:
+    for strength in strengths:
         shrink = s**2 / (s**2 + strength)
         keep = np.clip(1 - np.einsum("ij,j,ij->i", u, shrink, u), 1e-9, None)  # 1 - leverage
         left_out = (aim - u @ (shrink * projected)) / keep
         # Each is predicted with the noise's variance / keep.
         variance = float(np.mean(left_out**2 * keep)) + 1e-18
-        yield _Way(
+        yield Way(
             width=width,
             strength=strength,
             coefficients=mean + width * (vt.T @ (s / (s**2 + strength) * projected)),

@@ -248,9 +248,7 @@ class TransferredModel(LatencyModel):
             return None
         row = self._encoding.network(blocks) / value
         own = float(row @ self.fit.covariance @ row)
-        half = stats.student_t(confidence, self.fit.degrees) * math.sqrt(self.fit.residual**2 + own)
-        filled = sum(time.error * time.ms for time in map(self.times.get, blocks))
-        return half + 2 * self.fit.coefficient("scale") * filled / value
+        return stats.student_t(confidence, self.fit.degrees) * math.sqrt(self.fit.residual**2 + own)
 
     @property
     def notices(self) -> tuple[Notice, ...]:

@@ -138,8 +138,7 @@ class UnitModel(LatencyModel):
             return None
         own = stats.student_t(confidence, self.fit.degrees) * self.fit.residual
         of_unit = stats.student_t(confidence, self.factor.degrees) * self.factor.error
-        filled = self.factor.value * sum(time.error * time.ms for time in map(self.times.get, blocks)) / value
-        return math.hypot(own, of_unit) + 2 * filled
+        return math.hypot(own, of_unit)
 
     @property
     def notices(self) -> tuple[Notice, ...]:
