@@ -151,7 +151,7 @@ def carried_times(table: LatencyTable) -> BlockTimes:
     return BlockTimes(known, {key: row for key, row in rows.items() if row[1] > 0}, failed)
 
 
-class _Encoding:
+class Encoding:
     """Columns of blocks on the prior's values.
 
     Args:
@@ -191,7 +191,7 @@ class TransferredModel(LatencyModel):
         times: BlockTimes,
         space: Space,
         resolutions: Sequence[int],
-        encoding: _Encoding,
+        encoding: Encoding,
         fitted: relative_ridge.RidgeFit,
         prior: Prior,
         *,
@@ -217,7 +217,7 @@ class TransferredModel(LatencyModel):
     def of(cls, table: LatencyTable, prior: Prior) -> TransferredModel:
         space, times = table.space, carried_times(table)
         reference, spread = model.anchor_reference(table)
-        encoding = _Encoding(times)
+        encoding = Encoding(times)
         measured = [(space.blocks(arch), ms) for arch, ms in model.calibration(table, space, reference)]
         rows = np.stack([encoding.network(blocks) for blocks, _ in measured])
         latencies = np.array([ms for _, ms in measured])
@@ -263,7 +263,7 @@ class TransferredModel(LatencyModel):
 
 
 def fit_transfer(rows: Floats, latencies: Floats) -> relative_ridge.RidgeFit:
-    """Fit what _Encoding.network gives of each measured network.
+    """Fit what Encoding.network gives of each measured network.
 
     Raises:
         BadFile: there is none.
