@@ -12,7 +12,7 @@ import secrets
 import time
 
 from device_agents import wire
-from ofa_edge.device.link import Channel, Link
+from ofa_edge.device.link import Channel, Link, one_line
 from ofa_edge.device.sites import LIBRARIES, Interpreter
 from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError, UsageError
 from ofa_edge.limits import LIMITS, Limits
@@ -106,7 +106,7 @@ def _answer(link: Link, channel: Channel, nonce: str, limits: Limits) -> object 
 
 
 def _no_python(link: Link, status: int | None, tail: str) -> OfaEdgeError:
-    said = f": {tail[-400:]}" if tail else ""
+    said = f": {one_line(tail)}" if tail else ""
     if status in (126, 127):
         return UsageError(
             f"{link.name} has no {link.python}",
