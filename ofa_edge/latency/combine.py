@@ -25,15 +25,20 @@ _MAD_TO_STD = 1.4826
 # is good to .6 %, a sentinel's own luck in a process is 1-2 %.
 _SHARED = 20
 _POLISHES = 6  # of levels against keys; two segments settle in two
+_FAR = 1e7  # seconds; no session is longer
 _ROUND_BITS = 20  # a segment's number is session << 20 | round
 _SCALED = ("min", "p10", "median", "p90", "low", "high", "mean", "std")
 _AVERAGED = ("p10", "median", "p90", "mean")
 
 
 def segments(frame: pd.DataFrame) -> np.ndarray:
-    """The segment of each row, as a number; tables from before there were rounds have one a session."""
-    rounds = frame["round"].fillna(0).to_numpy(np.int64) if "round" in frame else 0
-    return np.asarray((frame["session"].to_numpy(np.int64) << _ROUND_BITS) + rounds)
+    """The segment of each row, as a number; tables from before there were rounds have one a session. Numbers that no
+    campaign writes fall together."""
+    session = np.clip(frame["session"].to_numpy(float), 0, 1 << (62 - _ROUND_BITS - 1)).astype(np.int64)
+    if "round" not in frame:
+        return np.asarray(session << _ROUND_BITS)
+    rounds = np.clip(frame["round"].fillna(0).to_numpy(float), 0, (1 << _ROUND_BITS) - 1).astype(np.int64)
+    return np.asarray((session << _ROUND_BITS) + rounds)
 
 
 def drift(sentinels: pd.DataFrame) -> Drift:
@@ -101,8 +106,8 @@ def _trend_factor(trends: Drift, segment: np.ndarray, at: np.ndarray) -> np.ndar
     factor = np.ones(len(segment))
     for number, trend in trends.trends.items():
         own = segment == number
-        factor[own] = 1 + trend.slope * (at[own] - trend.middle) / trend.level
-    return np.maximum(factor, 0.1)  # a line carried far beyond its sentinels must not turn times around
+        factor[own] = 1 + trend.slope / trend.level * np.clip(at[own] - trend.middle, -_FAR, _FAR)
+    return np.clip(factor, 0.1, 10.0)  # a line carried far beyond its sentinels must not turn times around
 
 
 def _levels(logs: np.ndarray, key: np.ndarray, segment: np.ndarray, trends: Drift) -> np.ndarray:
