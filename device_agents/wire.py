@@ -22,9 +22,9 @@ from device_agents.strict_json import MAX_TEXT, Fields, WireError, canonical, cl
 __all__ = [
     "AGENT_VERSION", "ERROR_KINDS", "FLAGS", "MAX_HASHES", "MAX_JOBS", "MAX_LINE", "MAX_TEXT", "PROTOCOL",
     "AgentError", "Checked", "End", "Energy", "EnergyJob", "Facts", "Failed", "Fields", "Figures", "Health",
-    "MeasureJob", "Measured", "Noise", "Refusal", "Reply", "Request", "Result", "Row", "WireError", "canonical", "clean", "dumps",
-    "energy_row", "loads", "measure_row", "parse_energy_row", "parse_measure_row", "parse_reply", "parse_request",
-    "reply_line", "request_line", "to_wire",
+    "MeasureJob", "Measured", "Noise", "Refusal", "Reply", "Request", "Result", "Row", "WireError", "canonical",
+    "clean", "dumps", "energy_row", "loads", "measure_row", "parse_energy_row", "parse_measure_row", "parse_reply",
+    "parse_request", "reply_line", "request_line", "to_wire",
 ]  # fmt: skip
 
 PROTOCOL = 2
