@@ -216,7 +216,7 @@ _HINTS = {
     "disturbed": _QUIETER,
     "sentinel-spread": _QUIETER,
     "anchor-spread": _QUIETER,
-    "loo-error": "measure more networks with --networks 20",
+    "loo-error": "profile on a quiet device, with more networks: --networks 20",
 }
 
 
@@ -230,7 +230,7 @@ def judge(quality: Quality) -> tuple[Verdict, tuple[Notice, ...]]:
         "loo-error": quality.loo_error or 0.0,
     }
     texts = {
-        "disturbed": f"{quality.disturbed} of {quality.rows} measurements stayed disturbed after three tries",
+        "disturbed": f"{quality.disturbed} of {quality.rows} measurements stayed disturbed by other work",
         "sentinel-spread": f"the sentinel block varied by {quality.sentinel_spread:.1%}",
         "anchor-spread": f"the anchor network varied by {quality.anchor_spread:.1%} between processes",
         "loo-error": f"whole networks are predicted with an error of {values['loo-error']:.1%} (leave-one-out)",
