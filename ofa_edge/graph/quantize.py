@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,13 +172,20 @@ def _rename(nodes: Sequence[onnx.NodeProto], old: str, new: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Both libraries print, one of them on stdout, which belongs to our data, and warn of what they do on purpose."""
+    """Both libraries print, on stdout too, which belongs to our data; they warn of what they do on purpose; and LiteRT
+    writes to the descriptor of stderr itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    said = io.StringIO()
+    sys.stderr.flush()
+    stderr = os.dup(2)
     try:
-        said = io.StringIO()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
         logging.disable(before)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stdout
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from device_agents.runtimes import litert_cpu, onnxruntime_cpu
+from ofa_edge.cli.app import explain
 from ofa_edge.graph import check, onnx, quantize, reference, tflite
 from ofa_edge.graph.build import network
 from ofa_edge.graph.ir import Graph
@@ -114,9 +114,17 @@ def test_quantised_convolutions_are_fused() -> None:
     assert not set(found) - {"Transpose"}  # of layout, at the borders
 
 
-def test_int8_bytes_are_reproducible_and_nothing_is_printed() -> None:
-    said = io.StringIO()
-    with redirect_stdout(said):
-        for runs_on in INT8.values():
-            assert workload.block_file(BLOCKS[0], runs_on) == workload.block_file(BLOCKS[0], runs_on)
-    assert said.getvalue() == ""
+def test_int8_bytes_are_reproducible_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    for runs_on in INT8.values():
+        assert workload.block_file(BLOCKS[0], runs_on) == workload.block_file(BLOCKS[0], runs_on)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("module", "extra"), [("ai_edge_litert", "litert"), ("ai_edge_quantizer", "quantize")])
+def test_without_the_library_its_extra_is_named(module: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        workload.block_file(BLOCKS[0], INT8["litert"])
+    assert f"ofa-edge[{extra}]" in explain(caught.value).hint
