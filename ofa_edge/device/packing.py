@@ -8,6 +8,7 @@ members of a wheel with a name that leads out of it are refused here too.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -25,7 +26,7 @@ from pathlib import Path
 from ofa_edge import strict_json
 from ofa_edge.device.link import printable
 from ofa_edge.device.sites import Recipe, Wheel
-from ofa_edge.errors import BadFile, OfaEdgeError
+from ofa_edge.errors import BadFile, LockHeld, OfaEdgeError
 from ofa_edge.files import held, write_whole
 
 MANIFEST = "ofa-edge-site.json"
@@ -67,7 +68,7 @@ def packed(recipe: Recipe, cache: Path, notify: Callable[[str], None] = lambda t
     if found := _cached(recipe, file):
         return found
     cache.mkdir(parents=True, exist_ok=True)
-    with held(cache):
+    with _alone(cache):
         notify(f"downloading {', '.join(f'{wheel.package} {wheel.version}' for wheel in recipe.wheels)}")
         with tempfile.TemporaryDirectory(prefix="ofa-edge-wheels-") as folder:
             files = download(recipe.wheels, Path(folder))
@@ -77,6 +78,18 @@ def packed(recipe: Recipe, cache: Path, notify: Callable[[str], None] = lambda t
         sidecar = strict_json.dumps({"sha256": sha256, "unpacked_bytes": unpacked})
         write_whole(_sidecar(file), sidecar.encode())
     return Packed(recipe, data, sha256, unpacked)
+
+
+@contextlib.contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(cache))
+        except LockHeld as error:
+            raise LockHeld(
+                f"another `devices setup` is packing into {cache}", hint="run this again when it is done"
+            ) from error
+        yield
 
 
 def download(wheels: Sequence[Wheel], folder: Path) -> list[Path]:

@@ -107,6 +107,14 @@ def test_doctor_asks_a_device(capsys: Any) -> None:
     assert code == 0
 
 
+def test_a_demo_on_an_emulated_device_is_refused_before_it_measures(capsys: Any, monkeypatch: Any) -> None:
+    """Its default budget is a latency, and the times of such a device are held against none."""
+    monkeypatch.setenv("OFA_EDGE_EMULATED", "1")
+    code, answer = run(capsys, "demo", "--host", "local")
+    assert (code, answer["error"]["code"]) == (9, 9)
+    assert "emulated device" in answer["error"]["message"]
+
+
 def test_doctor_reports_a_device_that_is_not_there(capsys: Any) -> None:
     code, answer = run(capsys, "doctor", "--host", "nobody@127.0.0.1:1")
     assert code == 1

@@ -16,7 +16,8 @@ import pytest
 
 from ofa_edge.device import packing
 from ofa_edge.device.sites import Recipe, Wheel
-from ofa_edge.errors import BadFile, OfaEdgeError
+from ofa_edge.errors import BadFile, LockHeld, OfaEdgeError
+from ofa_edge.files import held
 
 FILE = "thing-1.0-cp39-cp39-manylinux_2_17_aarch64.manylinux2014_aarch64.whl"
 METADATA = {
@@ -92,6 +93,12 @@ def test_a_packed_site_that_was_damaged_is_built_again(wheels: Path, tmp_path: P
     (file,) = (tmp_path / "cache").glob("*.gz")
     file.write_bytes(first.data[:-1])
     assert packing.packed(one, tmp_path / "cache").data == first.data == file.read_bytes()
+
+
+def test_two_that_pack_at_once_are_told_apart(tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(LockHeld, match="another `devices setup`") as caught:
+        packing.packed(recipe(Wheel(FILE, "0" * 64)), tmp_path)
+    assert "again" in caught.value.hint
 
 
 def test_packing_depends_on_the_wheels_alone(tmp_path: Path) -> None:
