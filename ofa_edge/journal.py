@@ -42,6 +42,7 @@ MAX_FILE_BYTES = 1 << 30
 MAX_LINE_BYTES = 1 << 20
 SYNC_SECONDS = 1.0
 
+_NO_RECORD = "not an object with a 'record'"
 _HEADER_START = b'{"record":"header",'
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 
@@ -133,16 +134,19 @@ def parse(data: bytes, format: Format, name: str) -> Contents:
     version = _check_header(header, format, name)
     newer = version > format.version
     with _no_collection():
-        rows = [_line(line, name, number) for number, line in enumerate(lines[1:], 2)]
+        rows = _rows(lines[1:], name)
     complete = bool(rows) and rows[-1]["record"] == "end"
     if complete:
         size -= len(lines[-1]) + 1
-        _check_end(rows.pop(), rows, data[:size], name)
+    digest = hashlib.sha256(memoryview(data)[:size])
+    if complete:
+        _check_end(rows.pop(), rows, digest.hexdigest(), name)
         if len(data) > size + len(lines[-1]) + 1:
             raise BadFile(f"{name} goes on after its end record", hint="restore the file or measure again")
     _check_records(rows, None if newer else format.records, name)
     torn = 0 if complete else len(data) - size
-    return Contents(_bare(header), version, rows, complete, hashlib.sha256(data).hexdigest(), size, torn)
+    digest.update(memoryview(data)[size:])
+    return Contents(_bare(header), version, rows, complete, digest.hexdigest(), size, torn)
 
 
 def write(
@@ -327,8 +331,23 @@ def _line(line: bytes, name: str, number: int) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(name, number, str(error)) from error
     if not isinstance(value, dict) or not isinstance(value.get("record"), str):
-        raise _damaged(name, number, "not an object with a 'record'")
+        raise _damaged(name, number, _NO_RECORD)
     return value
+
+
+def _rows(lines: list[bytes], name: str) -> list[dict[str, Any]]:
+    """All lines behind the header."""
+    for number, line in enumerate(lines, 2):
+        if len(line) > MAX_LINE_BYTES:
+            raise _damaged(name, number, f"longer than {MAX_LINE_BYTES} bytes")
+    try:
+        rows = strict_json.rows(lines)
+    except strict_json.BadLine as error:
+        raise _damaged(name, error.number + 2, str(error)) from error
+    for number, row in enumerate(rows, 2):
+        if type(row) is not dict or type(row.get("record")) is not str:
+            raise _damaged(name, number, _NO_RECORD)
+    return rows
 
 
 @contextlib.contextmanager
@@ -387,9 +406,9 @@ def _check_records(rows: list[dict[str, Any]], known: frozenset[str] | None, nam
             raise _damaged(name, number, f"unexpected record {record[:40]!r}")
 
 
-def _check_end(end: dict[str, Any], rows: list[dict[str, Any]], body: bytes, name: str) -> None:
+def _check_end(end: dict[str, Any], rows: list[dict[str, Any]], digest: str, name: str) -> None:
+    """`digest` is of everything before the end record."""
     counts = dict(Counter(row["record"] for row in rows))
-    digest = hashlib.sha256(body).hexdigest()
     if end != {"record": "end", "counts": counts, "sha256": digest}:
         raise BadFile(
             f"{name} was changed after it was finished: its end record does not hold",

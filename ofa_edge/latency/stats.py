@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ _TREND_Z = 2.576
 _TREND_MIN_SAMPLES = 6  # below, Mann-Kendall cannot reach that certainty
 _TREND_MIN_CHANGE = 0.01  # relative change over a session; less is within the blocks' own +-2 %
 _LEVEL_MIN_SAMPLES = 3
+# Values up to which the binomial of a median's ranks is summed exactly; beyond, the normal's ranks are one off at most,
+# and n over k is no double.
+_EXACT_RANKS = 1000
 
 
 # -- intervals ------------------------------------------------------------------------------------
@@ -35,6 +39,9 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     ordered = sorted(values)
     n = len(ordered)
     tail = (1 - confidence) / 2
+    if n > _EXACT_RANKS:
+        rank = int((n - NormalDist().inv_cdf(1 - tail) * math.sqrt(n)) / 2)
+        return ordered[rank - 1], ordered[n - rank]
     below = 0.0
     rank = 0  # order statistics 1..rank may be cut off at each end
     for k in range(n // 2):

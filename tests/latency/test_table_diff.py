@@ -269,3 +269,13 @@ def test_the_commands(three: dict[str, LatencyTable], tmp_path: Path, capsys: An
     formats.import_yaml([tmp_path / "144.yaml"], tmp_path / "i.jsonl", space=OFA_LITE0)
     code, value = run(capsys, "table", "merge", a, tmp_path / "i.jsonl", "--out", tmp_path / "n.jsonl")
     assert (code, "threads: 1 and 'unknown'" in value["error"]["message"]) == (9, True)
+
+
+def test_the_common_factor_of_thousands_of_blocks_has_an_interval() -> None:
+    """The binomial of so many is no double; below, exact and approximate ranks agree."""
+    from ofa_edge.latency.stats import median_interval
+
+    for n in (999, 1001, 50_000):
+        low, high = median_interval(list(range(n))) or (0, 0)
+        assert low + high == n - 1
+        assert (high - low) / 2 == pytest.approx(0.98 * n**0.5, rel=0.05)
