@@ -113,7 +113,7 @@ def profile(
     if sustained:
         runs_on = replace(runs_on, thermal=SUSTAINED)
     allowed = target.resolutions if other is None else tuple(other.header.resolutions)
-    settings = _settings(predictor or "blocks", networks, other, seed=seed, quick=quick, holdout=holdout)
+    settings = settings_of(predictor or "blocks", networks, other, seed=seed, quick=quick, holdout=holdout)
     task = Task(target, options.resolutions(resolutions, allowed), runs_on, settings)
     _require_possible(task, other)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
@@ -164,9 +164,10 @@ def _require_consistent(predictor: str | None, prior: bool, networks: int | None
         )
 
 
-def _settings(
+def settings_of(
     predictor: str, networks: int | None, prior: LatencyTable | None, *, seed: int, quick: bool, holdout: int
 ) -> PlanSettings:
+    """What a plan is drawn from; `networks` None is as many as its kind needs (with a prior: another device's)."""
     from ofa_edge.latency import transfer
     from ofa_edge.latency.conditions import PlanSettings
 
@@ -185,9 +186,9 @@ def _require_possible(task: Task, prior: LatencyTable | None) -> None:
     """What cannot be planned is refused before connecting. Raises UsageError."""
     from ofa_edge.latency import transfer
 
-    task.plan()
     if prior is not None:
         transfer.require_cover(prior, task.space, task.resolutions)
+    task.plan()
 
 
 def started_from(prior: LatencyTable, task: Task, facts: Facts, networks: int | None = None) -> Task:
