@@ -339,7 +339,7 @@ def refusal_error(refusal: wire.Refusal, device: str, python: str) -> OfaEdgeErr
     if refusal.kind == "no-runtime":
         return errors.UsageError(
             f"{device}: {refusal.message}",
-            hint=f"install it there (`{python} -m pip install onnxruntime`), or name a Python that has it "
-            "with --python, in devices.toml or in OFA_EDGE_DEVICE_PYTHON",
+            hint=f"bring it there with `ofa-edge devices setup` (or `{python} -m pip install onnxruntime`), or name a "
+            "Python that has it with --python, in devices.toml or in OFA_EDGE_DEVICE_PYTHON",
         )
     return _ERRORS.get(refusal.kind, OfaEdgeError)(f"{device}: {refusal.message}")
