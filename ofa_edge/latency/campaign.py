@@ -22,14 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from device_agents import wire
 from ofa_edge import __version__, journal, strict_json
 from ofa_edge.device import identity
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency import combine, sustained, workload
+from ofa_edge.latency import rounds, sustained, workload
 from ofa_edge.latency.conditions import (
     SUSTAINED,
     Header,
@@ -45,7 +42,7 @@ from ofa_edge.latency.plan import Plan, PlannedNetwork, make_plan, network_key
 from ofa_edge.latency.plausible import CheckedDevice
 from ofa_edge.latency.predicting import predicted_rows
 from ofa_edge.latency.quiet import MOST_TOGETHER, Quiet
-from ofa_edge.latency.table import FORMAT, LatencyTable, disturbed_rows
+from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.latency.transfer import Start
 from ofa_edge.latency.trials import network_job, repeated
 from ofa_edge.latency.workload import Device, Model
@@ -55,8 +52,6 @@ from ofa_edge.space.codecs import encode
 from ofa_edge.space.cost import block_macs, cost
 from ofa_edge.space.spaces import own_definition
 
-# Where more blocks than this share were disturbed the machine is busy, and measuring them again changes nothing.
-_BUSY_SHARE = 0.3
 # After so many networks that stayed disturbed the others are measured once.
 _STUBBORN = 4
 # Starting a fresh worker and loading two networks, on top of the time a network is measured for.
@@ -286,7 +281,7 @@ class _Campaign:
         if not todo or self._late(deadline):
             return
         self._round = number
-        seconds = self._seconds(number)
+        seconds = rounds.seconds(self._rows["block"], number, self._plan.effort)
         every = self._plan.effort.sentinel_every
         for start in range(0, len(todo), every):
             self._measure_sentinel(fresh=start == 0)
@@ -294,44 +289,17 @@ class _Campaign:
                 return
         self._measure_sentinel()
 
-    def _seconds(self, number: int) -> dict[str, float]:
-        """Block -> how long it is timed for in a round: longer where its last measurement was disturbed or wide. What
-        differs from process to process becomes no narrower by timing it longer."""
-        effort = self._plan.effort
-        if number == 0 or not self._rows["block"]:
-            return {}
-        last = pd.DataFrame.from_records(self._rows["block"]).drop_duplicates("key", keep="last")
-        wide = disturbed_rows(last) | (combine.widths(last) > effort.block_rel)
-        seconds = np.where(wide, effort.wide_seconds, effort.narrow_seconds)
-        if number >= effort.rounds:
-            seconds[:] = effort.wide_seconds
-        return dict(zip(last["key"], seconds.tolist(), strict=True))
-
     def _again(self, deadline: float | None) -> list[Block]:
-        """Blocks to measure once more: disturbed ones, when it is quiet again, and those of the widest intervals. None
-        where the machine is simply busy."""
-        if not self._rows["block"]:
-            return []
-        effort, known = self._plan.effort, self._combined()
-        disturbed, wide = known["disturbed"].to_numpy(bool), combine.widths(known)
-        if disturbed.mean() > _BUSY_SHARE:
-            return []
-        if disturbed.any():
+        """Blocks to measure once more, disturbed ones when it is quiet again."""
+        keys, disturbed = rounds.again(self._rows["block"], self._rows["sentinel"], self._plan.effort)
+        if disturbed:
             self._wait(deadline)
-        found = np.flatnonzero(disturbed | (wide > effort.block_rel))
-        first = found[np.lexsort((-wide[found], ~disturbed[found]))]
-        keys = set(known["key"].iloc[first[: max(int(disturbed.sum()), round(effort.again * len(known)))]])
-        return [block for block in self._plan.order(effort.rounds) if block.key in keys]
+        return [block for block in self._plan.order(self._plan.effort.rounds) if block.key in keys]
 
     def _wait(self, deadline: float | None) -> bool:
         """Until the device is quiet, as long as the plan has patience."""
         patience = self._clock() + max(0.0, self._plan.effort.patience - self._quiet.waited)
         return self._quiet.wait(patience if deadline is None else min(deadline, patience))
-
-    def _combined(self) -> pd.DataFrame:
-        blocks = pd.DataFrame.from_records(self._rows["block"])
-        sentinels = pd.DataFrame.from_records(self._rows["sentinel"], columns=["session", "round", "at", "median"])
-        return combine.combine(blocks, disturbed_rows(blocks), sentinels)
 
     def _measure_sentinel(self, *, fresh: bool = False) -> None:
         result = self._look(fresh=fresh)

@@ -9,6 +9,7 @@ import pytest
 
 from device_agents import wire
 from ofa_edge.errors import BadFile
+from ofa_edge.latency.plan import FULL
 from ofa_edge.latency.quiet import MOST_SECONDS, MOST_TOGETHER, Quiet
 from ofa_edge.latency.simulated import FACTS, figures
 from ofa_edge.latency.table import LatencyTable
@@ -116,7 +117,7 @@ def test_a_disturbed_network_waits_for_quiet_before_its_next_process(tmp_path: P
 
 def test_looks_at_the_sentinel_are_no_rows(tmp_path: Path) -> None:
     device = device_for(FULL_WORK)
-    device.flags = lambda key, before: ("steal",) if key in OTHERS[:3] and before < 2 else ()
+    device.flags = lambda key, before: ("steal",) if key in OTHERS[:3] and before < FULL.rounds else ()
     table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
     asked = sum(key == SENTINEL for key, _ in device.asked)
     rows = len(table.contents.of("sentinel")) + sum(r["key"] == SENTINEL for r in table.contents.of("block"))
@@ -159,5 +160,5 @@ def test_a_device_that_was_booted_again_begins_a_new_session(tmp_path: Path) -> 
     device = device_for(FULL_WORK, facts_at=lambda now: FACTS if now < 5 else again)
     table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
     assert [row["facts"]["boot_id"] for row in table.contents.of("session")] == [FACTS.boot_id, again.boot_id]
-    assert {(row["round"], row["session"]) for row in table.contents.of("block")} == {(0, 0), (1, 1)}
+    assert {(row["round"], row["session"]) for row in table.contents.of("block")} == {(0, 0), (1, 1), (2, 1)}
     assert table.check() == []
