@@ -117,8 +117,8 @@ class Report:
 
 def check(table: LatencyTable) -> Report:
     """Everything that is wrong with a table that can be read; never raises for what it holds."""
-    blocks, _ = _blocks(table)
-    problems = [*of_rows(table), *_figures(table, blocks)]
+    blocks, wrong = _blocks(table)
+    problems = [*_campaign(table), *wrong, *_planned(table, blocks), *_figures(table, blocks)]
     problems += _unknown_conditions(table)
     model: LatencyModel | None = None
     tested, verdict = None, None
@@ -147,7 +147,8 @@ def precision(table: LatencyTable) -> dict[str, float | None]:
 
 def of_rows(table: LatencyTable) -> list[Problem]:
     """The part of `check` that needs neither a model nor looks at figures."""
-    return [*_campaign(table), *_blocks(table)[1], *_planned(table)]
+    blocks, wrong = _blocks(table)
+    return [*_campaign(table), *wrong, *_planned(table, blocks)]
 
 
 # -- rules ----------------------------------------------------------------------------------------
@@ -185,14 +186,14 @@ def _blocks(table: LatencyTable) -> tuple[dict[str, Block], list[Problem]]:
     return blocks, problems[:_MOST_FAILED]
 
 
-def _planned(table: LatencyTable) -> Iterator[Problem]:
+def _planned(table: LatencyTable, blocks: dict[str, Block]) -> Iterator[Problem]:
     """Blocks of the space that are not there, and blocks that are not of the space."""
     try:
         planned = {block.key for block in table.space.distinct_blocks(table.header.resolutions)}
     except (UsageError, BadFile) as error:
         yield _invalid("space", error.message, table.header.space, error.hint)
         return
-    if strange := sorted(_blocks(table)[0].keys() & set(table.blocks.index) - planned):
+    if strange := sorted(blocks.keys() & set(table.blocks.index) - planned):
         text = f"{len(strange)} blocks are not of space {table.header.space} at these resolutions: {_some(strange)}"
         yield _note("strange", text, len(strange))
     if table.header.plan.predictor == "network" and table.blocks.empty:

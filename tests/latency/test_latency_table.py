@@ -68,6 +68,21 @@ def test_version_1_0_still_reads() -> None:
     assert [problem.code for problem in read.check()] == ["failed"]
 
 
+def test_version_1_1_still_reads() -> None:
+    """With noise, peak memory, rounds, a space of one's own, the predictor and how hot the device was."""
+    read = LatencyTable.read(FROZEN.with_name("latency-table-1.1.jsonl"))
+    assert read.complete
+    assert (read.header.space, read.space.classes, read.space.resolutions) == ("mine", 7, (96, 112, 128, 144, 160))
+    assert (read.header.plan.predictor, read.conditions.thermal) == ("blocks", "burst")
+    assert (len(read.blocks), len(read.sentinels), len(read.networks)) == (56, 7, 5)
+    assert read.blocks["median"].sum() == pytest.approx(8.0517893)
+    assert {"temperature_c", "throttled", "governor"} <= set(read.sentinels["noise"].iloc[0])
+    assert (read.networks["peak_bytes"] > 0).all()
+    assert read.check() == []
+    largest = LatencyModel.from_table(read).estimate(read.space.blocks(read.space.largest(96)))
+    assert largest.value == pytest.approx(4.6, abs=0.1)
+
+
 def test_unknown_fields_survive_a_read_and_a_write(tmp_path: Path) -> None:
     lines = FROZEN.read_text().splitlines()
     header = json.loads(lines[0]) | {"version": "1.9", "colour": "blue"}
