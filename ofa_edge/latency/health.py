@@ -171,7 +171,7 @@ def _unknown_conditions(table: LatencyTable) -> Iterator[Problem]:
     unknown = [name for name, value in table.conditions.model_dump().items() if value == UNKNOWN]
     if unknown:
         text = f"not known about the measuring: {', '.join(unknown)}"
-        yield _note("condition-unknown", text, len(unknown), "a table of the same device merges with it only under --accept-unknown")
+        yield _note("condition-unknown", text, len(unknown), "it merges with others under --accept-unknown only")
 
 
 def _blocks(table: LatencyTable) -> tuple[dict[str, Block], list[Problem]]:
