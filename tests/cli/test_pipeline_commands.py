@@ -101,7 +101,7 @@ WRONG = [
     # measure
     ("measure --host {nobody}", 2, "one option is missing", "exactly one of --arch, --model"),
     ("measure --host {nobody} --arch {arch} --model {junk}", 2, "cannot be used together", "exactly one"),
-    ("measure --host {nobody} --model {missing}", 2, "cannot read", "--model takes an ONNX file"),
+    ("measure --host {nobody} --model {missing}", 2, "cannot read", "--model takes an ONNX or TFLite file"),
     ("measure --host {nobody} --model {junk}", 9, "junk: this is not an ONNX model", "ofa-edge export"),
     (MEASURE + " --arch {missing}", 2, "cannot read", "an arch looks like"),
     (MEASURE + " --arch {arch} --space small", 2, "is of space reduced, not of small", "--supernet"),
