@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -304,14 +305,12 @@ def describe(outcome: Outcome) -> str:
     """The table's summary for people."""
     value = outcome.as_json()
     how, blocks, fit = value["conditions"], value["blocks"], value["fit"]
-    error = fit["loo_error_pct"]
     lines = [
         f"table      {value['table']}",
         f"run by     {how['runtime']} {how['runtime_version']}, {how['precision']}, {how['threads']} threads",
         f"blocks     {blocks['measured']} of {blocks['distinct']} measured, {blocks['failed']} failed"
         + (f", {blocks['predicted']} predicted" if blocks["predicted"] else ""),
-        f"networks   {value['networks']}; prediction: {' + '.join(fit['terms'])}, "
-        + ("no error known" if error is None else f"{error:.1f} % leave-one-out error"),
+        f"networks   {value['networks']}; {_fit_text(fit)}",
         f"took       {value['seconds']:.0f} s, {size(value['bytes_pushed'])} sent",
         f"verdict    {value['verdict']}",
     ]
@@ -324,6 +323,14 @@ def describe(outcome: Outcome) -> str:
         more = "" if fitted is None else f"; {fitted['mape_pct']:.1f} % with what the runtime adds"
         lines.append(f"memory     predicted {used['bias_pct']:+.0f} % off on average{more}")
     return "\n".join([*lines, *(f"note       {_said(notice)}" for notice in outcome.notices)])
+
+
+def _fit_text(fit: Mapping[str, Any] | None) -> str:
+    if fit is None:
+        return "too few for a prediction"
+    error = fit["loo_error_pct"]
+    known = "no error known" if error is None else f"{error:.1f} % leave-one-out error"
+    return f"prediction: {' + '.join(fit['terms'])}, {known}"
 
 
 def _energy_text(report: Report) -> str:

@@ -12,7 +12,7 @@ all measured blocks gives it (block_model.py), unless none of them does what it 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -71,6 +71,13 @@ class BlockTimes:
         if key not in self._filled:
             self._filled[key] = self._interpolated(block) or self._analytic(block)
         return self._filled[key]
+
+    def knows(self, blocks: Iterable[Block]) -> bool:
+        """Whether `get` has an answer for all of them; that one failed is an answer."""
+        try:
+            return all(self.get(block) for block in blocks)
+        except BadFile:
+            return False
 
     # -- other sizes of the same block ------------------------------------------------------------
     @cached_property

@@ -130,7 +130,8 @@ def check(table: LatencyTable) -> Report:
             tested = held_out(model, table)
             problems += [*judged, *_held_out(tested)]
         except (UsageError, BadFile) as error:
-            problems.append(_invalid("model", f"nothing can be predicted from it: {error.message}", hint=error.hint))
+            text = f"nothing can be predicted from it: {error.message}"
+            problems.append((_invalid if table.complete else _doubtful)("model", text, hint=error.hint))
     order = list(Level)
     found = tuple(sorted(_once(problems), key=lambda problem: order.index(problem.level)))
     return Report(table, found, model, tested, verdict)

@@ -7,7 +7,6 @@ hold-outs where there are some).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ofa_edge import journal
-from ofa_edge.errors import NotTrustworthy, OfaEdgeError
-from ofa_edge.latency import memory, verdicts
+from ofa_edge.errors import BadFile, NotTrustworthy, OfaEdgeError
+from ofa_edge.latency import combine, memory, verdicts
 from ofa_edge.latency.energy import Report
-from ofa_edge.latency.model import LatencyModel, calibration
+from ofa_edge.latency.model import LatencyModel, anchor_reference, calibration
 from ofa_edge.latency.plan import Plan
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.stats import Notice, Quality, Verdict, judge
@@ -50,7 +49,8 @@ class Outcome:
     """What a campaign gave.
 
     Attributes:
-        table, model: read back from the file, and fitted.
+        table: read back from the file.
+        fitted: its model; None where an unfinished campaign has measured too little for one.
         distinct: blocks of the space at the table's resolutions.
         verdict, notices: how far to trust it, and why.
         finished: nothing of the plan is left; else `resume` goes on.
@@ -58,7 +58,7 @@ class Outcome:
     """
 
     table: LatencyTable
-    model: LatencyModel
+    fitted: LatencyModel | None
     distinct: int
     held_out: HeldOut | None
     verdict: Verdict
@@ -67,6 +67,15 @@ class Outcome:
     bytes_pushed: int
     finished: bool
     energy: Report | None = None
+
+    @property
+    def model(self) -> LatencyModel:
+        """The table's model, for those who know that there is one.
+
+        Raises:
+            BadFile: the campaign is unfinished, and has measured too little for one.
+        """
+        return model_of(self.table) if self.fitted is None else self.fitted
 
     @property
     def sustained(self) -> Steady | None:
@@ -95,7 +104,7 @@ class Outcome:
             "networks": len(table.networks),
             "seconds": self.seconds,
             "bytes_pushed": self.bytes_pushed,
-            "fit": self.model.fit.as_json(),
+            "fit": None if self.fitted is None else self.fitted.fit.as_json(),
             "held_out": None if self.held_out is None else self.held_out.as_json(),
             "memory": memory.fit(table, table.space).as_json(),
             "verdict": str(self.verdict),
@@ -124,6 +133,8 @@ def held_out(model: LatencyModel, table: LatencyTable) -> HeldOut | None:
     """How well the table's hold-out networks are predicted; None where there are none."""
     errors, covered = [], []
     for arch, latency in calibration(table, model.space, model.reference_ms, "holdout"):
+        if not model.times.knows(model.space.blocks(arch)):
+            continue
         (prediction,) = model.predict([arch])
         if (estimate := prediction.latency) is None:
             continue
@@ -143,22 +154,61 @@ def conclude(
 
     Raises:
         OfaEdgeError: not one block, or network of a plan of networks alone, could be measured.
+        BadFile: the plan is done, and no model can be fitted to what was measured.
     """
     table = LatencyTable.read(path)
-    if table.blocks.empty and (plan.blocks or table.networks.empty):
+    _require_measured(table, plan, finished=finished)
+    model = _fitted(table, finished=finished)
+    verdict, notices = judge(quality(table, model))
+    around = verdicts.surroundings(table)
+    verdict = verdicts.worst(verdict, around.verdict)
+    notices = (*(() if model is None else model.notices), *around.notices, *notices)
+    if not finished:
+        text = "the time was over before the plan was done"
+        notices += (Notice("unfinished", text, hint="the same command with --resume goes on"),)
+    tested = None if model is None else held_out(model, table)
+    if model is not None:
+        _write_fit(writer, table, model, tested, verdict)
+    if finished:
+        writer.finish()
+    return Outcome(
+        table=LatencyTable.read(path),
+        fitted=model,
+        distinct=len(table.space.distinct_blocks(table.header.resolutions)),
+        held_out=tested,
+        verdict=verdict,
+        notices=notices,
+        seconds=seconds,
+        bytes_pushed=bytes_pushed,
+        finished=finished,
+    )
+
+
+def _require_measured(table: LatencyTable, plan: Plan, *, finished: bool) -> None:
+    """Raises OfaEdgeError where nothing came out: of an unfinished campaign networks alone are something."""
+    if table.blocks.empty and (table.networks.empty or (plan.blocks and finished)):
         reasons = [reason for reason in table.failed["reason"] if not reason.startswith(FROM_PRIOR)]
         why = f": {reasons[0]}" if reasons else " in the time given"
         raise OfaEdgeError(
             f"no {'block' if plan.blocks else 'network'} could be measured{why}",
             hint="look at `ofa-edge doctor --host HOST`, or give --max-minutes more",
         )
-    model = model_of(table)
-    verdict, notices = judge(quality(table, model))
-    around = verdicts.surroundings(table)
-    verdict, notices = verdicts.worst(verdict, around.verdict), (*model.notices, *around.notices, *notices)
-    if not finished:
-        notices += (Notice("unfinished", "the time was over before the plan was done; --resume goes on"),)
-    tested = held_out(model, table)
+
+
+def _fitted(table: LatencyTable, *, finished: bool) -> LatencyModel | None:
+    """The model; None where an unfinished table is too little for one. Raises BadFile where a finished one is."""
+    try:
+        return model_of(table)
+    except BadFile:
+        if finished:
+            raise
+        return None
+
+
+def _write_fit(
+    writer: journal.Writer, table: LatencyTable, model: LatencyModel, tested: HeldOut | None, verdict: Verdict
+) -> None:
+    """Add the `fit` record, unless the last one says the same."""
     fit = {
         **model.fit.as_json(),
         "reference_ms": model.reference_ms,
@@ -171,30 +221,19 @@ def conclude(
     last = table.contents.of("fit")
     if not last or {key: value for key, value in last[-1].items() if key != "record"} != fit:
         writer.append("fit", fit)
-    if finished:
-        writer.finish()
-    return Outcome(
-        table=LatencyTable.read(path),
-        model=model,
-        distinct=len(table.space.distinct_blocks(table.header.resolutions)),
-        held_out=tested,
-        verdict=verdict,
-        notices=notices,
-        seconds=seconds,
-        bytes_pushed=bytes_pushed,
-        finished=finished,
-    )
 
 
-def quality(table: LatencyTable, model: LatencyModel) -> Quality:
+def quality(table: LatencyTable, model: LatencyModel | None) -> Quality:
     """What the rows say about how the measuring went."""
+    drift = combine.drift(table.sentinels) if model is None else model.drift
+    _, anchor_spread = anchor_reference(table)
     return Quality(
         rows=len(table.blocks) + len(table.networks),
         disturbed=int(table.blocks["disturbed"].sum() + table.networks["disturbed"].sum()),
         failed=len(table.failed),
-        sentinel_spread=model.drift.spread,
-        drift_change=model.drift.largest_change,
-        anchor_spread=model.anchor_spread if math.isfinite(model.anchor_spread) else 0.0,
-        networks=model.fit.networks,
-        loo_error=model.fit.loo_error,
+        sentinel_spread=drift.spread,
+        drift_change=drift.largest_change,
+        anchor_spread=anchor_spread,
+        networks=0 if model is None else model.fit.networks,
+        loo_error=None if model is None else model.fit.loo_error,
     )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ofa_edge.cli.profiling import describe
 from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError, UsageError
+from ofa_edge.latency import health
 from ofa_edge.latency.campaign import Step
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.plan import QUICK
@@ -186,6 +189,46 @@ def test_when_the_time_is_over_the_networks_had_their_share_and_the_table_is_unf
     assert "unfinished" in [problem.code for problem in outcome.table.check()]
     assert device.now <= 25
     assert profile(path, device, WORK, resume=True).finished
+
+
+_KINDS: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "full": {"quick": False},
+    "holdout": {"networks": 2, "holdout": 3},
+    "network": {"quick": False, "predictor": "network"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "results"),
+    [("quick", 1), ("quick", 12), ("full", 2), ("full", 12), ("holdout", 4), ("network", 1), ("network", 3)],
+)
+def test_a_campaign_that_is_cut_early_gives_an_unfinished_outcome_and_is_resumed(
+    tmp_path: Path, kind: str, results: int
+) -> None:
+    """Whatever was not measured by then: networks, or all blocks of a type that they are made of."""
+    work = task(SETTINGS.model_copy(update=_KINDS[kind]))
+    path, device = tmp_path / "t.jsonl", device_for(work)
+    outcome = profile(path, device, work, max_minutes=results * device.seconds / 60)
+    assert not outcome.finished
+    value = outcome.as_json()
+    assert "unfinished" in {notice["code"] for notice in value["notices"]}
+    assert value["fit"] is None or value["fit"]["terms"]
+    assert describe(outcome).startswith("table ")
+    health.check(LatencyTable.read(path)).require_valid()
+    again = profile(path, device, work, resume=True)
+    assert again.finished
+    assert again.table.complete
+    assert again.as_json()["fit"]["networks"] > 0
+
+
+def test_networks_alone_are_not_enough_for_a_finished_table_of_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    device = device_for(WORK, crashes=frozenset(block.key for block in PLAN.blocks))
+    with pytest.raises(OfaEdgeError, match="no block could be measured: simulated: the worker was killed"):
+        profile(path, device, WORK)
+    assert len(LatencyTable.read(path).networks) == 4
+    assert profile(path, device_for(WORK), WORK, resume=True).finished
 
 
 def test_disturbed_blocks_are_measured_again_at_the_end_and_the_quiet_one_counts(tmp_path: Path) -> None:
