@@ -18,7 +18,7 @@ from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.latency.conditions import RunsOn, conditions, require_match
+from ofa_edge.latency.conditions import RunsOn, conditions, require_match, unknown_conditions
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.table import LatencyTable, newest_match
@@ -125,7 +125,8 @@ def device_latency_table(
         require_match(named.conditions, now, names=(named.path, "this device"))
     except BadFile as error:
         if not accept_stale:
-            raise
+            hint = "profile this device, or pass --accept-stale to go by this table all the same"
+            raise BadFile(error.message, hint=hint, details=error.details) from error
         out.warning(error.message)
     return named
 
@@ -254,6 +255,17 @@ class Models:
         """Raises BadFile where times of an emulated device would be held against a budget: they mean nothing."""
         if budget.latency_ms is not None and self.latency_table.conditions.emulated:
             raise emulated_times(str(self.latency_table.path))
+
+    def require_known(self, budget: Budget) -> None:
+        """Raises BadFile where times would be held against a budget of which nobody knows what they were taken on."""
+        found = unknown_conditions(self.latency_table.conditions)
+        if budget.latency_ms is not None and found:
+            raise BadFile(
+                f"{self.latency_table.path} does not say how it was measured: {', '.join(found)} unknown",
+                hint="pass --accept-unknown to trust it, or import it again with what you know: --device-model NAME "
+                "--condition KEY=VALUE",
+                details={"unknown": found},
+            )
 
     @property
     def space(self) -> Space:

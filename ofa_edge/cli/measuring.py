@@ -87,6 +87,7 @@ def measure(
         Path | None,
         typer.Option("--table", metavar="FILE", help="A latency table whose anchor reference anchored_ms is held to."),
     ] = None,
+    accept_unknown: options.AcceptUnknown = False,
     python: options.RemotePython = None,
     root: options.Root = None,
     accept_new: options.AcceptNew = False,
@@ -125,7 +126,7 @@ def measure(
         say_device(out, session.facts)
         now = conditions(session.facts, runs_on)
         if found is not None:
-            require_match(found.conditions, now, names=(found.path, "this device"))
+            require_match(found.conditions, now, names=(found.path, "this device"), accept_unknown=accept_unknown)
         with out.progress("measure", len(sources) * processes) as bar:
 
             def on_process(key: str, trial: Trial) -> None:

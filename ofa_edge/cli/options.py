@@ -80,6 +80,10 @@ SpaceName = Annotated[
     str | None,
     typer.Option("--space", metavar="SPACE", help="A named space or a TOML file; the checkpoint's where left out."),
 ]
+TableSpace = Annotated[
+    str | None,
+    typer.Option("--space", metavar="SPACE", help="A named space or a TOML file; `ofa-edge spaces` lists them."),
+]
 Supernet = Annotated[
     str, typer.Option("--supernet", metavar="CKPT", help="A safetensors checkpoint, or 'embedded' for the shipped one.")
 ]
@@ -140,6 +144,9 @@ MaybeData = Annotated[
 ]
 LatencyTableFile = Annotated[
     Path | None, typer.Option("--table", metavar="FILE", help="Latency table; the newest that fits where left out.")
+]
+AcceptUnknown = Annotated[
+    bool, typer.Option("--accept-unknown", help="Take conditions that an imported table does not tell as fitting.")
 ]
 AccuracyTableFile = Annotated[
     Path | None, typer.Option("--accuracy-table", metavar="FILE", help="The supernet's own if left out.")

@@ -296,6 +296,8 @@ class _CampaignBar:
         if self._bar is None:
             self._context = self._out.progress("profile", step.total)
             self._bar = self._context.__enter__()
+        if step.kind == "wait":
+            self._out.say("the device is disturbed by other work; waiting until it is quiet")
         detail = step.kind if step.ms is None else f"{step.kind} {step.ms:.3f} ms"
         self._bar.advance(step.done - self._done, detail)
         self._done = step.done

@@ -45,12 +45,14 @@ def select(
     confidence: options.Confidence = 0.95,
     top: Annotated[int, typer.Option("--top", min=0, help="How many alternatives to list.")] = 5,
     seed: options.Seed = 0,
+    accept_unknown: options.AcceptUnknown = False,
     out_file: options.MaybeOut = None,
     as_json: options.Json = False,
 ) -> None:
     """Choose the subnet with the best predicted accuracy whose latency's upper bound fits the budget.
 
-    An infeasible budget is answered at once (exit 3) with the nearest subnet and a budget that it fits.
+    An infeasible budget is answered at once (exit 3) with the nearest subnet and a budget that it fits. A latency
+    budget needs a table that says what it was measured on, or --accept-unknown.
     """
     from ofa_edge.cli import inputs
     from ofa_edge.search import choose
@@ -70,6 +72,8 @@ def select(
     accuracy = inputs.accuracy_table(accuracy_table, checkpoint, out)
     latency = inputs.named_latency_table(latency_table, accuracy.header.space, out)
     models = inputs.Models(latency, accuracy, seed)
+    if not accept_unknown:
+        models.require_known(limits)
     if strategy == "exact":
         chosen = choose_exact(models, limits, confidence=confidence, top=top)
     elif strategy == "random":

@@ -83,9 +83,7 @@ def diff(
 def merge(
     files: Files,
     out_file: options.Out,
-    accept_unknown: Annotated[
-        bool, typer.Option("--accept-unknown", help="Take unknown conditions as equal to any.")
-    ] = False,
+    accept_unknown: options.AcceptUnknown = False,
     as_json: options.Json = False,
 ) -> None:
     """Put latency tables of one device and space together, under equal conditions; every row is kept once."""

@@ -77,7 +77,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Progress: `done` of `total` measurements; `kind` is upload, block or network.
+    """Progress: `done` of `total` measurements; `kind` is upload, block, network, or wait where a disturbed device is
+    given time.
 
     `ms` is the median that was measured, None for an upload or a failure.
     """
@@ -298,6 +299,7 @@ class _Campaign:
 
     def _wait(self, deadline: float | None) -> bool:
         """Until the device is quiet, as long as the plan has patience."""
+        self._step("wait", "")
         patience = self._clock() + max(0.0, self._plan.effort.patience - self._quiet.waited)
         return self._quiet.wait(patience if deadline is None else min(deadline, patience))
 

@@ -200,6 +200,11 @@ def _told(value: str) -> str:
     return UNTOLD if value in ("", UNKNOWN) else value
 
 
+def unknown_conditions(found: Conditions) -> list[str]:
+    """The keys that are not known, as of an imported table; in the order of the fields."""
+    return [name for name in Conditions.model_fields if getattr(found, name) == UNKNOWN]
+
+
 def mismatches(left: Conditions, right: Conditions, *, accept_unknown: bool = False) -> list[Mismatch]:
     """The keys in which two conditions differ, in the order of the fields; empty where they match.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ofa_edge.errors import BadFile, NotTrustworthy, OfaEdgeError, UsageError
 from ofa_edge.latency import plausible, verdicts
-from ofa_edge.latency.conditions import UNKNOWN, RunsOn
+from ofa_edge.latency.conditions import UNKNOWN, RunsOn, unknown_conditions
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.outcome import HeldOut, held_out, quality
 from ofa_edge.latency.predictors import model_of
@@ -169,10 +169,10 @@ def _campaign(table: LatencyTable) -> Iterator[Problem]:
 
 
 def _unknown_conditions(table: LatencyTable) -> Iterator[Problem]:
-    unknown = [name for name, value in table.conditions.model_dump().items() if value == UNKNOWN]
-    if unknown:
+    if unknown := unknown_conditions(table.conditions):
         text = f"not known about the measuring: {', '.join(unknown)}"
-        yield _note("condition-unknown", text, len(unknown), "it merges with others under --accept-unknown only")
+        hint = "`select` holds it against a budget, and `table merge` joins it, under --accept-unknown only"
+        yield _note("condition-unknown", text, len(unknown), hint)
 
 
 def _blocks(table: LatencyTable) -> tuple[dict[str, Block], list[Problem]]:

@@ -6,6 +6,7 @@ wrong with its files before it asks the host.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -213,6 +214,51 @@ def test_times_of_an_emulated_device_are_held_against_no_budget(run: Run, emulat
     assert "emulated device" in value["error"]["message"]
     assert "profile the real device" in value["error"]["hint"]
     assert run(f"{line} size=50MB")[0] == 0
+
+
+@pytest.fixture
+def imported_table(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The blocks of a table as another program would have written them: without conditions."""
+    folder = tmp_path_factory.mktemp("imported")
+    assert main(["table", "export", str(files["table"]), "--out", str(folder / "all.csv")]) == 0
+    rows = list(csv.DictReader((folder / "all.csv").read_text().splitlines()))
+    with (folder / "bare.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: "unknown" if name.startswith("condition_") else row[name] for name in row})
+    said = ["--condition", "emulated=false", "--out", str(folder / "table")]
+    assert main(["table", "import", str(folder / "bare.csv"), *said]) == 0
+    return folder / "table"
+
+
+@pytest.mark.parametrize("strategy", ["exact", "random --samples 30", "table"])
+def test_times_of_nobody_knows_what_are_held_against_a_budget_only_where_that_is_said(
+    run: Run, imported_table: Path, strategy: str
+) -> None:
+    line = f"select --latency-table {imported_table} --accuracy-table {{accuracy}} --strategy {strategy} --budget"
+    code, value = run(f"{line} 1s")
+    assert (code, value["error"]["code"]) == (9, 9)
+    assert "device_model" in value["error"]["message"]
+    assert "runtime" in value["error"]["details"]["unknown"]
+    assert "--accept-unknown" in value["error"]["hint"]
+    code, value = run(f"{line} 1s --accept-unknown")
+    assert code == 0
+    assert value["predicted"]["latency_ms"]["value"] > 0
+    assert run(f"{line} size=50MB")[0] == 0
+
+
+def test_measure_and_deploy_name_their_own_option_for_a_table_of_unknown_conditions(
+    run: Run, imported_table: Path, tmp_path: Path
+) -> None:
+    local = f"--host local --root {tmp_path}/home --table {imported_table}"
+    code, value = run(f"measure {local} --random-weights 0 --space reduced --arch {{arch}} --processes 1")
+    assert code == 9
+    assert "--accept-unknown" in value["error"]["hint"]
+    code, value = run(f"deploy {local} --supernet {{ckpt}} --accuracy-table {{accuracy}} --budget 1s")
+    assert code == 9
+    assert "--accept-stale" in value["error"]["hint"]
+    assert "device_model" in value["error"]["message"]
 
 
 def test_a_refused_export_leaves_no_file(run: Run, tmp_path: Path) -> None:

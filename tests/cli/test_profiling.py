@@ -66,6 +66,16 @@ def test_an_interrupted_campaign_says_where_its_table_is_and_it_can_be_resumed(
     assert again.finished
 
 
+def test_a_wait_for_a_disturbed_device_is_said_so_that_nobody_takes_it_for_a_hang(tmp_path: Path) -> None:
+    out, said = talk()
+    device = simulated(flags=lambda key, before: ("steal",) if before == 0 else ())
+    profiling.measure_table(out, device, tmp_path / "t.jsonl", TASK, go_on="resume")
+    assert "waiting until it is quiet" in said.getvalue()
+    quiet, nothing = talk()
+    profiling.measure_table(quiet, simulated(), tmp_path / "u.jsonl", TASK, go_on="resume")
+    assert "waiting" not in nothing.getvalue()
+
+
 def test_a_table_nobody_named_never_takes_the_place_of_another(tmp_path: Path) -> None:
     first = profiling.table_path(FACTS, TASK)
     assert first == settings.tables_dir("Simulated Board") / "reduced-onnxruntime-t1-quick.jsonl"
