@@ -4,8 +4,10 @@ In: all rows of a table's blocks, which of them were disturbed, and its sentinel
 Rules kept: a *segment* is one round of one session, one worker process; of one key and segment the last undisturbed
 measurement counts; disturbed ones are left out where there are others, else the narrowest stands alone. A trend inside
 a segment is removed, and segments are brought to one level by the blocks they share (by the sentinel where they share
-too few). What is left between segments is what a process does to a block, and widens the interval; so does a block
-whose own rounds disagree by more than that. A table of one segment comes out as it was measured, but for its trend.
+too few). A measurement far above another of the same block is left out: machines slow down by a tenth or two for
+seconds, without a flag and for all of a short measurement, and never speed up. What is left between segments is what a
+process does to a block, and widens the interval; so does a block whose own rounds disagree by more than that. A table of
+one segment comes out as it was measured, but for its trend.
 Everything is by column: 100,000 rows take a fraction of a second.
 """
 
@@ -20,7 +22,13 @@ from ofa_edge.latency.stats import Drift, Sentinel
 Z = 1.959964
 """Half-widths of the 95 % intervals here are so many standard errors."""
 
-_MAD_TO_STD = 1.4826
+# From a quantile of absolute deviations to the standard deviation of a normal. With a sixth of the rows slowed, two
+# blocks in five have one, which is too near the median: the quarter is asked which rows are.
+_MEDIAN_TO_STD, _QUARTER_TO_STD = 1.4826, 3.1383
+# A row is slowed where it is above its block's lowest by more than this many standard deviations between processes,
+# and by more than so much: of 3 x 1,257 measurements on a shared server 8 to 20 % were 8 to 25 % above the lowest.
+_SLOWED_Z = 5.0
+_SLOWED_LEAST = 0.05
 # Keys that two segments must share before their levels are compared by them: the median of 20 log ratios of 2 % each
 # is good to .6 %, a sentinel's own luck in a process is 1-2 %.
 _SHARED = 20
@@ -56,11 +64,11 @@ def combine(frame: pd.DataFrame, disturbed: np.ndarray, sentinels: pd.DataFrame)
         sentinels: the table's.
 
     Returns:
-        Columns of `frame` (those that are not figures: of the row that counts), `disturbed`, and `rounds`, the number
-        of rows in the value.
+        Columns of `frame` (those that are not figures: of the row that counts), `disturbed`, `rounds`, the number of
+        rows in the value, and `slowed`, the number that were left out because the machine was slow.
     """
     if frame.empty:
-        return frame.assign(disturbed=np.zeros(0, bool), rounds=np.zeros(0, int))
+        return frame.assign(disturbed=np.zeros(0, bool), rounds=np.zeros(0, int), slowed=np.zeros(0, int))
     rows = np.flatnonzero(_counted(frame, disturbed))
     frame = frame.iloc[rows].assign(disturbed=disturbed[rows])
     segment = segments(frame)
@@ -71,10 +79,13 @@ def combine(frame: pd.DataFrame, disturbed: np.ndarray, sentinels: pd.DataFrame)
         logs = np.log(frame["median"].to_numpy(float) / factor)
         factor *= np.exp(_levels(logs, key, segment, trends))
     frame = frame.assign(**{c: frame[c].to_numpy(float) / factor for c in _SCALED})
+    slowed = _slowed(np.log(frame["median"].to_numpy(float)), key)
+    left_out = np.bincount(key, slowed).astype(np.int64)
+    frame, key = frame[~slowed], key[~slowed]
     last = np.zeros(len(frame), bool)
     last[len(frame) - 1 - np.unique(key[::-1], return_index=True)[1]] = True
     counts = np.bincount(key)
-    found = frame[last].assign(rounds=counts[key[last]])
+    found = frame[last].assign(rounds=counts[key[last]], slowed=left_out[key[last]])
     if counts.max() > 1:
         found = found.assign(**{c: values[key[last]] for c, values in _combined(frame, key, counts).items()})
     return found.reset_index(drop=True)
@@ -97,6 +108,24 @@ def _counted(frame: pd.DataFrame, disturbed: np.ndarray) -> np.ndarray:
     counted = np.zeros(len(frame), bool)
     counted[order[ends]] = True
     return np.asarray(counted & (~disturbed | ~quiet[key]))
+
+
+def _slowed(logs: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Mask of the rows that were taken while the machine was slow."""
+    counts = np.bincount(key)
+    least = np.full(len(counts), np.inf)
+    np.minimum.at(least, key, logs)
+    above = logs - least[key]
+    apart = _apart(logs, key, counts)
+    deviation = _QUARTER_TO_STD * float(np.quantile(apart, 0.25)) if len(apart) else 0.0
+    return np.asarray(above > max(_SLOWED_LEAST, _SLOWED_Z * deviation))
+
+
+def _apart(logs: np.ndarray, key: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """How far rows are from their block's mean, as one row's deviation; of blocks with several."""
+    several = counts[key] > 1
+    means = np.bincount(key, logs) / np.maximum(1, counts)
+    return np.abs(logs - means[key])[several] * np.sqrt(counts[key[several]] / (counts[key[several]] - 1))
 
 
 def _trend_factor(trends: Drift, segment: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -160,8 +189,7 @@ def _combined(frame: pd.DataFrame, key: np.ndarray, counts: np.ndarray) -> dict[
 
 def _between(logs: np.ndarray, own: np.ndarray, key: np.ndarray, counts: np.ndarray) -> float:
     """Variance of a block's log time between processes, beyond what its rows' own intervals explain; robust."""
-    several = counts[key] > 1
-    means = np.bincount(key, logs) / counts
-    spread = (logs - means[key])[several] * np.sqrt(counts[key[several]] / (counts[key[several]] - 1))
-    total = (_MAD_TO_STD * float(np.median(np.abs(spread)))) ** 2
-    return max(0.0, total - float(np.median(own[several])))
+    if not len(apart := _apart(logs, key, counts)):
+        return 0.0
+    total = (_MEDIAN_TO_STD * float(np.median(apart))) ** 2
+    return max(0.0, total - float(np.median(own[counts[key] > 1])))

@@ -21,6 +21,11 @@ def quiet(frame: pd.DataFrame) -> np.ndarray:
     return np.zeros(len(frame), bool)
 
 
+def by_key(found: pd.DataFrame, count: int) -> pd.DataFrame:
+    """In the order of the keys' numbers."""
+    return found.set_index("key").loc[[f"k{k}" for k in range(count)]]
+
+
 def campaign(
     rng: np.random.Generator, count: int, rounds: int, *, process: float, row: float, levels: tuple[float, ...] = ()
 ) -> tuple[pd.DataFrame, np.ndarray]:
@@ -45,19 +50,31 @@ def test_one_measurement_of_each_block_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(("process", "row"), [(0.0, 0.01), (0.02, 0.01), (0.03, 0.002)])
 def test_the_interval_covers_the_true_time_whatever_processes_do(rounds: int, process: float, row: float) -> None:
     frame, true = campaign(np.random.default_rng(rounds), 600, rounds, process=process, row=row)
-    found = combine(frame, quiet(frame), NO_SENTINELS)
+    found = by_key(combine(frame, quiet(frame), NO_SENTINELS), len(true))
     level = np.median(found["median"] / true)
     covered = np.mean((found["low"] <= true * level) & (true * level <= found["high"]))
     assert 0.93 <= covered <= 0.995
     assert np.median(widths(found)) < 2.2 * np.hypot(process, row) / np.sqrt(rounds) * 1.96 / 1.5
 
 
+def test_measurements_of_a_slow_minute_are_left_out() -> None:
+    """A seventh of all is 20 % slow, in stretches, as on a shared server."""
+    frame, true = campaign(np.random.default_rng(3), 300, 3, process=0.01, row=0.01)
+    slow = (np.arange(len(frame)) // 10) % 7 == 0
+    frame.loc[slow, ["min", "p10", "median", "p90", "low", "high", "mean", "std"]] *= 1.2
+    found = by_key(combine(frame, quiet(frame), NO_SENTINELS), len(true))
+    ratio = found["median"] / true
+    assert np.abs(ratio / ratio.median() - 1).max() < 0.05
+    assert 0.95 * slow.sum() <= found["slowed"].sum() <= slow.sum()
+    assert (found["rounds"] + found["slowed"] == 3).all()
+
+
 def test_a_block_whose_rounds_disagree_gets_the_wider_interval() -> None:
     frame, true = campaign(np.random.default_rng(0), 100, 2, process=0.01, row=0.005)
-    frame.loc[(frame["key"] == "k7") & (frame["round"] == 1), ["min", "p10", "median", "p90", "low", "high"]] *= 1.3
+    frame.loc[(frame["key"] == "k7") & (frame["round"] == 1), ["min", "p10", "median", "p90", "low", "high"]] *= 1.045
     found = combine(frame, quiet(frame), NO_SENTINELS).set_index("key")
     wide = pd.Series(widths(found), found.index)
-    assert wide["k7"] > 5 * wide.median()
+    assert wide["k7"] > 1.3 * wide.median()
     assert found.loc["k7", "low"] < true[7] < found.loc["k7", "high"]
 
 
