@@ -6,8 +6,8 @@ measurement counts; disturbed ones are left out where there are others, else the
 a segment is removed, and segments are brought to one level by the blocks they share (by the sentinel where they share
 too few). A measurement far above another of the same block is left out: machines slow down by a tenth or two for
 seconds, without a flag and for all of a short measurement, and never speed up. What is left between segments is what a
-process does to a block, and widens the interval; so does a block whose own rounds disagree by more than that. A table of
-one segment comes out as it was measured, but for its trend.
+process does to a block, and widens the interval; so does a block whose own rounds disagree by more than that. Rows of
+one segment come out as they were measured, but for its trend.
 Everything is by column: 100,000 rows take a fraction of a second.
 """
 
