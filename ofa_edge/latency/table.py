@@ -77,8 +77,8 @@ class LatencyTable:
         predicted: index key; median (ms) and error (relative).
         given: key, resolution, mean (ms), of an imported table: one row a block and resolution.
         failed: index key; reason. Only keys that no measurement has.
-        networks: one row an arch and role, the measurement that counts; `ratio`, `anchor`, `median` in
-            numbers (NaN where there was no anchor), `arch` and the objects as written.
+        networks: one row an arch and role: `median` (ms), `anchor_median` (ms), `ratio_median` (NaN where there was no
+            anchor) are medians over its `processes`; the other columns are of the last of them, as written.
         sentinels: all of them, in file order.
         complete: the campaign ended and the file is as it was written.
         sha256: of the file, for lock files and reports.
@@ -215,7 +215,10 @@ class _Reader:
                 self._median(line, source, value, optional) for line, value in zip(lines, frame[source], strict=True)
             ]
         width = np.array([min(_width(r), _width(f)) for r, f in zip(frame["ratio"], frame["figures"], strict=True)])
-        return _counting(frame, ["key", "role"], width)
+        keys = ["key", "role"]
+        if "round" not in frame:
+            frame["round"] = 0
+        return _over_processes(_counting(frame, [*keys, "session", "round"], width), keys)
 
     def _median(self, line: int, what: str, figures: Any, optional: bool) -> float:
         if optional and (figures is None or (isinstance(figures, float) and np.isnan(figures))):
@@ -265,6 +268,18 @@ def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.Dat
         .drop(columns="_preference")
         .reset_index(drop=True)
     )
+
+
+def _over_processes(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row a key: medians over its measurements, each of a process of its own. Disturbed ones are left out where at
+    least two others are there: one process' ratio to the anchor is itself off by a few per cent at times."""
+    quiet = (~frame["disturbed"]).groupby([frame[key] for key in keys], sort=False).transform("sum")
+    frame = frame[(quiet < 2) | ~frame["disturbed"]]
+    groups = frame.groupby(keys, sort=False)
+    medians = groups[["median", "anchor_median", "ratio_median"]].median()
+    found = frame.drop_duplicates(keys, keep="last").set_index(keys)
+    disturbed = groups["disturbed"].mean().gt(0.5)
+    return found.assign(**{c: medians[c] for c in medians}, disturbed=disturbed, processes=groups.size()).reset_index()
 
 
 def disturbed_rows(frame: pd.DataFrame) -> np.ndarray:
