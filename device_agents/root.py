@@ -78,6 +78,14 @@ class Root:
     def missing(self, hashes: Sequence[str]) -> list[str]:
         return [sha256 for sha256 in hashes if not _is_file(self.blob_path(sha256))]
 
+    def discard(self, hashes: Sequence[str]) -> int:
+        """Remove those blobs that are there; returns their number."""
+        there = [path for path in map(self.blob_path, hashes) if _is_file(path)]
+        for path in there:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        return len(there)
+
     def read_blob(self, sha256: str) -> bytes:
         """A blob's bytes, verified; a damaged one is removed, so that the next push replaces it.
 

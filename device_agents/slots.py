@@ -20,7 +20,7 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
@@ -228,6 +228,12 @@ def prune(app: App) -> _Object:
     for sha256 in sorted(blobs - _used_blobs(app.disk)):
         app.disk.remove(app.disk.blob(sha256))
     return {"removed": gone}
+
+
+def discard(root: Root, sha256s: Sequence[str]) -> int:
+    """Remove those blobs, but for what releases were made of; how many were there."""
+    used = _used_blobs(Disk.of(root))
+    return root.discard([sha256 for sha256 in sha256s if sha256 not in used])
 
 
 def share(app: App, release: str) -> _Object:

@@ -150,6 +150,8 @@ class Supervisor:
             return {"free_bytes": self._root.free_bytes}
         if request.op == "missing":
             return {"missing": self._root.missing(args.items("sha256s", wire.MAX_HASHES))}
+        if request.op == "discard":
+            return {"count": slots.discard(self._root, args.items("sha256s", wire.MAX_HASHES))}
         if request.op == "unpack":
             return {"count": self._root.unpack(args.sha256("sha256"))}
         if request.op == "check":

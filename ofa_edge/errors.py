@@ -2,6 +2,7 @@
 
 OfaEdgeError                    1  failed
 ├── LockHeld                    1  another deployment holds the device's lock
+├── NoRoom                      1  the device's disk has too little room for a transfer
 ├── DeploymentRefused           1  downgrade, loop guard, preflight
 ├── UsageError                  2  wrong arguments
 ├── InfeasibleBudget            3  no subnet fits the budget
@@ -50,6 +51,10 @@ class OfaEdgeError(Exception):
 
 class LockHeld(OfaEdgeError):
     kind = "lock-held"
+
+
+class NoRoom(OfaEdgeError):
+    kind = "no-room"
 
 
 class DeploymentRefused(OfaEdgeError):

@@ -165,6 +165,11 @@ class FakeDevice:
             return wire.to_wire(self.health)
         if op == "space":
             return {"free_bytes": 1 << 40}
+        if op == "discard":
+            there = [self.blob(sha256) for sha256 in args["sha256s"] if self.blob(sha256).exists()]
+            for blob in there:
+                blob.unlink()
+            return {"count": len(there)}
         if op == "missing":
             return {"missing": [sha256 for sha256 in args["sha256s"] if not self.blob(sha256).exists()]}
         if op == "unpack":

@@ -74,6 +74,11 @@ class Session:
             absent.update(found)
         return [sha256 for sha256 in sha256s if sha256 in absent]
 
+    def discard(self, sha256s: Sequence[str]) -> int:
+        """Remove blobs that are there, but for those of releases; how many were removed."""
+        parts = [list(sha256s[i : i + wire.MAX_HASHES]) for i in range(0, len(sha256s), wire.MAX_HASHES)]
+        return sum(self._only(self.call("discard", {"sha256s": p}), lambda r: r.whole("count")) for p in parts)
+
     def push(self, blobs: Mapping[str, bytes]) -> int:
         """Bring blobs to the device, content-addressed, in few large transfers.
 
@@ -84,7 +89,8 @@ class Session:
             Bytes sent, compressed.
 
         Raises:
-            OfaEdgeError: not enough room there, or a blob arrived damaged.
+            NoRoom: not enough of it there; it names what is free and what the transfer needs.
+            OfaEdgeError: a blob arrived damaged.
             DeviceLost: the link was cut; blobs unpacked before it stay.
         """
         sent = 0
@@ -208,7 +214,7 @@ class Session:
         packed = gzip.compress(pack, _GZIP_LEVEL, mtime=0)
         need = len(packed) + len(pack)  # the transfer and what comes out of it, for a moment both
         if free < need:
-            raise OfaEdgeError(
+            raise errors.NoRoom(
                 f"{self.link.name} has {free >> 20} MiB free in {self.root}, this transfer needs {need >> 20} MiB",
                 hint="make room there, or name another folder with --root",
             )

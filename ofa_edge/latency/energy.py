@@ -9,9 +9,7 @@ without a counter is 'unknown', which is no error; what is in the table already 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy as np
 from device_agents import wire
 from ofa_edge import journal
 from ofa_edge.latency import workload
+from ofa_edge.latency.campaign_rows import begin_session
 from ofa_edge.latency.conditions import UNKNOWN, RunsOn
 from ofa_edge.latency.plan import Plan, network_key
 from ofa_edge.latency.stats import Notice
@@ -124,10 +123,9 @@ def measure(
         ]
         contents, writer = journal.Writer.resume(table.path, FORMAT, table.contents.header)
         with writer:
-            start = datetime.now(UTC).isoformat(timespec="seconds")
-            writer.append("session", {"start": start, "facts": wire.to_wire(device.ask_facts())})
+            begin_session(writer, device.ask_facts())
             session = len(contents.of("session"))
-            with closing(_generator(device.energy(jobs))) as results:
+            with workload.leaving(device.energy(jobs)) as results:
                 for result in results:
                     if isinstance(result, wire.Failed):
                         failed.append((result.key, result.reason))
@@ -158,8 +156,3 @@ def _source(block: Block, runs_on: RunsOn) -> workload.Source:
 
 def _known(contents: journal.Contents, sensor: str) -> list[dict[str, Any]]:
     return [row for row in contents.of("energy") if row.get("sensor") == sensor]
-
-
-def _generator(results: Any) -> Any:
-    """As a generator, which can be closed early."""
-    yield from results

@@ -8,13 +8,12 @@ and an agent that makes its figures up.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 
 from device_agents import wire
 from ofa_edge.errors import ProtocolError
 from ofa_edge.latency.conditions import DELEGATES, RunsOn
-from ofa_edge.latency.workload import Device
+from ofa_edge.latency.workload import Device, Relay
 
 # A call from Python into LiteRT that runs one operator on a few numbers takes 0.4 us on a desktop (into ONNX Runtime
 # 1.9 us, FINDINGS 1), of which Python's own part is a tenth; nothing does all of it four times as fast.
@@ -73,8 +72,8 @@ def _timed_seconds(measured: wire.Measured) -> float:
     return (measured.figures.n * measured.figures.min + measured.anchor.n * measured.anchor.min) / 1e3
 
 
-class CheckedDevice:
-    """Implements workload.Device over another one.
+class CheckedDevice(Relay):
+    """A device whose results can be.
 
     Args:
         macs: a job's key -> multiply-accumulates of its model; what is not in it has only the other bounds.
@@ -82,41 +81,18 @@ class CheckedDevice:
     """
 
     def __init__(self, device: Device, runs_on: RunsOn, macs: Mapping[str, int] | None = None, anchor_macs: int = 0):
-        self._device = device
+        super().__init__(device)
         self._runs_on = runs_on
         self._macs = macs or {}
         self._anchor_macs = anchor_macs
-        self.missing = device.missing
-        self.push = device.push
-        self.ask_facts = device.ask_facts
-        self.energy = device.energy
 
-    @property
-    def facts(self) -> wire.Facts:
-        return self._device.facts
-
-    def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
-        """As the device's own.
-
-        Raises:
-            ProtocolError: a result cannot be; it names the job, the figures and the bound.
-        """
-        with closing(_generator(self._device.measure(jobs, fresh=fresh))) as results:
-            for result in results:
-                if isinstance(result, wire.Measured):
-                    self._require(result)
-                yield result
-
-    def _require(self, result: wire.Measured) -> None:
-        why = implausible(result, self._runs_on, self._macs.get(result.key, 0), self._anchor_macs)
+    def passed(self, measured: wire.Measured) -> wire.Measured:
+        """Raises ProtocolError where a result cannot be; it names the job, the figures and the bound."""
+        why = implausible(measured, self._runs_on, self._macs.get(measured.key, 0), self._anchor_macs)
         if why:
             raise ProtocolError(
-                f"{self.facts.device_model} says what cannot be of {result.key!r}: {why}",
+                f"{self.facts.device_model} says what cannot be of {measured.key!r}: {why}",
                 hint="its clock or its agent is not to be trusted; results before this one are kept",
-                details={"key": result.key, "median_ms": result.figures.median, "why": why},
+                details={"key": measured.key, "median_ms": measured.figures.median, "why": why},
             )
-
-
-def _generator(results: Iterator[wire.Measured | wire.Failed]) -> Generator[wire.Measured | wire.Failed, None, None]:
-    """The same, with a `close`."""
-    yield from results
+        return measured

@@ -8,13 +8,14 @@ it says nothing about any real device.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from device_agents import wire
-from ofa_edge.errors import DeviceLost
+from ofa_edge.errors import DeviceLost, NoRoom
 from ofa_edge.latency import workload
 from ofa_edge.latency.plan import network_key
 from ofa_edge.space.arch import Arch, Space
@@ -83,6 +84,8 @@ class SimulatedDevice:
         pauses: how long it was left alone, in s.
         peak: arch -> bytes that loading and running it takes, None where it does not tell.
         idle_w, extra_w: power at rest, and how much more while something runs.
+        disk_bytes: that blobs may take.
+        blobs: their sizes, by hash.
         width: key of a block -> relative half-width of the interval of its median.
         asked: keys in the order they were measured, and whether in a fresh worker.
         jobs: the same, as they were asked for.
@@ -107,13 +110,14 @@ class SimulatedDevice:
     facts: wire.Facts = FACTS
     noise_at: Callable[[float], wire.Noise] = lambda now: wire.Noise()
     facts_at: Callable[[float], wire.Facts] | None = None
+    disk_bytes: float = math.inf
 
     def __post_init__(self) -> None:
         self.now = 0.0
         self.asked: list[tuple[str, bool]] = []
         self.jobs: list[wire.MeasureJob] = []
         self.pauses: list[float] = []
-        self.blobs: set[str] = set()
+        self.blobs: dict[str, int] = {}
         self._rng = np.random.default_rng(self.seed)
         archs = [*self.archs, *([self.anchor] if self.anchor else [])]
         self._networks = {network_key(self.space, arch): arch for arch in archs} | dict(self.named)
@@ -131,11 +135,17 @@ class SimulatedDevice:
     def missing(self, sha256s: Sequence[str]) -> list[str]:
         return [sha256 for sha256 in sha256s if sha256 not in self.blobs]
 
+    def discard(self, sha256s: Sequence[str]) -> int:
+        gone = [sha256 for sha256 in sha256s if self.blobs.pop(sha256, None) is not None]
+        return len(gone)
+
     def push(self, blobs: Mapping[str, bytes]) -> int:
+        if sum(self.blobs.values()) + sum(map(len, blobs.values())) > self.disk_bytes:
+            raise NoRoom("simulated: the disk is full")
         for sha256, data in blobs.items():
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise ValueError("a blob under a wrong name")
-        self.blobs |= set(blobs)
+        self.blobs |= {sha256: len(data) for sha256, data in blobs.items()}
         return sum(map(len, blobs.values()))
 
     def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
@@ -143,7 +153,7 @@ class SimulatedDevice:
             if self.lose_after is not None and len(self.asked) >= self.lose_after:
                 self.lose_after = None
                 raise DeviceLost("simulated: the link was cut")
-            if lacking := {job.model, job.anchor} - self.blobs - {None}:
+            if lacking := {job.model, job.anchor} - self.blobs.keys() - {None}:
                 raise ValueError(f"{job.key} was asked for before its model {lacking} was there")
             before = sum(key == job.key for key, _ in self.asked)
             self.asked.append((job.key, fresh))

@@ -9,7 +9,6 @@ disturbance of it but its subject.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from device_agents import wire
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.latency.workload import Device, Model
+from ofa_edge.latency.workload import Device, Model, Relay, timing_job
 
 # Phones and boards with passive cooling reach their steady temperature within 5 to 10 minutes of load.
 MOST_SECONDS = 600.0
@@ -72,26 +71,11 @@ class Steady:
         }
 
 
-class Warm:
+class Warm(Relay):
     """A device that is meant to be hot: its results lose the flags of HEAT, the values beside them stay."""
 
-    def __init__(self, device: Device):
-        self._device = device
-        self.missing = device.missing
-        self.push = device.push
-        self.ask_facts = device.ask_facts
-        self.energy = device.energy
-
-    @property
-    def facts(self) -> wire.Facts:
-        return self._device.facts
-
-    def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
-        with closing(_generator(self._device.measure(jobs, fresh=fresh))) as results:
-            for result in results:
-                if isinstance(result, wire.Measured):
-                    result = replace(result, flags=tuple(flag for flag in result.flags if flag not in HEAT))
-                yield result
+    def passed(self, measured: wire.Measured) -> wire.Measured:
+        return replace(measured, flags=tuple(flag for flag in measured.flags if flag not in HEAT))
 
 
 def heat(
@@ -102,16 +86,8 @@ def heat(
     Args:
         deadline: on the clock, beside MOST_SECONDS.
     """
-    job = wire.MeasureJob(
-        key="heat",
-        model=anchor.sha256,
-        shape=dict(anchor.shape),
-        runtime=runs_on.runtime,
-        threads=runs_on.threads,
-        cores=runs_on.cores,
-        target_rel=0.001,  # as long as it may
-        max_seconds=SAMPLE_SECONDS,
-    )
+    # As long as it may: no interval is so narrow.
+    job = timing_job("heat", anchor, runs_on, rel=0.001, seconds=SAMPLE_SECONDS)
     began = clock()
     end = began + MOST_SECONDS if deadline is None else min(began + MOST_SECONDS, deadline)
     samples: list[Sample] = []
@@ -157,8 +133,3 @@ def _halves(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e15
-
-
-def _generator(results: Any) -> Any:
-    """The same, with a `close`."""
-    yield from results

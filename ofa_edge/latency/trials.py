@@ -20,7 +20,7 @@ from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.plan import FULL, Effort
 from ofa_edge.latency.plausible import CheckedDevice
 from ofa_edge.latency.table import DISTURBING
-from ofa_edge.latency.workload import Device, Model, Source, upload
+from ofa_edge.latency.workload import Device, Model, Source, timing_job, upload
 
 # How far the anchor may be off its reference: the drift of the study in docs/ is 3.8 % from process to process.
 ANCHOR_TOLERANCE = 0.04
@@ -77,18 +77,7 @@ class NetworkLatency:
 
 def network_job(key: str, model: Model, anchor: Model | None, runs_on: RunsOn, effort: Effort) -> wire.MeasureJob:
     """The job of one fresh process."""
-    return wire.MeasureJob(
-        key=key,
-        model=model.sha256,
-        shape=model.shape,
-        runtime=runs_on.runtime,
-        threads=runs_on.threads,
-        cores=runs_on.cores,
-        target_rel=effort.network_rel,
-        max_seconds=effort.network_seconds,
-        anchor=None if anchor is None else anchor.sha256,
-        anchor_shape={} if anchor is None else anchor.shape,
-    )
+    return timing_job(key, model, runs_on, rel=effort.network_rel, seconds=effort.network_seconds, anchor=anchor)
 
 
 def repeated(

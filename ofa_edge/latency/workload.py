@@ -8,10 +8,11 @@ because time does not depend on their values; few large transfers, and only of w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from ofa_edge.limits import LIMITS
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block, Layer
 from ofa_edge.weights.random import random_arrays
+
+_R = TypeVar("_R")
 
 RUNTIMES = ("onnxruntime", "litert")
 
@@ -49,11 +52,50 @@ class Device(Protocol):
     def push(self, blobs: Mapping[str, bytes]) -> int:
         """Bring blobs there; bytes sent."""
 
+    def discard(self, sha256s: Sequence[str]) -> int:
+        """Remove blobs that no release needs; how many."""
+
     def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
         """Results in the order of the jobs, as they come; closing the iterator stops the rest."""
 
     def energy(self, jobs: Sequence[wire.EnergyJob]) -> Iterator[wire.Energy | wire.Failed]:
         """As `measure`, energy a run; the sensors are in the facts."""
+
+
+@contextlib.contextmanager
+def leaving(results: Iterator[_R]) -> Iterator[Iterator[_R]]:
+    """Results of a device that may be left before their end, which stops its work on the rest."""
+    try:
+        yield results
+    finally:
+        if isinstance(results, Generator):
+            results.close()
+
+
+class Relay:
+    """A device as it is; subclasses look at each of its results, or change them."""
+
+    def __init__(self, device: Device):
+        self._device = device
+        self.missing = device.missing
+        self.push = device.push
+        self.discard = device.discard
+        self.ask_facts = device.ask_facts
+        self.energy = device.energy
+
+    @property
+    def facts(self) -> wire.Facts:
+        return self._device.facts
+
+    def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
+        """As the device's own. Raises as `passed`."""
+        with leaving(self._device.measure(jobs, fresh=fresh)) as results:
+            for result in results:
+                yield self.passed(result) if isinstance(result, wire.Measured) else result
+
+    def passed(self, measured: wire.Measured) -> wire.Measured:
+        """What is given in place of a result."""
+        return measured
 
 
 class Model(NamedTuple):
@@ -141,6 +183,24 @@ def network_file(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT_S
     return model_file(build.network(layers, random_arrays(layers, seed)), runs_on)
 
 
+def timing_job(
+    key: str, model: Model, runs_on: RunsOn, *, rel: float, seconds: float, anchor: Model | None = None
+) -> wire.MeasureJob:
+    """Time a model until the interval of its median is within +- `rel`, `seconds` at most."""
+    return wire.MeasureJob(
+        key=key,
+        model=model.sha256,
+        shape=model.shape,
+        runtime=runs_on.runtime,
+        threads=runs_on.threads,
+        cores=runs_on.cores,
+        target_rel=rel,
+        max_seconds=seconds,
+        anchor=None if anchor is None else anchor.sha256,
+        anchor_shape={} if anchor is None else anchor.shape,
+    )
+
+
 def upload(device: Device, files: Mapping[str, Callable[[], bytes]]) -> tuple[dict[str, str], int]:
     """Bring files to a device.
 
@@ -149,6 +209,9 @@ def upload(device: Device, files: Mapping[str, Callable[[], bytes]]) -> tuple[di
 
     Returns:
         name -> sha256, and the bytes sent.
+
+    Raises:
+        NoRoom: the device's disk is too full.
     """
     hashes: dict[str, str] = {}
     group: dict[str, bytes] = {}

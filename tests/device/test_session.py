@@ -15,7 +15,7 @@ import pytest
 from device_agents import wire
 from ofa_edge.device import Session, fake, open_session
 from ofa_edge.device.local import LocalLink
-from ofa_edge.errors import BadFile, DeviceLost, LockHeld, OfaEdgeError, ProtocolError, UsageError
+from ofa_edge.errors import BadFile, DeviceLost, LockHeld, NoRoom, OfaEdgeError, ProtocolError, UsageError
 from ofa_edge.limits import LIMITS
 
 SHA = "0" * 64
@@ -199,7 +199,7 @@ def test_hashes_nobody_asked_for_are_not_believed(hostile: Open) -> None:
 def test_a_transfer_the_device_has_no_room_for_is_not_begun(hostile: Open) -> None:
     with (
         hostile({"space": [ok({"free_bytes": 10})]}) as session,
-        pytest.raises(OfaEdgeError, match="MiB free") as caught,
+        pytest.raises(NoRoom, match="0 MiB free in .*, this transfer needs") as caught,
     ):
         session.push({SHA: b"x" * 100})
     assert "--root" in caught.value.hint

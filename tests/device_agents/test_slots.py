@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from device_agents import history, lock
+from device_agents import history, lock, slots
 from device_agents.disk import Disk
 from device_agents.process import Process
 from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, canonical
@@ -570,6 +570,15 @@ def test_pruning_leaves_the_blobs_of_other_apps(disk: Disk) -> None:
     kept = {path.name for path in (Path(disk.path) / "blobs").iterdir()}
     assert twin.blobs().keys() <= kept
     assert A.sha256(MANIFEST) not in kept
+
+
+def test_blobs_of_releases_are_not_discarded(disk: Disk) -> None:
+    install(disk, A)
+    other = make_bundle(9.0)
+    put(disk, other)
+    kept = set(A.blobs())
+    assert slots.discard(disk, [*A.blobs(), *other.blobs()]) == len(other.blobs().keys() - kept)
+    assert {path.name for path in (Path(disk.path) / "blobs").iterdir()} == kept
 
 
 def test_shared_files_come_back_as_blobs(disk: Disk) -> None:

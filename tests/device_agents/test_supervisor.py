@@ -212,6 +212,14 @@ def test_blobs_are_asked_for_and_unpacked_by_hash_only(host: Host) -> None:
     assert reply.result["free_bytes"] > 0
 
 
+def test_blobs_are_discarded_by_hash_only(host: Host, tmp_path: Path) -> None:
+    blob = next(tmp_path.rglob("blobs")) / SHA
+    blob.write_bytes(b"x")
+    assert isinstance(host.call("discard", {"sha256s": ["../../etc/passwd"]}), wire.Refusal)
+    assert host.call("discard", {"sha256s": [SHA, "1" * 64]}) == wire.Result(2, {"count": 1})
+    assert not blob.exists()
+
+
 def test_a_check_runs_in_a_worker(host: Host) -> None:
     reply = host.call("check", {})
     assert isinstance(reply, wire.Result)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ofa_edge.cli.profiling import describe
-from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError, UsageError
+from ofa_edge.errors import BadFile, DeviceLost, NoRoom, OfaEdgeError, UsageError
 from ofa_edge.latency import health
 from ofa_edge.latency.campaign import Step
 from ofa_edge.latency.model import LatencyModel
@@ -292,6 +292,22 @@ def test_the_second_session_pushes_nothing_again(tmp_path: Path) -> None:
     second = profile(tmp_path / "b.jsonl", device, WORK)
     assert first.bytes_pushed > 0
     assert second.bytes_pushed == 0
+
+
+def test_networks_come_when_they_are_due_and_make_room_for_each_other_on_a_small_disk(tmp_path: Path) -> None:
+    work = task(SETTINGS.model_copy(update={"networks": 12}))
+    roomy = device_for(work)
+    profile(tmp_path / "roomy.jsonl", roomy, work)
+    every = sum(roomy.blobs.values())
+    small = device_for(work, disk_bytes=0.8 * every)
+    outcome = profile(tmp_path / "small.jsonl", small, work)
+    assert outcome.finished
+    assert len(outcome.table.networks) == 12
+    assert outcome.bytes_pushed == every
+    assert len(small.blobs) < len(roomy.blobs)
+    tiny = device_for(work, disk_bytes=1000)
+    with pytest.raises(NoRoom):
+        profile(tmp_path / "tiny.jsonl", tiny, work)
 
 
 def test_strict_refuses_a_disturbed_campaign(tmp_path: Path) -> None:

@@ -141,5 +141,5 @@ def test_damaged_rows_say_nothing(rows: list[dict[str, Any]]) -> None:
 def test_an_anchor_that_crashes_ends_the_heating() -> None:
     device = heated(settling(30), crashes=frozenset({"heat"}))
     model = Model("0" * 64, {})
-    device.blobs.add(model.sha256)
+    device.blobs[model.sha256] = 0
     assert list(sustained.heat(device, model, WORK.runs_on, device.clock)) == []
