@@ -7,7 +7,8 @@ without a yes.
 from __future__ import annotations
 
 import sys
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,14 +17,14 @@ import typer
 from ofa_edge import settings, strict_json
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, fields, table
-from ofa_edge.errors import OfaEdgeError, UsageError
+from ofa_edge.errors import DeviceLost, OfaEdgeError, UsageError
 from ofa_edge.files import write_whole
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
     from ofa_edge.device import ConnectOptions
     from ofa_edge.device.inventory import Device
-    from ofa_edge.device.runtime_setup import Ready
+    from ofa_edge.device.runtime_setup import Ready, Removed
 
 devices = typer.Typer(
     add_completion=False, rich_markup_mode=None, no_args_is_help=True, help="Names for devices, and their runtimes."
@@ -70,20 +71,23 @@ def add_device(
     as_json: options.Json = False,
 ) -> None:
     """Give a device a name in devices.toml, after trying to connect to it."""
-    from ofa_edge.device.inventory import Device, add
+    from ofa_edge.device.inventory import Device, add, require_free
 
     out = Output(as_json)
     _require_address(host)
+    require_free(name)
     device = Device(name, host, python, root, tuple(group or ()))
     connecting = options.connecting(out, python=python, accept_new=accept_new, identity=identity)
     value: dict[str, Any] = {"name": name, "host": host, "facts": None, "runtimes": None, "tables": []}
+    facts: Facts | None = None
     if not no_connect:
         facts = _facts(host, connecting, root)
         value |= _known(facts)
-        _remember(name, facts)
         if not facts.runtimes:
             out.notice(f"it has no runtime yet; `ofa-edge devices setup {name}` brings one")
     value["file"] = str(add(device))
+    if facts is not None:
+        _remember(name, facts)
     out.result(value, lambda: f"{name} is {host}, in {value['file']}")
 
 
@@ -140,23 +144,28 @@ def remove_device(
     as_json: options.Json = False,
 ) -> None:
     """Take the runtimes that `setup` brought off a device, and out of devices.toml the entry that `add` wrote."""
-    from ofa_edge.device import connect, runtime_setup
+    from ofa_edge.device import Inventory, connect, runtime_setup
     from ofa_edge.device.inventory import take_out
 
     out = Output(as_json)
+    known = Inventory.load().get(host) is not None
+    if forget and not known:
+        raise UsageError(f"{settings.devices_file()} has no {host[:80]!r}", hint="`ofa-edge devices list` shows all")
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    found: dict[str, list[str]] = {"removed": [], "kept": [], "root": []}
+    found: Removed | None = None
     if not forget:
         what = "everything of ours, releases too," if everything else "the runtimes that were set up"
         _require_yes(yes, f"remove {what} from {host}?")
-        with closing(connect(host, options=connecting)) as link:
-            found |= runtime_setup.remove(link, runtime, everything=everything)
+        with _or_forget(host, known), closing(connect(host, options=connecting)) as link:
+            found = runtime_setup.remove(link, runtime, everything=everything)
     entry = take_out(host) if not runtime else False
+    if forget and not entry:
+        out.notice(f"a person wrote the entry {host} into {settings.devices_file()}; take it out there")
     value: dict[str, Any] = {
         "host": host,
-        "removed": found["removed"],
-        "kept": found["kept"],
-        "root": found["root"][0] if found["root"] else None,
+        "removed": [] if found is None else found.removed,
+        "kept": [] if found is None else found.kept,
+        "root": None if found is None else found.root,
         "entry_removed": entry,
     }
     out.result(value, lambda: _removed_text(value))
@@ -196,6 +205,17 @@ def _require_yes(yes: bool, question: str) -> None:
         raise UsageError("nobody can be asked whether to remove it", hint="say so with --yes")
     if not typer.confirm(question, err=True):
         raise OfaEdgeError("nothing was removed")
+
+
+@contextmanager
+def _or_forget(host: str, known: bool) -> Iterator[None]:
+    """A device that is gone for good can still be taken out of devices.toml; its errors say how."""
+    try:
+        yield
+    except DeviceLost as error:
+        if known:
+            error.hint = f"{error.hint}; `ofa-edge devices remove {host} --forget` only takes it out of devices.toml"
+        raise
 
 
 def _facts(host: str, connecting: ConnectOptions, root: str | None = None) -> Facts:

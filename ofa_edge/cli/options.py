@@ -80,9 +80,15 @@ SpaceName = Annotated[
     str | None,
     typer.Option("--space", metavar="SPACE", help="A named space or a TOML file; the checkpoint's where left out."),
 ]
-TableSpace = Annotated[
+MeasuredSpace = Annotated[
     str | None,
-    typer.Option("--space", metavar="SPACE", help="A named space or a TOML file; `ofa-edge spaces` lists them."),
+    typer.Option(
+        "--space", metavar="SPACE", help="A named space or a TOML file; ofa-lite0, or --prior's, if left out."
+    ),
+]
+ImportedSpace = Annotated[
+    str | None,
+    typer.Option("--space", metavar="SPACE", help="A named space or a TOML file; told from the files if left out."),
 ]
 Supernet = Annotated[
     str, typer.Option("--supernet", metavar="CKPT", help="A safetensors checkpoint, or 'embedded' for the shipped one.")

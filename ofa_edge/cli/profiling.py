@@ -36,13 +36,15 @@ _FEWEST_NETWORKS, _FEWEST_WITH_PRIOR = 4, 2
 
 def profile(
     host: options.Host,
-    space: options.SpaceName = None,
+    space: options.MeasuredSpace = None,
     resolutions: options.Resolutions = None,
     runtime: options.Runtime = "onnxruntime",
     threads: options.Threads = 1,
     cores: options.Cores = None,
     precision: options.Precision = "fp32",
-    quick: Annotated[bool, typer.Option("--quick", help="Shorter measurements, wider intervals.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Measure at most 80 blocks, and shorter; the others are predicted.")
+    ] = False,
     networks: Annotated[
         int | None,
         typer.Option(
@@ -62,8 +64,8 @@ def profile(
         str | None,
         typer.Option(
             "--predictor",
-            metavar="KIND",
-            help="blocks: measure each block; network: only whole networks, for runtimes that run no block alone.",
+            metavar="blocks|network",
+            help="blocks, the usual: each block; network: whole networks only, for runtimes that run no block alone.",
         ),
     ] = None,
     prior: Annotated[
@@ -75,7 +77,7 @@ def profile(
         ),
     ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", min=0.1, help="Stop then; --resume goes on.")
+        float | None, typer.Option("--max-minutes", metavar="M", min=0.1, help="Stop then; --resume goes on.")
     ] = None,
     sustained: Annotated[
         bool,
@@ -284,6 +286,7 @@ class _CampaignBar:
         self._context: Any = None
         self._bar: Any = None
         self._done = 0
+        self._last = ""
 
     def __enter__(self) -> _CampaignBar:
         return self
@@ -296,11 +299,11 @@ class _CampaignBar:
         if self._bar is None:
             self._context = self._out.progress("profile", step.total)
             self._bar = self._context.__enter__()
-        if step.kind == "wait":
+        if step.kind == "wait" != self._last:
             self._out.say("the device is disturbed by other work; waiting until it is quiet")
         detail = step.kind if step.ms is None else f"{step.kind} {step.ms:.3f} ms"
         self._bar.advance(step.done - self._done, detail)
-        self._done = step.done
+        self._done, self._last = step.done, step.kind
 
 
 def describe(outcome: Outcome) -> str:
@@ -309,7 +312,7 @@ def describe(outcome: Outcome) -> str:
     how, blocks, fit = value["conditions"], value["blocks"], value["fit"]
     lines = [
         f"table      {value['table']}",
-        f"run by     {how['runtime']} {how['runtime_version']}, {how['precision']}, {how['threads']} threads",
+        f"run by     {how['runtime']} {how['runtime_version']}, {how['precision']}, {_threads(how['threads'])}",
         f"blocks     {blocks['measured']} of {blocks['distinct']} measured, {blocks['failed']} failed"
         + (f", {blocks['predicted']} predicted" if blocks["predicted"] else ""),
         f"networks   {value['networks']}; {_fit_text(fit)}",
@@ -333,6 +336,10 @@ def _fit_text(fit: Mapping[str, Any] | None) -> str:
     error = fit["loo_error_pct"]
     known = "no error known" if error is None else f"{error:.1f} % leave-one-out error"
     return f"prediction: {' + '.join(fit['terms'])}, {known}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _energy_text(report: Report) -> str:

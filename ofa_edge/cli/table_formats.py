@@ -37,7 +37,7 @@ def import_(
             " which are checked.",
         ),
     ] = None,
-    space: options.SpaceName = None,
+    space: options.ImportedSpace = None,
     device_model: Annotated[
         str | None, typer.Option("--device-model", metavar="NAME", help="What was measured; unknown if left out.")
     ] = None,

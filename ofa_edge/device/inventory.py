@@ -118,25 +118,36 @@ def _device(path: Path, name: str, table: Any) -> Device:
     return Device(name, address, table.get("python"), table.get("root"), tuple(groups))
 
 
-def add(device: Device, file: Path | None = None) -> Path:
-    """Write a new entry at the end of devices.toml, which is made where it is missing; the file.
+def require_free(name: str, file: Path | None = None) -> Inventory:
+    """The inventory, where a device may be added to it under this name.
 
     Raises:
         UsageError: there is an entry of that name, or the name would be read as something else.
         BadFile: the file is damaged.
+    """
+    path = file or devices_file()
+    if not re.fullmatch(_NAME, name) or name == "local":
+        raise UsageError(
+            f"{name[:80]!r} cannot be the name of a device", hint="use letters, digits, - and _, such as kitchen"
+        )
+    known = Inventory.load(path) if path.exists() else Inventory()
+    if known.get(name):
+        raise UsageError(
+            f"{path} has a device {name} already",
+            hint=f"choose another name, or take it out first: ofa-edge devices remove {name}",
+        )
+    return known
+
+
+def add(device: Device, file: Path | None = None) -> Path:
+    """Write a new entry at the end of devices.toml, which is made where it is missing; the file.
+
+    Raises:
+        UsageError, BadFile: as `require_free`.
         OSError: it cannot be written.
     """
     path = file or devices_file()
-    if not re.fullmatch(_NAME, device.name) or device.name == "local":
-        raise UsageError(
-            f"{device.name[:80]!r} cannot be the name of a device", hint="use letters, digits, - and _, such as kitchen"
-        )
-    known = Inventory.load(path) if path.exists() else Inventory()
-    if known.get(device.name):
-        raise UsageError(
-            f"{path} has a device {device.name} already",
-            hint=f"choose another name, or take it out first: ofa-edge devices remove {device.name}",
-        )
+    known = require_free(device.name, path)
     lines = [f"[{device.name}]  {_MARK}", f"host = {_quoted(device.address)}"]
     lines += [f"{key} = {_quoted(text)}" for key in ("python", "root") if (text := getattr(device, key))]
     if device.groups:

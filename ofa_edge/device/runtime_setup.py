@@ -65,6 +65,21 @@ class Ready:
     facts: wire.Facts
 
 
+@dataclass(frozen=True)
+class Removed:
+    """What was taken off a device.
+
+    Args:
+        root: our folder there.
+        removed: names in `root`, or in <root>/sites.
+        kept: what is in `root` and not ours; known only where everything was to go.
+    """
+
+    root: str
+    removed: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+
 def setup(
     link: Link,
     runtime: str,
@@ -116,15 +131,12 @@ def setup(
     return Ready(runtime, facts.runtimes[runtime], "installed", site.name, site.sha256, sent, rel, facts)
 
 
-def remove(link: Link, runtime: str = "", *, everything: bool = False, limits: Limits = LIMITS) -> dict[str, list[str]]:
+def remove(link: Link, runtime: str = "", *, everything: bool = False, limits: Limits = LIMITS) -> Removed:
     """Take sites off a device, or everything of ours.
 
     Args:
         runtime: '' for all.
         everything: apps with their releases, models and the agent too; never what lies outside our folder there.
-
-    Returns:
-        removed: names in <root>/sites, or in <root>; kept: what is in <root> and not ours.
 
     Raises:
         LockHeld: a deployment is going on there.
@@ -133,13 +145,13 @@ def remove(link: Link, runtime: str = "", *, everything: bool = False, limits: L
         reply = session.call("wipe", {}) if everything else session.call("site-remove", {"runtime": runtime})
         try:
             f = wire.Fields("removed", reply)
-            return {
-                name: [wire.clean(str(item)) for item in f.items(name, _MOST_SITES)]
-                for name in ("removed", "kept")
-                if f.has(name)
-            } | {"root": [session.root]}
+            return Removed(session.root, _names(f, "removed"), _names(f, "kept") if f.has("kept") else ())
         except wire.WireError as error:
             raise ProtocolError(f"{link.name} does not say what it removed: {error}") from error
+
+
+def _names(fields: wire.Fields, key: str) -> tuple[str, ...]:
+    return tuple(wire.clean(str(item)) for item in fields.items(key, _MOST_SITES))
 
 
 def sites_on(session: Session) -> dict[str, bool]:

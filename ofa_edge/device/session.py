@@ -20,6 +20,7 @@ from device_agents import wire
 from ofa_edge import errors
 from ofa_edge.device.identity import require_same_machine
 from ofa_edge.device.link import Channel, Link, one_line
+from ofa_edge.device.sites import RUNTIMES, pip_name
 from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError
 from ofa_edge.limits import Limits
 
@@ -343,9 +344,12 @@ class Session:
 def refusal_error(refusal: wire.Refusal, device: str, python: str) -> OfaEdgeError:
     """The host's error for an agent's refusal; `python` is the interpreter that runs it."""
     if refusal.kind == "no-runtime":
+        # It begins with the runtime's name; what a device says is only compared with names that we know.
+        runtime = next((name for name in RUNTIMES if refusal.message.startswith(f"{name} ")), RUNTIMES[0])
         return errors.UsageError(
             f"{device}: {refusal.message}",
-            hint=f"bring it there with `ofa-edge devices setup` (or `{python} -m pip install onnxruntime`), or name a "
-            "Python that has it with --python, in devices.toml or in OFA_EDGE_DEVICE_PYTHON",
+            hint=f"bring it there with `ofa-edge devices setup {device} --runtime {runtime}` (or `{python} -m pip "
+            f"install {pip_name(runtime)}`), or name a Python that has it with --python, in devices.toml or in "
+            "OFA_EDGE_DEVICE_PYTHON",
         )
     return _ERRORS.get(refusal.kind, OfaEdgeError)(f"{device}: {refusal.message}")

@@ -119,6 +119,11 @@ class Recipe:
         return f"{self.runtime}-{self.version}-{self.tag}-{sha256[:12]}"
 
 
+def pip_name(runtime: str) -> str:
+    """What `pip install` calls the package that brings a runtime."""
+    return _SETS[runtime][0][0].replace("_", "-")
+
+
 def recipe(device: str, runtime: str, found: Interpreter) -> Recipe:
     """What to bring to a device.
 

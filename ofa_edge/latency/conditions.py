@@ -192,8 +192,9 @@ def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
 
 
 def _getting(runtime: str) -> str:
-    extra = f"`pip install 'ofa-edge[{EXTRAS[runtime]}]'` brings it to this machine, " if runtime in EXTRAS else ""
-    return f"{extra}`ofa-edge devices setup HOST` to a device"
+    here = f"; to this machine also `pip install 'ofa-edge[{EXTRAS[runtime]}]'`" if runtime in EXTRAS else ""
+    named = f" --runtime {runtime}" if runtime in EXTRAS else ""
+    return f"`ofa-edge devices setup HOST{named}` brings it{here}"
 
 
 def _told(value: str) -> str:

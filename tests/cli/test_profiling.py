@@ -68,7 +68,7 @@ def test_an_interrupted_campaign_says_where_its_table_is_and_it_can_be_resumed(
 
 def test_a_wait_for_a_disturbed_device_is_said_so_that_nobody_takes_it_for_a_hang(tmp_path: Path) -> None:
     out, said = talk()
-    device = simulated(flags=lambda key, before: ("steal",) if before == 0 else ())
+    device = simulated(flags=lambda key, before: ("steal",))
     profiling.measure_table(out, device, tmp_path / "t.jsonl", TASK, go_on="resume")
     assert "waiting until it is quiet" in said.getvalue()
     quiet, nothing = talk()

@@ -182,6 +182,8 @@ def test_an_entry_is_added_listed_and_taken_out_and_comments_stay(
     assert run(capsys, "devices", "remove", "kitchen", "--forget")[1]["entry_removed"]
     assert file.read_text() == before + "\n"
     assert not run(capsys, "devices", "remove", "attic", "--forget")[1]["entry_removed"]  # a person wrote it
+    code, value = run(capsys, "devices", "remove", "cellar", "--forget")
+    assert (code, "no 'cellar'" in value["error"]["message"]) == (2, True)
 
 
 def test_what_a_person_put_behind_an_added_entry_stays(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -205,6 +207,27 @@ def test_names_and_hosts_that_would_be_read_as_something_else_are_refused(
     monkeypatch.chdir(tmp_path)
     assert run(capsys, "devices", "add", "--no-connect", name, host)[0] == 2
     assert not settings.devices_file().exists()
+
+
+def test_a_name_that_is_taken_is_refused_before_a_device_is_looked_for(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "devices", "add", "kitchen", "local", "--no-connect")
+    code, value = run(capsys, "devices", "add", "kitchen", "nobody@127.0.0.1:1")  # whom nothing could reach
+    assert code == 2
+    assert "devices remove kitchen" in value["error"]["hint"]
+
+
+def test_a_device_that_is_gone_for_good_can_be_forgotten_and_the_error_says_how(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(capsys, "devices", "add", "gone", "nobody@127.0.0.1:1", "--no-connect")
+    code, value = run(capsys, "devices", "remove", "gone", "--yes")
+    assert code == 5
+    assert "devices remove gone --forget" in value["error"]["hint"]
+    assert run(capsys, "devices", "remove", "gone", "--forget")[1]["entry_removed"]
 
 
 def test_a_device_that_does_not_answer_is_listed_so(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

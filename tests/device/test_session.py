@@ -147,12 +147,14 @@ def test_a_refusal_is_the_error_it_names_and_the_session_goes_on(
         assert session.call("pong", {}) == {}
 
 
-def test_a_missing_runtime_comes_with_what_to_type(hostile: Open) -> None:
-    refusal = line({"ok": False, "error": {"kind": "no-runtime", "message": "onnxruntime does not load"}})
+@pytest.mark.parametrize(("runtime", "package"), [("onnxruntime", "onnxruntime"), ("litert", "ai-edge-litert")])
+def test_a_missing_runtime_comes_with_what_to_type(hostile: Open, runtime: str, package: str) -> None:
+    refusal = line({"ok": False, "error": {"kind": "no-runtime", "message": f"{runtime} does not load"}})
     with hostile({"measure": [refusal]}) as session:
         with pytest.raises(UsageError, match="does not load") as caught:
             list(session.measure(JOBS, fresh=False))
-        assert "pip install onnxruntime" in caught.value.hint
+        assert f"pip install {package}`" in caught.value.hint
+        assert f"devices setup local --runtime {runtime}`" in caught.value.hint
 
 
 def row(key: str, **changes: Any) -> str:
