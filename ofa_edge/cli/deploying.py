@@ -61,6 +61,7 @@ def deploy(
     Golden outputs and the latency in fresh processes are checked on the device before and after the switch; where
     the promise breaks, the old release stays (exit 7).
     """
+    from ofa_edge.deploy import assemble
     from ofa_edge.deploy import bundle as bundles
     from ofa_edge.search.budget import Budget
 
@@ -73,6 +74,8 @@ def deploy(
             f"--keep-bundle keeps one bundle, and each of {len(hosts)} devices has its own", hint="give one --host"
         )
     runs_on = options.runs_on(runtime, threads, cores)
+    if bundle is None:  # which says itself how it runs
+        assemble.require_deployable(runs_on)
     # Everything that does not depend on the device is read now: a mistyped file ends here, before any device is asked.
     make: Maker
     if bundle is not None:
@@ -106,12 +109,14 @@ def from_bundle(folder: Path, app: str | None) -> Maker:
     """Every device gets this bundle, as it is.
 
     Raises:
-        UsageError: there is no such folder, or its bundle is of another app.
+        UsageError: there is no such folder, or its bundle is of another app; as assemble.require_deployable.
         BadFile: the bundle is damaged.
     """
+    from ofa_edge.deploy import assemble
     from ofa_edge.deploy import bundle as bundles
 
     ready = bundles.read(folder)
+    assemble.require_deployable(ready.manifest.runs.runs_on(), ready.manifest.conditions)
     if app not in (None, ready.manifest.app):
         raise UsageError(f"{folder} is a bundle of app {ready.manifest.app}, not of {app}", hint="leave --app out")
     return lambda session: (ready, None)
@@ -123,7 +128,7 @@ def from_selection(
     """Every device gets the selected subnet.
 
     Raises:
-        UsageError: a file cannot be opened.
+        UsageError: a file cannot be opened; as assemble.require_deployable.
         BadFile: it is no selection, or was made for another checkpoint, or another table than the one at `table_file`.
     """
     from ofa_edge.cli import inputs
@@ -136,6 +141,7 @@ def from_selection(
     chosen = Selection.read(file, checkpoint.space)
     assemble.require_checkpoint(chosen, checkpoint)
     named = None if table_file is None else inputs.selections_table(chosen, table_file)
+    assemble.require_deployable(runs_on, None if named is None else named.conditions)
 
     def make(session: Session) -> tuple[Bundle, LatencyModel | None]:
         found = inputs.find_selections_table(chosen, session.facts, out) if named is None else named
@@ -162,7 +168,7 @@ def from_budget(
     """Every device gets the best subnet within the budget by its own table, or by the one at `table_file`.
 
     Raises:
-        UsageError: a file cannot be opened.
+        UsageError: a file cannot be opened; as assemble.require_deployable.
         BadFile: a table is damaged, or the accuracy table is of another checkpoint.
     """
     from ofa_edge.cli import inputs, selecting
@@ -172,6 +178,7 @@ def from_budget(
 
     checkpoint = checkpoints.load(supernet)
     named = None if table_file is None else LatencyTable.read(table_file)
+    assemble.require_deployable(runs_on, None if named is None else named.conditions)
     accuracy = inputs.accuracy_table(accuracy_table, checkpoint.sha256, out)
 
     def make(session: Session) -> tuple[Bundle, LatencyModel | None]:

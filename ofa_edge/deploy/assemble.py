@@ -13,10 +13,10 @@ from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy.bundle import Bundle, Promise, Tensors
 from ofa_edge.deploy.manifest import MODEL, Budget, Manifest, Predicted, Sources
 from ofa_edge.deploy.outcome import Measure, Timing
-from ofa_edge.errors import BadFile
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import build, check, onnx, reference
 from ofa_edge.latency import plan, trials, workload
-from ofa_edge.latency.conditions import Conditions, RunsOn
+from ofa_edge.latency.conditions import UNKNOWN, Conditions, RunsOn
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.search.selection import Selection
@@ -25,6 +25,9 @@ from ofa_edge.weights.checkpoint import Checkpoint
 
 # Fresh processes of a trial: the median of five bears two bad ones.
 TRIAL_PROCESSES = 5
+
+# What a bundle's model is: TFLite files and int8 weights calibrated on images are not written yet.
+_BUNDLES = {"runtime": "onnxruntime", "precision": "fp32"}
 
 _GOLDEN_SEED = 0
 
@@ -41,8 +44,9 @@ def assemble(
     Raises:
         BadFile: the selection was made for another checkpoint.
         OfaEdgeError: the model does not compute what the reference does.
-        UsageError: `app` is not a plain name.
+        UsageError: `app` is not a plain name; as require_deployable.
     """
+    require_deployable(runs_on, conditions)
     require_checkpoint(selection, checkpoint)
     graph = build.network(checkpoint.space.layers(selection.arch), checkpoint.folded(selection.arch))
     model = onnx.to_bytes(graph)
@@ -72,6 +76,22 @@ def assemble(
         runs_on=runs_on,
         promise=promise,
     )
+
+
+def require_deployable(runs_on: RunsOn, conditions: Conditions | None = None) -> None:
+    """Raises UsageError where no bundle can be made that runs so, or for what was promised under such conditions."""
+    for key, made in _BUNDLES.items():
+        if (asked := getattr(runs_on, key)) != made:
+            raise UsageError(
+                f"deploy makes bundles of {key} {made}, not yet of {asked}", hint=f"deploy with --{key} {made}"
+            )
+        promised = made if conditions is None else getattr(conditions, key)
+        if promised not in (made, UNKNOWN):
+            raise UsageError(
+                f"the latency was predicted for {key} {promised}, and deploy makes bundles of {key} {made}: "
+                "its promise would be about another model",
+                hint=f"profile with --{key} {made}, and choose by that table",
+            )
 
 
 def require_checkpoint(selection: Selection, checkpoint: Checkpoint) -> None:

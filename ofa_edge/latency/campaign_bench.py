@@ -39,7 +39,7 @@ class Models:
         self._device = device
         self._task = task
         self._models: dict[str, Model] = {}
-        self._used: list[str] = []  # hashes of networks that will not be measured again
+        self._used: list[str] = []  # keys of networks, in the order they were measured
 
     def __getitem__(self, key: str) -> Model:
         return self._models[key]
@@ -75,16 +75,21 @@ class Models:
         try:
             hashes = self._upload(files)
         except NoRoom:
-            if not self._used:
+            if not self._discarded():
                 raise
-            self._device.discard(self._used)
-            self._used = []
             hashes = self._upload(files)
         self._models |= {key: Model(sha256, {}) for key, sha256 in hashes.items()}
 
     def used(self, key: str) -> None:
-        """A network will not be measured again in this campaign: its file may make room."""
-        self._used.append(self._models[key].sha256)
+        """A network was measured: its file may make room."""
+        self._used.append(key)
+
+    def _discarded(self) -> int:
+        """Blobs that were removed: those of measured networks, unless they are the anchor's too."""
+        gone = {self._models.pop(key).sha256 for key in dict.fromkeys(self._used) if key in self._models}
+        self._used = []
+        still = {model.sha256 for model in self._models.values()}
+        return self._device.discard(sorted(gone - still)) if gone - still else 0
 
     def _upload(self, files: Mapping[str, Callable[[], bytes]]) -> dict[str, str]:
         hashes, sent = workload.upload(self._device, files)

@@ -125,7 +125,8 @@ def _apart(logs: np.ndarray, key: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """How far rows are from their block's mean, as one row's deviation; of blocks with several."""
     several = counts[key] > 1
     means = np.bincount(key, logs) / np.maximum(1, counts)
-    return np.abs(logs - means[key])[several] * np.sqrt(counts[key[several]] / (counts[key[several]] - 1))
+    scale = np.sqrt(counts[key[several]] / (counts[key[several]] - 1))
+    return np.asarray(np.abs(logs - means[key])[several] * scale)
 
 
 def _trend_factor(trends: Drift, segment: np.ndarray, at: np.ndarray) -> np.ndarray:

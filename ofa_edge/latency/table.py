@@ -276,10 +276,10 @@ def _over_processes(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     quiet = (~frame["disturbed"]).groupby([frame[key] for key in keys], sort=False).transform("sum")
     frame = frame[(quiet < 2) | ~frame["disturbed"]]
     groups = frame.groupby(keys, sort=False)
-    medians = groups[["median", "anchor_median", "ratio_median"]].median()
+    medians = {column: groups[column].median() for column in ("median", "anchor_median", "ratio_median")}
     found = frame.drop_duplicates(keys, keep="last").set_index(keys)
     disturbed = groups["disturbed"].mean().gt(0.5)
-    return found.assign(**{c: medians[c] for c in medians}, disturbed=disturbed, processes=groups.size()).reset_index()
+    return found.assign(**medians, disturbed=disturbed, processes=groups.size()).reset_index()
 
 
 def disturbed_rows(frame: pd.DataFrame) -> np.ndarray:

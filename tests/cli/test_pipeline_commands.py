@@ -155,6 +155,10 @@ WRONG = [
     ("profile --host {nobody} --space reduced", 5, "127.0.0.1", ""),
     ("profile --host @lab --space reduced", 2, "is a group", "one host"),
     # deploy
+    (
+        "deploy --host {nobody} --supernet {ckpt} --selection {selection} --runtime litert",
+        *(2, "not yet of litert", "--runtime onnxruntime"),
+    ),
     (DEPLOY, 2, "one option is missing", "--budget, --selection, --bundle"),
     (DEPLOY + " --budget 1s --bundle {out}", 2, "cannot be used together", "exactly one"),
     (DEPLOY + " --budget soon", 2, "not a number with a unit", "20ms"),

@@ -16,9 +16,9 @@ from ofa_edge.deploy.manifest import GOLDEN_INPUT, GOLDEN_OUTPUT, MODEL
 from ofa_edge.deploy.outcome import Timing
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import check
-from ofa_edge.latency.conditions import RunsOn
+from ofa_edge.latency.conditions import UNKNOWN, RunsOn, conditions
 from ofa_edge.latency.model import Estimate, LatencyModel
-from ofa_edge.latency.simulated import SimulatedDevice
+from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.latency.trials import ANCHOR_OFF
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.selection import Selection
@@ -121,6 +121,30 @@ def test_one_that_names_no_checkpoint_is_taken(selection: Selection, checkpoint:
 def test_an_app_is_a_plain_name(selection: Selection, checkpoint: Checkpoint) -> None:
     with pytest.raises(UsageError, match="cannot be the name of an app"):
         assemble.assemble(selection, checkpoint, app="../door", runs_on=RunsOn(), conditions=None)
+
+
+@pytest.mark.parametrize(
+    ("runs_on", "predicted_for", "message", "hint"),
+    [
+        (RunsOn("litert"), None, "bundles of runtime onnxruntime, not yet of litert", "deploy with --runtime onnx"),
+        (RunsOn(precision="int8"), None, "of precision fp32, not yet of int8", "deploy with --precision fp32"),
+        (RunsOn(), RunsOn("litert"), "was predicted for runtime litert", "profile with --runtime onnxruntime"),
+        (RunsOn(), RunsOn(precision="int8"), "was predicted for precision int8", "profile with --precision fp32"),
+    ],
+)
+def test_a_bundle_is_made_only_of_what_it_promises(
+    selection: Selection, checkpoint: Checkpoint, runs_on: RunsOn, predicted_for: RunsOn | None, message: str, hint: str
+) -> None:
+    facts = replace(FACTS, runtimes={"onnxruntime": "1", "litert": "2"})
+    promised = None if predicted_for is None else conditions(facts, predicted_for)
+    with pytest.raises(UsageError, match=message) as found:
+        assemble.assemble(selection, checkpoint, app="door", runs_on=runs_on, conditions=promised)
+    assert hint in found.value.hint
+
+
+def test_conditions_that_an_imported_table_does_not_tell_refuse_nothing() -> None:
+    known = conditions(FACTS, RunsOn())
+    assemble.require_deployable(RunsOn(), known.model_copy(update={"runtime": UNKNOWN, "precision": UNKNOWN}))
 
 
 def test_without_a_bank_there_is_no_bundle(selection: Selection, checkpoint: Checkpoint) -> None:
