@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -129,19 +130,30 @@ def profile(
             out, session, path, task, go_on="the same command with --resume", resume=resume, max_minutes=max_minutes
         )
         if energy:
-            outcome = measure_energy(out, session, outcome, task)
+            left = math.inf if max_minutes is None else 60 * max_minutes - outcome.seconds
+            outcome = measure_energy(out, session, outcome, task, max_seconds=left)
     if strict:
         outcome.require_good()
     out.result(outcome.as_json(), lambda: describe(outcome))
 
 
-def measure_energy(out: Output, device: Device, outcome: Outcome, task: Task) -> Outcome:
-    """The outcome, with the energy of its networks and of some blocks. Raises as latency.energy.measure."""
+def measure_energy(
+    out: Output, device: Device, outcome: Outcome, task: Task, *, max_seconds: float = math.inf
+) -> Outcome:
+    """The outcome, with the energy of its networks and of some blocks; an unfinished one as it is, with a notice.
+
+    Raises as latency.energy.measure.
+    """
     from ofa_edge.latency import energy
 
+    if not outcome.finished:
+        out.notice("energy is measured when the table is finished: the same command with --resume")
+        return outcome
     plan = task.plan()
     with out.progress("energy", len(plan.networks) + energy.BLOCKS) as bar:
-        report = energy.measure(device, outcome.table, plan, task.runs_on, lambda key: bar.advance(1, key))
+        report = energy.measure(
+            device, outcome.table, plan, task.runs_on, lambda key: bar.advance(1, key), max_seconds=max_seconds
+        )
     return replace(outcome, energy=report, notices=(*outcome.notices, *report.notices()))
 
 

@@ -8,6 +8,8 @@ without a counter is 'unknown', which is no error; what is in the table already 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,11 +42,13 @@ class Report:
         sensor: what was read; UNKNOWN where the device has no counter that can be read.
         rows: the table's `energy` rows of that sensor.
         failed: key -> reason of what could not be measured.
+        left: how many of the plan the time was over for.
     """
 
     sensor: str
     rows: tuple[dict[str, Any], ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
+    left: int = 0
 
     @property
     def idle_w(self) -> float | None:
@@ -75,20 +79,33 @@ class Report:
                     "a board needs a monitor such as an INA219 at its supply",
                 ),
             )
+        found = []
         if self.failed:
             text = f"the energy of {len(self.failed)} blocks or networks could not be measured"
-            return (Notice("energy-failed", text, len(self.failed), self.failed[0][1]),)
-        return ()
+            found.append(Notice("energy-failed", text, len(self.failed), self.failed[0][1]))
+        if self.left:
+            text = f"the time was over before the energy of {self.left} blocks or networks was measured"
+            found.append(Notice("energy-unfinished", text, self.left, "the same command with --resume goes on"))
+        return tuple(found)
 
 
 def measure(
-    device: Device, table: LatencyTable, plan: Plan, runs_on: RunsOn, on_step: Callable[[str], None] | None = None
+    device: Device,
+    table: LatencyTable,
+    plan: Plan,
+    runs_on: RunsOn,
+    on_step: Callable[[str], None] | None = None,
+    *,
+    max_seconds: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Report:
     """Measure energy and append it to the table's file, which keeps its `end`.
 
     Args:
         table: as it was read after the latencies.
         on_step: called with the key of what has just been measured.
+        max_seconds: stop then; what is being measured is finished.
+        clock: monotonic seconds.
 
     Raises:
         UsageError, DeviceLost: as Session.measure; what was measured is in the file.
@@ -104,8 +121,9 @@ def measure(
     }
     wanted |= {block.key: (BLOCK, _source(block, runs_on)) for block in spread(table, plan.blocks)}
     wanted = {key: (role, source) for key, (role, source) in wanted.items() if (key, role) not in done}
-    failed = []
-    if wanted:
+    failed, ended = [], 0
+    end = clock() + max_seconds
+    if wanted and max_seconds > 0:
         hashes, _ = workload.upload(device, {key: source.make for key, (_, source) in wanted.items()})
         jobs = [
             wire.EnergyJob(
@@ -132,12 +150,15 @@ def measure(
                     else:
                         row = {"session": session, "role": wanted[result.key][0], **wire.to_wire(result)}
                         writer.append("energy", row)
+                    ended += 1
                     if on_step is not None:
                         on_step(result.key)
+                    if clock() >= end:
+                        break
             if contents.complete:
                 writer.finish()
     rows = _known(journal.read(table.path, FORMAT), sensor)
-    return Report(sensor, tuple(rows), tuple(failed))
+    return Report(sensor, tuple(rows), tuple(failed), len(wanted) - ended)
 
 
 def spread(table: LatencyTable, blocks: Sequence[Block], count: int = BLOCKS) -> list[Block]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from ofa_edge.cli import profiling
 from ofa_edge.cli.output import Output
 from ofa_edge.latency.conditions import SUSTAINED
@@ -21,6 +23,15 @@ def test_energy_is_in_the_summary_and_in_the_json(tmp_path: Path) -> None:
     assert "2.00 W at rest" in profiling.describe(outcome)
     assert outcome.as_json()["energy"]["sensor"] == "rapl"
     assert outcome.notices == ()
+
+
+def test_the_energy_of_an_unfinished_table_is_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    device = device_for(WORK, facts=replace(FACTS, sensors=("rapl",)))
+    outcome = profile(tmp_path / "t.jsonl", device, WORK, max_minutes=0.1)
+    asked = len(device.asked)
+    assert profiling.measure_energy(Output(False), device, outcome, WORK) == outcome
+    assert len(device.asked) == asked
+    assert "energy is measured when the table is finished" in capsys.readouterr().err
 
 
 def test_a_device_without_a_counter_gets_a_note_with_what_would_help(tmp_path: Path) -> None:

@@ -88,6 +88,19 @@ def test_what_fails_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert bad not in LatencyTable.read(outcome.table.path).failed.index
 
 
+def test_when_the_time_is_over_the_rest_is_left_for_the_next_run(tmp_path: Path) -> None:
+    device, outcome = profiled(tmp_path / "t.jsonl")
+    every = 3 + energy.BLOCKS
+    for seconds, rows in ((0.0, 0), (60.0, 4), (1e6, every)):  # one takes a quarter of a minute
+        report = energy.measure(device, outcome.table, PLAN, WORK.runs_on, max_seconds=seconds, clock=device.clock)
+        assert len(report.rows) == rows
+        assert report.left == every - rows
+        assert [notice.code for notice in report.notices()] == (["energy-unfinished"] if report.left else [])
+        table = LatencyTable.read(outcome.table.path)
+        assert table.complete
+        outcome = replace(outcome, table=table)
+
+
 def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     device, outcome = profiled(path)
