@@ -165,11 +165,13 @@ class _Campaign:
             self._heat(deadline)
         for number in range(plan.effort.rounds):
             self._blocks.measure_round(number, self._before_networks(deadline))
-            self._networks.measure(deadline, share=(number + 1) / plan.effort.rounds)
+            self._networks.measure_round(number, deadline)
             bench.identity.require_same()
         if self._blocks.begun and not self._blocks.remaining:
             self._blocks.measure_again(deadline)
             bench.identity.require_same()
+        if not self._networks.remaining:
+            self._networks.measure_again(deadline)
 
     def _take_over(self, start: Start) -> None:
         """The prior's blocks, so that the table can do without it."""

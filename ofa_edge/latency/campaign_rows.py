@@ -29,7 +29,7 @@ class Rows:
 
     Attributes:
         blocks, sentinels: rows of the whole table, those of earlier sessions among them.
-        round: that blocks and sentinels are measured in now.
+        round: that measurements are made in now.
     """
 
     def __init__(self, writer: journal.Writer, before: journal.Contents, clock: Callable[[], float]):
@@ -59,11 +59,11 @@ class Rows:
         self.sentinels.append(row)
         self._writer.append("sentinel", row)
 
-    def network(self, measured: wire.Measured, *, role: str, arch: Mapping[str, Any], attempt: int) -> None:
+    def network(self, measured: wire.Measured, *, role: str, arch: Mapping[str, Any]) -> None:
         fields = wire.to_wire(measured)
         nested = {name: _rounded(fields.pop(name)) for name in ("figures", "anchor", "ratio", "noise")}
         row = {"key": fields.pop("key"), **self._when(), **nested, **(_rounded(fields) or {})}
-        self._writer.append("network", {**row, "role": role, "arch": arch, "attempt": attempt})
+        self._writer.append("network", {**row, "role": role, "arch": arch, "round": self.round})
 
     def failed(self, failed: wire.Failed) -> None:
         self._writer.append("failed", {"key": failed.key, **self._when(), "reason": failed.reason})

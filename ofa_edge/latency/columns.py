@@ -283,5 +283,5 @@ def _required() -> Iterable[str]:
 def _require_pyarrow() -> None:
     if importlib.util.find_spec("pyarrow") is None:
         raise OfaEdgeError(
-            "parquet needs pyarrow, which is not installed", hint="pip install 'ofa-edge[train]', or use --format csv"
+            "parquet needs pyarrow, which is not installed", hint="pip install pyarrow, or use --format csv"
         )

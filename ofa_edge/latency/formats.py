@@ -127,7 +127,8 @@ def conditions(said: Mapping[str, Any]) -> Conditions:
         return Conditions.model_validate({**dict.fromkeys(Conditions.model_fields, UNKNOWN), **said})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", hint="leave it out: unknown") from error
+        name, wrong = first["loc"][0], first["input"]
+        raise UsageError(f"{wrong!r} is no value of {name}", hint="leave it out: it is unknown then") from error
 
 
 def header(space: Space, resolutions: Sequence[int], known: Conditions, imported: Mapping[str, Any]) -> Header:

@@ -39,11 +39,12 @@ class Effort:
 
     Attributes:
         block_seconds: of a block in the first round.
-        rounds: how often each block is measured, each time in another worker process.
+        rounds: how often each block and each network is measured, each time in another worker process.
         narrow_seconds, wide_seconds: of a block in later rounds, where its last interval was within `block_rel` and
             where it was not (or it was disturbed).
         again: share of the blocks, disturbed ones and then the widest, that are measured once more at the end.
-        attempts: how often a disturbed network is measured.
+        attempts: how often a disturbed process is repeated in a trial (trials.py).
+        network_tries: further measurements, at the end of a campaign, of a network that was disturbed in every round.
         sentinel_every: blocks between two sentinels.
         patience: seconds that a campaign waits altogether for a disturbed device to become quiet.
     """
@@ -53,12 +54,13 @@ class Effort:
     network_rel: float
     network_seconds: float
     attempts: int = 3
+    network_tries: int = 2
     rounds: int = 1
     narrow_seconds: float = 0.06
     wide_seconds: float = 0.3
     sentinel_every: int = SENTINEL_EVERY
     patience: float = 120.0
-    again: float = 0.2
+    again: float = 0.1
 
 
 # A block's first figures settle within .1 s; one process' value is off by 1-3 % however long it is timed, so a second
@@ -71,6 +73,7 @@ QUICK = Effort(
     network_rel=0.03,
     network_seconds=2.0,
     attempts=2,
+    network_tries=1,
     sentinel_every=10,
     patience=10.0,
 )
@@ -93,7 +96,7 @@ class Plan:
         sentinel: the block that is measured before the first and after every few of them; where there are no blocks,
             before every network. None where the runtime cannot run a block alone.
         anchor: the network interleaved with every whole-network measurement.
-        networks: in the order of measuring; each round is followed by its share of them.
+        networks: in the order of measuring, each once after every round.
         predicted: the space's other blocks, which are predicted from those that are measured.
         seed: of the orders of later rounds.
     """

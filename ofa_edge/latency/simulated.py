@@ -77,6 +77,7 @@ class SimulatedDevice:
         speed: time in s -> factor on all times (drift).
         crashes: keys that fail.
         flags: (key, how often it was asked before) -> flags.
+        slow: (key, how often it was asked before) -> factor on its time, the anchor beside it untouched.
         lose_after: results after which the link is cut, once.
         noise_at: time in s -> what its results say went on beside them.
         facts_at: time in s -> what it is then; None: always `facts`.
@@ -101,6 +102,7 @@ class SimulatedDevice:
     speed: Callable[[float], float] = lambda now: 1.0
     crashes: frozenset[str] = frozenset()
     flags: Callable[[str, int], tuple[str, ...]] = lambda key, before: ()
+    slow: Callable[[str, int], float] = lambda key, before: 1.0
     width: Callable[[str], float] = lambda key: 0.01
     idle_w: float = 2.0
     extra_w: float = 3.0
@@ -162,7 +164,7 @@ class SimulatedDevice:
             if job.key in self.crashes:
                 yield wire.Failed(job.key, "simulated: the worker was killed by signal 11")
             else:
-                yield self._measured(job, self.flags(job.key, before))
+                yield self._measured(job, self.flags(job.key, before), self.slow(job.key, before))
 
     def energy(self, jobs: Sequence[wire.EnergyJob]) -> Iterator[wire.Energy | wire.Failed]:
         """`idle_w` always, and `extra_w` more while something runs."""
@@ -185,7 +187,7 @@ class SimulatedDevice:
         arch = self._networks.get(key)
         return self.law.block(Block.from_key(key)) if arch is None else self.law.network(self.space.blocks(arch))
 
-    def _measured(self, job: wire.MeasureJob, flags: tuple[str, ...]) -> wire.Measured:
+    def _measured(self, job: wire.MeasureJob, flags: tuple[str, ...], slow: float) -> wire.Measured:
         speed = self.speed(self.now)
         arch = self._networks.get(job.key)
         if arch is None:
@@ -195,7 +197,7 @@ class SimulatedDevice:
             true = self.law.block(block)
         else:
             true = self.law.network(self.space.blocks(arch))
-        target = true * speed * self._factor()
+        target = true * speed * slow * self._factor()
         anchor = ratio = None
         if job.anchor is not None and self.anchor is not None:
             beside = self.law.network(self.space.blocks(self.anchor)) * speed

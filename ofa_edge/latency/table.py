@@ -271,15 +271,16 @@ def _counting(frame: pd.DataFrame, keys: list[str], width: np.ndarray) -> pd.Dat
 
 
 def _over_processes(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row a key: medians over its measurements, each of a process of its own. Disturbed ones are left out where at
-    least two others are there: one process' ratio to the anchor is itself off by a few per cent at times."""
-    quiet = (~frame["disturbed"]).groupby([frame[key] for key in keys], sort=False).transform("sum")
-    frame = frame[(quiet < 2) | ~frame["disturbed"]]
+    """One row a key: medians over its measurements, each of a process of its own. Disturbed ones are left out unless
+    most are: then the median of all is safer than one process, whose ratio to the anchor is off by several per cent
+    now and then."""
+    disturbed = frame["disturbed"].groupby([frame[key] for key in keys], sort=False).transform("mean")
+    frame = frame[(disturbed > 0.5) | ~frame["disturbed"]]
     groups = frame.groupby(keys, sort=False)
-    medians = {column: groups[column].median() for column in ("median", "anchor_median", "ratio_median")}
+    columns = ["median", "anchor_median", "ratio_median"]
     found = frame.drop_duplicates(keys, keep="last").set_index(keys)
-    disturbed = groups["disturbed"].mean().gt(0.5)
-    return found.assign(**medians, disturbed=disturbed, processes=groups.size()).reset_index()
+    found[columns] = groups[columns].median()
+    return found.assign(disturbed=groups["disturbed"].all(), processes=groups.size()).reset_index()
 
 
 def disturbed_rows(frame: pd.DataFrame) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ofa_edge.cli.profiling import describe
@@ -256,25 +257,33 @@ def test_a_busy_machine_is_not_measured_again_and_again(tmp_path: Path) -> None:
     assert outcome.notices[0].code == "disturbed"
 
 
-def test_a_disturbed_network_is_repeated_at_once_and_all_tries_are_kept(tmp_path: Path) -> None:
-    work = task(SETTINGS.model_copy(update={"quick": False}))
-
+def test_a_network_that_was_disturbed_in_every_round_is_measured_again_and_all_tries_are_kept(tmp_path: Path) -> None:
     def flags(key: str, before: int) -> tuple[str, ...]:
-        return ("steal",) if key.startswith("network:") and before < 2 else ()
+        return ("steal",) if key.startswith("network:") and before < 4 else ()
 
-    device = device_for(work, flags=flags)
-    table = profile(tmp_path / "t.jsonl", device, work).table
-    rows = table.contents.of("network")
-    assert [row["attempt"] for row in rows] == [1, 2, 3] * 4
-    assert list(table.networks["attempt"]) == [3] * 4
+    device = device_for(FULL_WORK, flags=flags)
+    table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
+    tries = Counter(row["key"] for row in table.contents.of("network"))
+    assert list(tries.values()) == [5] * 4
+    assert not table.networks["disturbed"].any()
+    assert set(table.networks["processes"]) == {4}  # the three rounds, and the quiet one of the end
 
 
 def test_on_a_device_that_stays_busy_networks_are_not_repeated_for_ever(tmp_path: Path) -> None:
     work = task(SETTINGS.model_copy(update={"quick": False, "networks": 8}))
     device = device_for(work, flags=lambda key, before: ("steal",) if key.startswith("network:") else ())
     table = profile(tmp_path / "t.jsonl", device, work).table
-    attempts = Counter(row["key"] for row in table.contents.of("network"))
-    assert sorted(attempts.values()) == [1] * 4 + [3] * 4
+    tries = Counter(row["key"] for row in table.contents.of("network"))
+    assert sorted(tries.values()) == [3] * 4 + [5] * 4
+
+
+def test_one_unlucky_process_of_a_network_decides_nothing(tmp_path: Path) -> None:
+    key = next(k for k, _ in _asked(tmp_path / "first") if k.startswith("network:"))
+    calm = profile(tmp_path / "calm.jsonl", device_for(FULL_WORK), FULL_WORK).table
+    device = device_for(FULL_WORK, slow=lambda asked, before: 1.2 if (asked, before) == (key, 1) else 1.0)
+    table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
+    pd.testing.assert_series_equal(table.networks["ratio_median"], calm.networks["ratio_median"])
+    assert set(table.networks["processes"]) == {3}
 
 
 def test_a_network_that_crashes_is_a_failed_row(tmp_path: Path) -> None:
@@ -333,9 +342,9 @@ def test_a_full_table_is_measured_in_rounds_each_in_its_own_worker_and_order(tmp
     assert len(set(map(tuple, orders))) == 3
     assert len(rows) == 3 * BLOCKS
     assert set(table.blocks["rounds"]) == {3}
-    # Networks come between the rounds, and a round begins in a new worker.
+    # Every network is measured after each round, and a round begins in a new worker.
     kinds = [row["record"] for row in table.contents.rows if row["record"] in ("block", "network")]
-    assert kinds == [kind for networks in (2, 1, 1) for kind in ["block"] * BLOCKS + ["network"] * networks]
+    assert kinds == [kind for _ in range(3) for kind in ["block"] * BLOCKS + ["network"] * 4]
     assert sum(fresh and key == PLAN.sentinel.key for key, fresh in device.asked) == 3
     assert len({row["round"] for row in table.contents.of("sentinel")}) == 3
 
@@ -349,7 +358,8 @@ def test_a_campaign_is_resumed_in_the_middle_of_any_round(tmp_path: Path, after:
     assert outcome.finished
     counts = Counter((row["key"], row["round"]) for row in outcome.table.contents.of("block"))
     assert counts == dict.fromkeys([(block.key, r) for block in PLAN.blocks for r in range(3)], 1)
-    assert len(outcome.table.contents.of("network")) == 4
+    networks = Counter((row["key"], row["round"]) for row in outcome.table.contents.of("network"))
+    assert list(networks.values()) == [1] * 12
 
 
 def test_a_block_that_is_narrow_already_gets_less_time_in_a_later_round(tmp_path: Path) -> None:

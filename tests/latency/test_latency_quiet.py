@@ -101,17 +101,17 @@ def test_throttled_blocks_are_measured_again_after_the_device_has_cooled(tmp_pat
     assert all(sum(key == victim for key, _ in device.asked) == 2 for victim in victims)
 
 
-def test_a_disturbed_network_waits_for_quiet_before_its_next_process(tmp_path: Path) -> None:
+def test_disturbed_networks_wait_for_quiet_before_they_are_measured_again(tmp_path: Path) -> None:
     device = device_for(FULL_WORK)
 
     def flags(key: str, before: int) -> tuple[str, ...]:
-        networks = any(k.startswith("network:") for k, _ in device.asked[:-1])
-        return ("preempted",) if sum(device.pauses) < 40 and (key.startswith("network:") or networks) else ()
+        ended = sum(k.startswith("network:") for k, _ in device.asked) >= 12
+        return ("preempted",) if sum(device.pauses) < 40 and (key.startswith("network:") or ended) else ()
 
     device.flags = flags
     table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
     assert sum(device.pauses) >= 40
-    assert [row["attempt"] for row in table.contents.of("network")] == [1, 2, 1, 1, 1]
+    assert [row["flags"] for row in table.contents.of("network")] == [["preempted"]] * 12 + [[]] * 4
     assert not table.networks["disturbed"].any()
 
 

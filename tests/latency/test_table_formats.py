@@ -478,6 +478,21 @@ def test_the_command_imports_predicts_and_exports(tmp_path: Path, capsys: Any) -
     assert (code, value["conditions"]["cores"]) == (0, [0, 1])
 
 
+def test_people_read_what_is_known_of_an_imported_table_and_no_list_of_unknowns(tmp_path: Path, capsys: Any) -> None:
+    paths = write(tmp_path, OFA_LITE0, OFA, 96, 112)
+    out = tmp_path / "t.jsonl"
+    given = ["--space", "ofa-lite0", "--device-model", "Phone", "--condition", "threads=4", "--out", str(out)]
+    assert app.main(["table", "import", *map(str, paths), *given]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (lines["device"], lines["rows"], lines["space"]) == ("Phone", "112", "ofa-lite0 at 96 112 px")
+    assert app.main(["table", "show", str(out)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "device    Phone" in said
+    assert "runs on   threads 4" in said
+    assert app.main(["table", "export", str(out), "--out", str(tmp_path / "t.csv")]) == 0
+    assert f"files    {tmp_path / 't.csv'}" in capsys.readouterr().out.splitlines()
+
+
 BAD_COMMANDS = [
     ("table import {yaml} --out {yaml} --space ofa-lite0", 2, "exists already"),
     ("table import {yaml} --out {out} --format json", 2, "no format 'json'"),
@@ -488,12 +503,13 @@ BAD_COMMANDS = [
     ("table import {missing}.csv --out {out}", 2, "cannot read"),
     ("table import {yaml} --out {out} --space ofa-lite0 --condition moon=full", 2, "names no condition"),
     ("table import {yaml} --out {out} --space ofa-lite0 --condition threads=0", 2, "threads"),
-    ("table import {yaml} --out {out} --space ofa-lite0 --condition threads=many", 2, "threads"),
+    ("table import {yaml} --out {out} --space ofa-lite0 --condition threads=many", 2, "'many' is no value of threads"),
     ("table import {yaml} --out {out} --space ofa-lite0 --resolutions x", 2, "not a range"),
     ("table import {other} --out {out}", 9, "those of no table"),
     ("table export {table} --out {out}.xyz", 2, "does not tell a format"),
     ("table export {table} --out {out} --format accuracy-csv", 2, "no format"),
     ("table export {table} --out {out}.yaml --format proxyless-yaml", 9, "no measurement of 1 of the blocks"),
+    ("table export {table} --out {table} --format csv", 2, "an export does not replace"),
     ("table export {junk} --out {out}.csv", 9, "line 1 is damaged"),
 ]
 
