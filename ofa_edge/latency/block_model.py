@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ofa_edge.latency.stats import Z
 from ofa_edge.space.block import ACTIVATIONS, TYPES, Block, make_divisible
 from ofa_edge.space.cost import block_ops, block_weight_bytes
 
@@ -150,7 +151,7 @@ class BlockModel:
             if out:
                 times, errors = model.predict([blocks[i] for i in out])
                 ratios += (np.abs(np.log(times / self._times[out])) / errors).tolist()
-        return float(np.quantile(ratios, 0.95) / 1.959964) ** 2 if ratios else 1.0
+        return float(np.quantile(ratios, 0.95) / Z) ** 2 if ratios else 1.0
 
 
 def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:

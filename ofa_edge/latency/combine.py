@@ -17,14 +17,11 @@ import numpy as np
 import pandas as pd
 
 from ofa_edge.latency import stats
-from ofa_edge.latency.stats import Drift, Sentinel
-
-Z = 1.959964
-"""Half-widths of the 95 % intervals here are so many standard errors."""
+from ofa_edge.latency.stats import Drift, Sentinel, Z
 
 # From a quantile of absolute deviations to the standard deviation of a normal. With a sixth of the rows slowed, two
 # blocks in five have one, which is too near the median: the quarter is asked which rows are.
-_MEDIAN_TO_STD, _QUARTER_TO_STD = 1.4826, 3.1383
+_MEDIAN_TO_STD, _QUARTER_TO_STD = stats.MAD_TO_STD, 3.1383
 # A row is slowed where it is above its block's lowest by more than this many standard deviations between processes,
 # and by more than so much: of 3 x 1,257 measurements on a shared server 8 to 20 % were 8 to 25 % above the lowest.
 _SLOWED_Z = 5.0

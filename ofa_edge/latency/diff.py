@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from ofa_edge.files import write_result
 from ofa_edge.latency import stats
 from ofa_edge.latency.conditions import Conditions, Mismatch
 from ofa_edge.latency.table import LatencyTable
+
+_ENDS = ("low", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,25 +177,17 @@ def _only(a: LatencyTable, b: LatencyTable) -> tuple[str, ...]:
 def _networks(a: LatencyTable, b: LatencyTable) -> Spread | None:
     """Of raw medians: the ratios to two tables' anchors are the same only where the anchors are."""
     first, second = (_by_key(table) for table in (a, b))
-    both: Sequence[str] = [key for key in first if key in second]
-    if not both:
+    both = first.index.intersection(second.index, sort=False)
+    if both.empty:
         return None
-    ratio = np.array([second[key][1] / first[key][1] for key in both])
-    beyond = np.array([_separate(first[key], second[key]) for key in both])
-    return _spread(ratio, beyond)
+    first, second = first.loc[both], second.loc[both]
+    ratio = second["median"].to_numpy(float) / first["median"].to_numpy(float)
+    return _spread(ratio, _apart(first, second, 1.0))
 
 
-_Interval = tuple[float, float, float]  # low, median, high
-
-
-def _by_key(table: LatencyTable) -> dict[str, _Interval]:
-    found = {}
-    for key, figures in zip(table.networks["key"], table.networks["figures"], strict=True):
-        low, high = (figures.get(name) for name in ("low", "high"))
-        ends = [float(end) if isinstance(end, (int, float)) else float("nan") for end in (low, high)]
-        found[key] = (ends[0], float(figures["median"]), ends[1])
-    return found
-
-
-def _separate(a: _Interval, b: _Interval) -> bool:
-    return b[0] > a[2] or b[2] < a[0]
+def _by_key(table: LatencyTable) -> pd.DataFrame:
+    """Medians of networks with their intervals (NaN where unknown), by key."""
+    figures = table.networks["figures"].tolist()
+    ends = {name: [math.nan if (end := stats.told(f.get(name))) is None else end for f in figures] for name in _ENDS}
+    found = pd.DataFrame({"median": table.networks["median"].to_numpy(float), **ends}, index=table.networks["key"])
+    return found[~found.index.duplicated(keep="last")]

@@ -23,11 +23,12 @@ import numpy as np
 
 from ofa_edge.errors import BadFile, NotTrustworthy, OfaEdgeError, UsageError
 from ofa_edge.latency import plausible, verdicts
+from ofa_edge.latency.combine import widths
 from ofa_edge.latency.conditions import UNKNOWN, RunsOn, unknown_conditions
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.outcome import HeldOut, held_out, quality
 from ofa_edge.latency.predictors import model_of
-from ofa_edge.latency.stats import Notice, Verdict, judge
+from ofa_edge.latency.stats import DISTURBED, Notice, Verdict, judge
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs
@@ -40,7 +41,6 @@ _HOLDOUT_ERROR = 0.03
 # Of the 95 % intervals so many may miss by bad luck once in a hundred tables.
 _COVERAGE_CHANCE = 0.01
 _CONFIDENCE = 0.95
-_DISTURBED = 0.10  # as for the verdict (stats.judge)
 # A larger map that is faster by more than this, beyond both intervals; vector widths make smaller steps.
 _INVERTED = 0.10
 _SHOWN = 3
@@ -139,8 +139,7 @@ def check(table: LatencyTable) -> Report:
 
 def precision(table: LatencyTable) -> dict[str, float | None]:
     """Shares of the measured blocks whose interval is within +-1 % and +-2 %; None where intervals are unknown."""
-    low, median, high = (table.blocks[name].to_numpy(float) for name in ("low", "median", "high"))
-    half = (high - low) / 2 / median
+    half = widths(table.blocks)
     known = half[~np.isnan(half)]
     shares = {1: None, 2: None} if known.size == 0 else {p: float(np.mean(known <= p / 100)) for p in (1, 2)}
     return {f"within_{p}_pct": share for p, share in shares.items()}
@@ -165,7 +164,7 @@ def _campaign(table: LatencyTable) -> Iterator[Problem]:
         share = disturbed / (len(table.blocks) + len(table.networks))
         text = f"{disturbed} measurements ({share:.1%}) were disturbed by other work"
         hint = "stop other programs on the device and profile again"
-        yield Problem(Level.DOUBTFUL if share > _DISTURBED else Level.NOTE, Notice("disturbed", text, share, hint))
+        yield Problem(Level.DOUBTFUL if share > DISTURBED else Level.NOTE, Notice("disturbed", text, share, hint))
 
 
 def _unknown_conditions(table: LatencyTable) -> Iterator[Problem]:
@@ -223,7 +222,7 @@ def _figures(table: LatencyTable, blocks: dict[str, Block]) -> Iterator[Problem]
     if unknown.any():
         text = f"the intervals of {int(unknown.sum())} of {len(frame)} blocks are unknown"
         yield _note("interval-unknown", text, float(unknown.mean()))
-    half = (high - low) / 2 / median
+    half = widths(frame)
     wide = float(np.mean(half[~unknown] > WIDE)) if not unknown.all() else 0.0
     if wide > _WIDE_SHARE:
         text = f"the intervals of {wide:.0%} of the blocks are wider than +-{WIDE:.0%}"

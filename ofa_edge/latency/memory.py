@@ -8,13 +8,14 @@ was not fitted on. The peak of one network in several processes differs by less 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ofa_edge.latency.block_model import fit_features
+from ofa_edge.latency.stats import told
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Space
@@ -89,8 +90,7 @@ def fit(table: LatencyTable, space: Space) -> MemoryFit:
     peaks: dict[str, list[float]] = {}
     archs: dict[str, Any] = {}
     for row in table.contents.of("network"):
-        peak = row.get("peak_bytes")
-        if not isinstance(peak, bool) and isinstance(peak, (int, float)) and math.isfinite(peak) and peak > 0:
+        if (peak := told(row.get("peak_bytes")) or 0.0) > 0:
             peaks.setdefault(row["key"], []).append(peak)
             archs[row["key"]] = row["arch"]
     if not peaks:
@@ -113,9 +113,5 @@ def _runtime(needs: _Floats, measured: _Floats) -> Runtime | None:
 
 
 def _coefficients(needs: _Floats, measured: _Floats) -> _Floats:
-    from scipy.optimize import nnls
-
-    relative = needs / measured[:, None]
-    scale = relative.max(axis=0)  # bytes beside ones
-    solution, _ = nnls(relative / scale, np.ones(len(measured)))
-    return np.asarray(solution / scale)
+    scale = (needs / measured[:, None]).max(axis=0)  # bytes beside ones
+    return np.asarray(fit_features(needs / scale, measured) / scale)

@@ -271,7 +271,7 @@ def _block_times(table: LatencyTable) -> BlockTimes:
             for key, ms, error in zip(predicted.index, predicted["median"], predicted["error"], strict=True)
         },
         dict(zip(table.failed.index, table.failed["reason"], strict=True)),
-        dict(zip(table.blocks.index, (combine.widths(table.blocks) / combine.Z).tolist(), strict=True)),
+        dict(zip(table.blocks.index, (combine.widths(table.blocks) / stats.Z).tolist(), strict=True)),
     )
 
 

@@ -80,8 +80,7 @@ class Outcome:
     @property
     def sustained(self) -> Steady | None:
         """How the device was heated in the last session that heated it; None for a table of bursts."""
-        rows = self.table.contents.of("sustained")
-        return steady([row for row in rows if row.get("session") == rows[-1].get("session")])
+        return steady(self.table.contents.of("sustained"))
 
     @property
     def predicted(self) -> int:

@@ -16,13 +16,17 @@ from typing import Any
 
 import numpy as np
 
-# Scale of the median absolute deviation that makes it the standard deviation of a normal distribution.
-_MAD_TO_STD = 1.4826
+Z = 1.959964
+"""Half-widths of 95 % intervals are so many standard errors, where these are known well."""
+MAD_TO_STD = 1.4826
+"""Scale of the median absolute deviation that makes it the standard deviation of a normal distribution."""
+_MEDIAN_TO_MEAN = 1.25  # what the standard error of a normal's median is more than its mean's
 # Two-sided 1 % of a normal: how sure a trend must be before it is removed.
 _TREND_Z = 2.576
 _TREND_MIN_SAMPLES = 6  # below, Mann-Kendall cannot reach that certainty
 _TREND_MIN_CHANGE = 0.01  # relative change over a session; less is within the blocks' own +-2 %
 _LEVEL_MIN_SAMPLES = 3
+_ABSURD = 1e15  # of whatever unit; also keeps infinities, NaN and integers that are no double out
 # Values up to which the binomial of a median's ranks is summed exactly; beyond, the normal's ranks are one off at most,
 # and n over k is no double.
 _EXACT_RANKS = 1000
@@ -69,7 +73,25 @@ def spread(values: Sequence[float]) -> float:
         return 0.0
     array = np.asarray(values, float)
     middle = float(np.median(array))
-    return _MAD_TO_STD * float(np.median(np.abs(array - middle))) / middle
+    return MAD_TO_STD * float(np.median(np.abs(array - middle))) / middle
+
+
+def error_of_mean(values: np.ndarray) -> float:
+    """Standard error of the mean of two values or more, in their unit."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def error_of_median(values: np.ndarray) -> float:
+    """Relative standard error of a median, from the robust spread; 0 for fewer than two values."""
+    return _MEDIAN_TO_MEAN * spread(values.tolist()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+# -- values out of files ---------------------------------------------------------------------------
+def told(value: Any) -> float | None:
+    """A field of a row that may hold anything: the number, None where it is none or not a sensible one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _ABSURD:
+        return None
+    return float(value)
 
 
 # -- drift ----------------------------------------------------------------------------------------
@@ -208,10 +230,12 @@ class Quality:
     loo_error: float | None
 
 
+# Share of disturbed measurements above which a campaign is not good.
+DISTURBED = 0.10
 # (code, noisy above, unusable above). On the quiet machine of the study in docs/ the anchor's spread is 3.8 %, the
 # held-out error 1.2-1.5 %; under load medians are off by up to 50 %.
 _LIMITS = (
-    ("disturbed", 0.10, 0.50),
+    ("disturbed", DISTURBED, 0.50),
     ("sentinel-spread", 0.05, 0.25),
     ("anchor-spread", 0.08, 0.25),
     ("loo-error", 0.05, 0.15),

@@ -8,7 +8,7 @@ disturbance of it but its subject.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from device_agents import wire
 from ofa_edge.latency.conditions import RunsOn
+from ofa_edge.latency.stats import told
 from ofa_edge.latency.workload import Device, Model, Relay, timing_job
 
 # Phones and boards with passive cooling reach their steady temperature within 5 to 10 minutes of load.
@@ -107,20 +108,20 @@ def is_steady(samples: Sequence[Sample]) -> bool:
     return all(halves) and abs(float(np.median(halves[1]) / np.median(halves[0])) - 1) <= STEADY_REL
 
 
-def steady(rows: Iterable[Mapping[str, Any]]) -> Steady | None:
-    """What a session's `sustained` rows say; None for none, or for rows that are damaged."""
-    found = [row for row in rows if all(_is_number(row.get(name)) for name in ("at", "median", "ratio"))]
+def steady(rows: Sequence[Mapping[str, Any]]) -> Steady | None:
+    """What the last session's `sustained` rows say; None for none, or for rows that are damaged."""
+    last_session = [row for row in rows if row.get("session") == rows[-1].get("session")]
+    found = [row for row in last_session if all((told(row.get(n)) or 0) > 0 for n in ("at", "median", "ratio"))]
     if not found:
         return None
     last = found[-1]
     halves = _halves([(row["at"], row["ratio"]) for row in found])
     samples = [Sample(row["at"], row["median"], wire.Noise()) for row in found]
-    temperature = last.get("temperature_c")
     return Steady(
         seconds=last["at"],
         slower=float(np.median(halves[1])) - 1,
         reached=is_steady(samples),
-        temperature_c=temperature if _is_number(temperature) else None,
+        temperature_c=told(last.get("temperature_c")),
     )
 
 
@@ -129,7 +130,3 @@ def _halves(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[fl
     end = points[-1][0]
     middle, start = end - WINDOW_SECONDS / 2, end - WINDOW_SECONDS
     return [v for at, v in points if start < at <= middle], [v for at, v in points if at > middle]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e15

@@ -42,7 +42,6 @@ from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError
 from ofa_edge.latency.combine import combine
 from ofa_edge.latency.conditions import Conditions, Header, mismatches
-from ofa_edge.latency.stats import Sentinel
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import named
 
@@ -145,11 +144,6 @@ class LatencyTable:
         """Write the table as a finished file, all rows kept; returns its hex sha256."""
         contents = self.contents
         return journal.write(path, FORMAT, contents.header, contents.rows, version=contents.version)
-
-    def sentinel_samples(self) -> list[Sentinel]:
-        frame = self.sentinels
-        columns = (frame["session"].to_numpy(), frame["at"].to_numpy(), frame["median"].to_numpy())
-        return [Sentinel(int(s), float(t), float(m)) for s, t, m in zip(*columns, strict=True)]
 
     @property
     def space(self) -> Space:

@@ -28,7 +28,7 @@ from ofa_edge.latency.model import Fit, LatencyModel
 from ofa_edge.latency.relative_ridge import Floats
 from ofa_edge.latency.stats import Notice
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.unit import UnitModel, error_of_median
+from ofa_edge.latency.unit import UnitModel
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_ops, block_weight_bytes
@@ -97,10 +97,10 @@ def start_from(
         residual=prior.fit.residual,
         degrees=prior.fit.degrees,
         reference_ms=prior.reference_ms,
-        reference_error=error_of_median(anchors),
+        reference_error=stats.error_of_median(anchors),
         sentinel=None if found is None else found.key,
         sentinel_ms=None if found is None else float(np.median(sentinels)),
-        sentinel_error=error_of_median(sentinels),
+        sentinel_error=stats.error_of_median(sentinels),
     )
     return Start(header, blocks, failed, found)
 

@@ -165,12 +165,12 @@ def unit_factor(shares: Floats, anchors: Floats, sentinels: Floats, prior: Prior
     """
     witnesses: list[_Witness] = []
     if len(shares):
-        spread = _error_of_mean(np.log(anchors)) if len(anchors) > 1 else _ONE_PROCESS
+        spread = stats.error_of_mean(np.log(anchors)) if len(anchors) > 1 else _ONE_PROCESS
         noise = (prior.residual or _UNKNOWN_RESIDUAL) / math.sqrt(len(shares))
         error = math.hypot(noise, spread, prior.reference_error, _CAMPAIGNS)
         witnesses.append(_Witness(float(np.mean(np.log(shares))), error, max(1, len(shares) - 1)))
     if prior.sentinel_ms is not None and len(sentinels) > 1:
-        error = math.hypot(_error_of_mean(np.log(sentinels)), prior.sentinel_error, _CAMPAIGNS, _ONE_BLOCK)
+        error = math.hypot(stats.error_of_mean(np.log(sentinels)), prior.sentinel_error, _CAMPAIGNS, _ONE_BLOCK)
         logarithm = math.log(float(np.median(sentinels)) / prior.sentinel_ms)
         witnesses.append(_Witness(logarithm, error, len(sentinels) - 1))
     if not witnesses:
@@ -197,15 +197,6 @@ def _combined(witnesses: Sequence[_Witness]) -> Factor:
     degrees = sum(witness.degrees for witness in witnesses)
     half = stats.student_t(0.95, degrees) * error
     return Factor(math.exp(mean), math.exp(mean - half), math.exp(mean + half), error, degrees)
-
-
-def _error_of_mean(values: Floats) -> float:
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
-def error_of_median(values: Floats) -> float:
-    """Relative standard error of a median, from the robust spread; 1.25 is what a median loses against a mean."""
-    return 1.25 * stats.spread(values.tolist()) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _left_out(shares: Floats) -> Floats:

@@ -8,7 +8,6 @@ something says what to type.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import pandas as pd
 
 from ofa_edge.device.advice import PERFORMANCE, spelled
 from ofa_edge.latency.conditions import SUSTAINED, UNKNOWN, UNTOLD
-from ofa_edge.latency.stats import Notice, Verdict
+from ofa_edge.latency.stats import Notice, Verdict, told
 from ofa_edge.latency.sustained import steady
 from ofa_edge.latency.table import LatencyTable
 
@@ -82,8 +81,7 @@ def _heated(table: LatencyTable) -> Iterable[Judged]:
     """The steady state of a sustained table: how much slower it is, and whether it was reached."""
     if table.conditions.thermal != SUSTAINED:
         return
-    rows = table.contents.of("sustained")
-    found = steady([row for row in rows if row.get("session") == rows[-1].get("session")])
+    found = steady(table.contents.of("sustained"))
     if found is None:
         yield _bad("not-steady", "the device was not heated", 0, "give --max-minutes more")
         return
@@ -172,9 +170,8 @@ def _noises(table: LatencyTable, records: Iterable[str]) -> Iterable[Mapping[str
 
 def _values(noises: Iterable[Mapping[str, Any]], name: str) -> list[float]:
     """Of those that know it; a file may hold anything there."""
-    found = [noise.get(name) for noise in noises]
-    numbers = [float(v) for v in found if isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < 1e15]
-    return [number for number in numbers if math.isfinite(number)]
+    found = (told(noise.get(name)) for noise in noises)
+    return [number for number in found if number is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:
