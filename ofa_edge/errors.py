@@ -12,7 +12,8 @@ OfaEdgeError                    1  failed
 ├── NotTrustworthy              6  a measurement too disturbed to use
 ├── RolledBack                  7  the promise broke, the old release runs
 ├── NeedsHands                  8  the device is in a state that a person must look at
-└── BadFile                     9  stale, invalid or unsigned file
+├── BadFile                     9  stale, invalid or unsigned file
+└── Interrupted               130  Ctrl-C
 """
 
 from __future__ import annotations
@@ -103,3 +104,10 @@ class NeedsHands(OfaEdgeError):
 class BadFile(OfaEdgeError):
     code = 9
     kind = "bad-file"
+
+
+class Interrupted(OfaEdgeError):
+    """Ctrl-C, as the value that --json prints; nothing raises it."""
+
+    code = 130
+    kind = "interrupted"

@@ -22,9 +22,7 @@ from typer.main import get_command
 from ofa_edge import __version__
 from ofa_edge.cli import config, output
 from ofa_edge.cli.output import Output
-from ofa_edge.errors import OfaEdgeError, UsageError
-
-INTERRUPTED = 130
+from ofa_edge.errors import Interrupted, OfaEdgeError, UsageError
 
 
 class Entry(NamedTuple):
@@ -161,8 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except KeyboardInterrupt:
-        out.say("interrupted")
-        return INTERRUPTED
+        return _interrupted(out)
     except OfaEdgeError as error:
         return _fail(out, error)
     except Exception as error:
@@ -221,6 +218,14 @@ def _fail(out: Output, error: OfaEdgeError, cause: Exception | None = None) -> i
     if os.environ.get("OFA_EDGE_DEBUG"):
         traceback.print_exception(cause or error)
     out.failure(error)
+    return error.code
+
+
+def _interrupted(out: Output) -> int:
+    """Ctrl-C is no error to a person, who knows what they typed; a script gets its one value."""
+    error = Interrupted("interrupted")
+    out.answer(error)
+    out.say(error.message)
     return error.code
 
 

@@ -97,12 +97,16 @@ class Output:
     def failure(self, error: OfaEdgeError) -> None:
         """Say what went wrong and what to type next; with --json also as the `error` value on stdout, unless the
         command's result stands there already."""
-        if self.as_json and not self._answer.given:
-            self._answer.given = True
-            self._write_data(to_json({"error": error.as_json()}))
+        self.answer(error)
         self._say(f"{self._paint('error:', '31;1')} {printable(error.message)}")
         if error.hint:
             self._say(f"{self._paint('hint:', '36')} {printable(error.hint)}")
+
+    def answer(self, error: OfaEdgeError) -> None:
+        """With --json the `error` value, unless the command's result stands there already; else nothing."""
+        if self.as_json and not self._answer.given:
+            self._answer.given = True
+            self._write_data(to_json({"error": error.as_json()}))
 
     def _write_data(self, line: str) -> None:
         try:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ofa_edge.cli import options
+from ofa_edge import journal
+from ofa_edge.cli import options, table_texts
 from ofa_edge.cli.output import Output
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 
 if TYPE_CHECKING:
     from ofa_edge.latency.formats import Imported
@@ -105,18 +106,17 @@ def _say_imported(found: Imported, out: Output) -> None:
     if found.ignored:
         out.notice(f"the files' fields {', '.join(found.ignored)} are not kept")
     table = found.table
-    out.result(
-        {
-            "table": table.path,
-            "rows": found.rows,
-            "blocks": len(table.blocks),
-            "space": table.header.space,
-            "resolutions": table.header.resolutions,
-            "missing": found.missing,
-            "left_out": list(found.left_out),
-            "conditions": table.conditions.model_dump(mode="json"),
-        }
-    )
+    value = {
+        "table": table.path,
+        "rows": found.rows,
+        "blocks": len(table.blocks),
+        "space": table.header.space,
+        "resolutions": table.header.resolutions,
+        "missing": found.missing,
+        "left_out": list(found.left_out),
+        "conditions": table.conditions.model_dump(mode="json"),
+    }
+    out.result(value, lambda: table_texts.made(value))
 
 
 def _import_accuracies(
@@ -163,6 +163,7 @@ def export(
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
+    _require_no_table(out_file)
     found = LatencyTable.read(file)
     format = format or exports.guess(found, out_file)
     if format not in FORMATS or format == ACCURACY_CSV:
@@ -172,14 +173,13 @@ def export(
         written = [out_file]
     else:
         written = exports.write_yaml(found, format, out_file)
-    out.result(
-        {
-            "files": [str(path) for path in written],
-            "format": format,
-            "rows": len(found.blocks),
-            "conditions": found.conditions.model_dump(mode="json"),
-        }
-    )
+    value = {
+        "files": [str(path) for path in written],
+        "format": format,
+        "rows": len(found.blocks),
+        "conditions": found.conditions.model_dump(mode="json"),
+    }
+    out.result(value, lambda: table_texts.made(value))
 
 
 # -- what was typed -------------------------------------------------------------------------------
@@ -230,6 +230,15 @@ def _said(device_model: str | None, pairs: Sequence[str]) -> dict[str, Any]:
 def _in_order(text: str | None) -> list[int]:
     """One resolution a file, so repeats and the order stay as they are."""
     return [] if text is None else [size for part in text.split(",") for size in options.resolutions(part, ())]
+
+
+def _require_no_table(path: Path) -> None:
+    """An export may be written again; what was measured is never written over."""
+    try:
+        schema = journal.schema(path)
+    except OfaEdgeError:
+        return
+    raise UsageError(f"{path} is a {schema}, which an export does not replace", hint="choose another file with --out")
 
 
 def require_new(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ofa_edge.cli.output import fields, table
 
 _DIFFERENCES = 20  # shown to people
+_UNKNOWN = "unknown"  # a condition that an imported table does not tell
 
 _LEVELS = {"invalid": "INVALID", "doubtful": "doubtful", "note": "note"}
 
@@ -17,13 +18,10 @@ def shown(value: Mapping[str, Any]) -> str:
     """`table show` of one file."""
     if value["kind"] == "accuracy-table":
         return _accuracies(value)
-    c, blocks, networks = value["conditions"], value["blocks"], value["networks"]
-    threads = "1 thread" if c["threads"] == 1 else f"{c['threads']} threads"
+    blocks, networks = value["blocks"], value["networks"]
     pairs = {
         "table": f"{value['table']} (latency table, {_state(value)})",
-        "device": f"{c['device_model']}, {c['soc']}, governor {c['governor']}{_emulated(c['emulated'])}",
-        "runs on": f"{c['runtime']} {c['runtime_version']}, delegate {c['delegate']}, {threads}, cores"
-        f" {_cores(c['cores'])}, {c['precision']}, batch {c['batch']}, {c['thermal']}",
+        **_conditions(value["conditions"]),
         "measured": f"{value['provenance']['created']} by {value['provenance']['tool']}",
         "space": f"{value['space']} at {_sizes(value['resolutions'])}",
         "blocks": f"{blocks['measured']} measured, {blocks['predicted']} predicted, {blocks['failed']} failed",
@@ -41,6 +39,16 @@ def shown(value: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *_problems(value["problems"])])
 
 
+def made(value: Mapping[str, Any]) -> str:
+    """What `table import`, `merge` and `export` wrote."""
+    pairs = {
+        key: _plain(value[key]) for key in ("table", "files", "format", "rows", "blocks", "networks") if key in value
+    }
+    if "space" in value:
+        pairs["space"] = f"{value['space']} at {_sizes(value['resolutions'])}"
+    return fields(pairs | _conditions(value["conditions"]))
+
+
 def checked(value: Mapping[str, Any]) -> str:
     """`table check` of one file."""
     count = len(value["problems"])
@@ -51,7 +59,7 @@ def checked(value: Mapping[str, Any]) -> str:
 
 def differing(value: Mapping[str, Any]) -> str:
     """`table diff`: conditions first, since they may explain the rest."""
-    lines = [f"{m['key']}: {_cell(m['left'])} and {_cell(m['right'])}" for m in value["conditions"]]
+    lines = [f"{m['key']}: {_plain(m['left'])} and {_plain(m['right'])}" for m in value["conditions"]]
     lines = ["conditions differ:", *(f"  {line}" for line in lines)] if lines else ["conditions are equal"]
     blocks, raw, scaled = value["blocks"], value["raw"], value["scaled"]
     pairs = {
@@ -94,10 +102,6 @@ def _scale(scale: Mapping[str, Any]) -> str:
     return f"{text} ({100 * (scale['low'] - 1):+.2f} to {100 * (scale['high'] - 1):+.2f} %)"
 
 
-def _cell(value: Any) -> str:
-    return _cores(value) if isinstance(value, list) else str(value)
-
-
 def _problems(problems: Sequence[Mapping[str, Any]]) -> list[str]:
     if not problems:
         return []
@@ -123,15 +127,35 @@ def _accuracies(value: Mapping[str, Any]) -> str:
     return "\n".join([fields(pairs), *_problems(value["problems"])])
 
 
+def _conditions(c: Mapping[str, Any]) -> dict[str, str]:
+    """What is known of them, as two lines; what an imported table does not tell is left out of these."""
+    device = [c["device_model"], c["soc"], _named("governor", c["governor"])]
+    runs_on = [
+        " ".join(part for part in (c["runtime"], c["runtime_version"]) if part != _UNKNOWN),
+        _named("delegate", c["delegate"]),
+        "1 thread" if c["threads"] == 1 else _named("threads", c["threads"]),
+        _named("cores", _plain(c["cores"])),
+        c["precision"],
+        _named("batch", c["batch"]),
+        c["thermal"],
+    ]
+    emulated = ", EMULATED" if c["emulated"] is True else ""
+    return {"device": _known(device) + emulated, "runs on": _known(runs_on)}
+
+
+def _named(name: str, value: Any) -> str:
+    return _UNKNOWN if value == _UNKNOWN else f"{name} {value}"
+
+
+def _known(parts: Sequence[str]) -> str:
+    return ", ".join(part for part in parts if part not in (_UNKNOWN, "")) or _UNKNOWN
+
+
 def _state(value: Mapping[str, Any]) -> str:
     return "finished" if value["complete"] else "not finished"
 
 
-def _emulated(value: Any) -> str:
-    return ", EMULATED" if value is True else ""
-
-
-def _cores(value: Any) -> str:
+def _plain(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -97,17 +97,17 @@ def merge(
         if not found.complete:
             out.notice(f"{found.path} is not finished; what it holds is merged")
     found = merging.merge(tables, out_file, accept_unknown=accept_unknown)
-    out.result(
-        {
-            "table": found.path,
-            "sha256": found.sha256,
-            "rows": len(found.contents.rows),
-            "blocks": len(found.blocks),
-            "networks": len(found.networks),
-            "resolutions": found.header.resolutions,
-            "conditions": found.conditions.model_dump(mode="json"),
-        }
-    )
+    value = {
+        "table": found.path,
+        "sha256": found.sha256,
+        "rows": len(found.contents.rows),
+        "blocks": len(found.blocks),
+        "networks": len(found.networks),
+        "space": found.header.space,
+        "resolutions": found.header.resolutions,
+        "conditions": found.conditions.model_dump(mode="json"),
+    }
+    out.result(value, lambda: table_texts.made(value))
 
 
 # -- one file -------------------------------------------------------------------------------------

@@ -19,7 +19,19 @@ from ofa_edge.cli import app, options
 from ofa_edge.cli.output import Output
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "pandas", "onnx", "onnxruntime", "paramiko", "scipy", "numpy", "pydantic", "rich")
+HEAVY = (
+    "torch",
+    "pandas",
+    "onnx",
+    "onnxruntime",
+    "paramiko",
+    "scipy",
+    "numpy",
+    "pydantic",
+    "rich",
+    "yaml",
+    "ai_edge_litert",
+)
 
 
 def subclasses(kind: type) -> Iterator[type]:
@@ -32,6 +44,7 @@ ERRORS = [kind for kind in subclasses(errors.OfaEdgeError) if kind.__module__ ==
 CODES = {
     "OfaEdgeError": 1,
     "LockHeld": 1,
+    "NoRoom": 1,
     "DeploymentRefused": 1,
     "UsageError": 2,
     "InfeasibleBudget": 3,
@@ -42,6 +55,7 @@ CODES = {
     "RolledBack": 7,
     "NeedsHands": 8,
     "BadFile": 9,
+    "Interrupted": 130,
 }
 
 
@@ -125,6 +139,19 @@ def test_ctrl_c_is_130_and_silent_on_stdout(command: Any, capsys: Any) -> None:
     command(run)
     assert app.main(["test"]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_ctrl_c_with_json_still_gives_a_script_its_one_value(command: Any, capsys: Any) -> None:
+    def run(late: bool = False, as_json: options.Json = False) -> None:
+        if late:
+            Output(as_json).result({"done": True})
+        raise KeyboardInterrupt
+
+    command(run)
+    assert app.main(["test", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == 130
+    assert app.main(["test", "--late", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out) == {"done": True}
 
 
 def test_a_command_may_end_with_a_code_after_its_result(command: Any, capsys: Any) -> None:
