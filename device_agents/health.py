@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Callable
 
-from device_agents import cores, wire
+from device_agents import cores, readings, wire
 from device_agents.firmware import PRESENT, Firmware
 from device_agents.trust import Signals
 
@@ -38,11 +38,11 @@ def collect(
     busy = _busiest(base, before, span)
     now = signals.read(mask)
     swapped_now = _swapped(base)
-    meminfo = _text(f"{base}/proc/meminfo")
+    meminfo = readings.text(f"{base}/proc/meminfo")
     return wire.Health(
         governors=tuple(sorted({signals.governor(core) for core in mask} - {"unknown"})),
         capacities=_capacities(cpus, mask),
-        isolated=_listed(_text(f"{cpus}/isolated")),
+        isolated=_listed(readings.text(f"{cpus}/isolated")),
         limited=_limited(cpus, mask),
         turbo=_turbo(cpus),
         temperature_c=now.temperature_c,
@@ -60,7 +60,7 @@ def collect(
 def _capacities(cpus: str, mask: Sequence[int]) -> tuple[int, ...]:
     """Of each core of `mask`, relative: the scheduler's own (Arm), else the highest clock; () where not all tell."""
     for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
-        found = [_whole(f"{cpus}/cpu{core}/{name}") for core in mask]
+        found = [readings.whole(f"{cpus}/cpu{core}/{name}") for core in mask]
         if all(value is not None and value > 0 for value in found):
             return tuple(value for value in found if value is not None)
     return ()
@@ -70,18 +70,18 @@ def _limited(cpus: str, mask: Sequence[int]) -> float | None:
     """The highest clock that settings allow, as a share of what the hardware can: the least of all cores."""
     shares = []
     for core in mask:
-        allowed = _whole(f"{cpus}/cpu{core}/cpufreq/scaling_max_freq")
-        possible = _whole(f"{cpus}/cpu{core}/cpufreq/cpuinfo_max_freq")
+        allowed = readings.whole(f"{cpus}/cpu{core}/cpufreq/scaling_max_freq")
+        possible = readings.whole(f"{cpus}/cpu{core}/cpufreq/cpuinfo_max_freq")
         if allowed is not None and possible:
             shares.append(min(1.0, max(0.0, allowed / possible)))
     return min(shares, default=None)
 
 
 def _turbo(cpus: str) -> str:
-    off = _whole(f"{cpus}/intel_pstate/no_turbo")
+    off = readings.whole(f"{cpus}/intel_pstate/no_turbo")
     if off is not None:
         return "off" if off else "on"
-    boost = _whole(f"{cpus}/cpufreq/boost")
+    boost = readings.whole(f"{cpus}/cpufreq/boost")
     return "unknown" if boost is None else "on" if boost else "off"
 
 
@@ -90,8 +90,8 @@ def _throttle_point(base: str) -> float | None:
     found = []
     for zone in glob.glob(f"{glob.escape(base)}/sys/class/thermal/thermal_zone*"):
         for kind in glob.glob(f"{glob.escape(zone)}/trip_point_*_type"):
-            value = _whole(kind[: -len("type")] + "temp")
-            if _text(kind).strip() in ("passive", "hot") and value is not None and 30_000 <= value <= 150_000:
+            value = readings.whole(kind[: -len("type")] + "temp")
+            if readings.text(kind).strip() in ("passive", "hot") and value is not None and 30_000 <= value <= 150_000:
                 found.append(value / 1000)
     return min(found, default=None)
 
@@ -102,7 +102,7 @@ def _cpu_seconds(base: str) -> dict[int, tuple[str, float]]:
     own = os.getpid()
     found = {}
     for path in glob.glob(f"{glob.escape(base)}/proc/[0-9]*/stat"):
-        match = re.match(r"(\d+) \((.*)\) \S (\d+)((?: \S+){9}) (\d+) (\d+) ", _text(path), re.S)
+        match = re.match(r"(\d+) \((.*)\) \S (\d+)((?: \S+){9}) (\d+) (\d+) ", readings.text(path), re.S)
         if match and int(match[1]) != own and int(match[3]) != own:
             found[int(match[1])] = (match[2], (int(match[5]) + int(match[6])) / tick)
     return found
@@ -120,13 +120,13 @@ def _busiest(base: str, before: dict[int, tuple[str, float]], span: float) -> tu
 
 
 def _pressure(base: str) -> float | None:
-    match = re.search(r"some avg10=(\d+\.\d+)", _text(f"{base}/proc/pressure/cpu"))
+    match = re.search(r"some avg10=(\d+\.\d+)", readings.text(f"{base}/proc/pressure/cpu"))
     return min(1.0, float(match[1]) / 100) if match else None
 
 
 def _swapped(base: str) -> int | None:
     """Pages that went to or came from swap so far."""
-    found = re.findall(r"^pswp(?:in|out) (\d+)$", _text(f"{base}/proc/vmstat"), re.M)
+    found = re.findall(r"^pswp(?:in|out) (\d+)$", readings.text(f"{base}/proc/vmstat"), re.M)
     return sum(map(int, found)) if found else None
 
 
@@ -147,16 +147,3 @@ def _listed(text: str) -> tuple[int, ...]:
         if match:
             found += range(int(match[1]), min(4096, int(match[2] or match[1])) + 1)
     return tuple(sorted(set(found)))
-
-
-def _whole(path: str) -> int | None:
-    text = _text(path).strip()
-    return int(text) if re.fullmatch(r"-?\d{1,15}", text) else None
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read(1 << 16)
-    except OSError:
-        return ""

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from device_agents import wire
+from device_agents import readings, wire
 from device_agents.firmware import Firmware
 from device_agents.timing import interval_rank
 
@@ -237,12 +237,12 @@ class Counter:
     def __call__(self) -> float | None:
         """Joules since the first reading."""
         for path, limit in self._files:
-            value = _whole(path)
+            value = readings.whole(path)
             if value is None:
                 return None
             grown = value - self._last.get(path, value)
             if grown < 0:
-                most = _whole(limit)
+                most = readings.whole(limit)
                 if most is None or grown + most < 0:
                     return None
                 grown += most
@@ -255,7 +255,8 @@ def _rapl(base: str) -> list[Sensor]:
     """Whole packages (intel-rapl:N; AMD's are called so too). Since Linux 5.10 only root may read them."""
     files = []
     for zone in _found(base, "sys/class/powercap/intel-rapl:*"):
-        if re.fullmatch(r"intel-rapl:\d+", os.path.basename(zone)) and _text(f"{zone}/name").startswith("package"):
+        package = re.fullmatch(r"intel-rapl:\d+", os.path.basename(zone))
+        if package and readings.text(f"{zone}/name").startswith("package"):
             files.append((f"{zone}/energy_uj", f"{zone}/max_energy_range_uj"))
     return [Sensor("rapl", joules=Counter(files))] if files else []
 
@@ -264,7 +265,7 @@ def _ina(base: str) -> list[Sensor]:
     """Monitors of a supply: microwatts, or millivolts of the bus times milliamperes."""
     found = []
     for chip in _found(base, "sys/class/hwmon/hwmon*"):
-        name = _text(f"{chip}/name").strip()
+        name = readings.text(f"{chip}/name").strip()
         if name in _INA:
             direct, product = (
                 _scaled((f"{chip}/power1_input",), 1e-6),
@@ -278,7 +279,7 @@ def _batteries(base: str) -> list[Sensor]:
     """What a battery gives, for as long as it is not charged; some count that as negative."""
     found = []
     for supply in _found(base, "sys/class/power_supply/*"):
-        if _text(f"{supply}/type").strip() != "Battery":
+        if readings.text(f"{supply}/type").strip() != "Battery":
             continue
         direct, product = (
             _scaled((f"{supply}/power_now",), 1e-6),
@@ -290,7 +291,7 @@ def _batteries(base: str) -> list[Sensor]:
 
 
 def _discharging(supply: str, watts: Read) -> Read:
-    return lambda: watts() if _text(f"{supply}/status").strip() == "Discharging" else None
+    return lambda: watts() if readings.text(f"{supply}/status").strip() == "Discharging" else None
 
 
 def _scaled(paths: Sequence[str], unit: float) -> Read:
@@ -299,7 +300,7 @@ def _scaled(paths: Sequence[str], unit: float) -> Read:
     def read() -> float | None:
         product = unit
         for path in paths:
-            value = _whole(path)
+            value = readings.whole(path)
             if value is None:
                 return None
             product *= abs(value)
@@ -332,16 +333,3 @@ def _nvidia(library: str) -> list[Sensor]:
 
 def _found(base: str, pattern: str) -> list[str]:
     return sorted(glob.glob(os.path.join(glob.escape(base), pattern)))
-
-
-def _whole(path: str) -> int | None:
-    text = _text(path).strip()
-    return int(text) if re.fullmatch(r"-?\d{1,20}", text) else None
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as stream:
-            return stream.read(200)
-    except OSError:
-        return ""

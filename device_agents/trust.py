@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-from device_agents import wire
+from device_agents import readings, wire
 from device_agents.firmware import PRESENT, Firmware
 
 PRESSURE = 0.10
@@ -89,9 +89,9 @@ class Signals:
     def read(self, cores: Sequence[int]) -> Machine:
         """The machine now; `cores` are those the worker may use."""
         proc = f"{self._base}/proc"
-        waiting = re.search(r"some .*total=(\d+)", _text(f"{proc}/pressure/cpu"))
-        ticks = _text(f"{proc}/stat").split("\n", 1)[0].split()
-        runnable = re.search(r" (\d+)/\d+ ", _text(f"{proc}/loadavg"))
+        waiting = re.search(r"some .*total=(\d+)", readings.text(f"{proc}/pressure/cpu"))
+        ticks = readings.text(f"{proc}/stat").split("\n", 1)[0].split()
+        runnable = re.search(r" (\d+)/\d+ ", readings.text(f"{proc}/loadavg"))
         return Machine(
             seconds=self._clock(),
             cores=len(cores),
@@ -108,20 +108,22 @@ class Signals:
 
     def temperature(self) -> float | None:
         """Of the hottest zone, Celsius."""
-        found = [value / 1000 for value in map(_number, self._temperatures) if value is not None]
+        found = [value / 1000 for value in map(readings.whole, self._temperatures) if value is not None]
         return max((value for value in found if _SENSIBLE_C[0] <= value <= _SENSIBLE_C[1]), default=None)
 
     def governor(self, core: int) -> str:
-        return wire.clean(_text(f"{self._cpu(core)}/cpufreq/scaling_governor").strip(), 200).strip() or "unknown"
+        return (
+            wire.clean(readings.text(f"{self._cpu(core)}/cpufreq/scaling_governor").strip(), 200).strip() or "unknown"
+        )
 
     def _frequency(self, cores: Sequence[int]) -> float | None:
         """Idle cores may have clocks of their own, so the one that this thread runs on says most."""
-        here = _text(f"{self._base}/proc/self/stat").rpartition(")")[2].split()
+        here = readings.text(f"{self._base}/proc/self/stat").rpartition(")")[2].split()
         if len(here) > 36 and here[36].isdigit() and int(here[36]) in cores:
-            mhz = _number(f"{self._cpu(int(here[36]))}/cpufreq/scaling_cur_freq")
+            mhz = readings.whole(f"{self._cpu(int(here[36]))}/cpufreq/scaling_cur_freq")
             if mhz is not None:
                 return mhz / 1000
-        found = [_number(f"{self._cpu(core)}/cpufreq/scaling_cur_freq") for core in cores]
+        found = [readings.whole(f"{self._cpu(core)}/cpufreq/scaling_cur_freq") for core in cores]
         return min((value / 1000 for value in found if value is not None), default=None)
 
     def _throttled(self) -> int | None:
@@ -130,8 +132,8 @@ class Signals:
             self._asked = (self._clock(), self._firmware.throttled())
         if self._asked[1] is not None:
             return self._asked[1] & PRESENT
-        states = [value for value in map(_number, self._cooling) if value is not None]
-        alarm = None if self._supply_alarm is None else _number(self._supply_alarm)
+        states = [value for value in map(readings.whole, self._cooling) if value is not None]
+        alarm = None if self._supply_alarm is None else readings.whole(self._supply_alarm)
         if not states and alarm is None:
             return None
         return (CAPPED if any(state > 0 for state in states) else 0) | (UNDERVOLTAGE if alarm else 0)
@@ -208,40 +210,27 @@ def noise(before: Machine, after: Machine) -> wire.Noise:
 def _temperature_files(base: str) -> Iterator[str]:
     """Of the processor: all zones but those that are known to be elsewhere, and its chips' own inputs."""
     for zone in sorted(glob.glob(f"{glob.escape(base)}/sys/class/thermal/thermal_zone*")):
-        if not _ELSEWHERE.search(_text(f"{zone}/type")):
+        if not _ELSEWHERE.search(readings.text(f"{zone}/type")):
             yield f"{zone}/temp"
     yield from _hwmon(base, _CHIPS, "temp*_input")
 
 
 def _hwmon(base: str, names: Sequence[str], pattern: str) -> Iterator[str]:
     for chip in sorted(glob.glob(f"{glob.escape(base)}/sys/class/hwmon/hwmon*")):
-        if _text(f"{chip}/name").strip() in names:
+        if readings.text(f"{chip}/name").strip() in names:
             yield from sorted(glob.glob(f"{glob.escape(chip)}/{pattern}"))
 
 
 def _cooling_files(base: str) -> Iterator[str]:
     for device in sorted(glob.glob(f"{glob.escape(base)}/sys/class/thermal/cooling_device*")):
-        if _COOLING.match(_text(f"{device}/type").strip()):
+        if _COOLING.match(readings.text(f"{device}/type").strip()):
             yield f"{device}/cur_state"
 
 
 def _total(paths: Sequence[str]) -> int | None:
-    found = [value for value in map(_number, paths) if value is not None]
+    found = [value for value in map(readings.whole, paths) if value is not None]
     return int(sum(found)) if found else None
 
 
 def _grown(before: float | None, after: float | None) -> float:
     return 0.0 if before is None or after is None else after - before
-
-
-def _number(path: str) -> float | None:
-    text = _text(path).strip()
-    return float(text) if re.fullmatch(r"-?\d{1,15}", text) else None
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as stream:
-            return stream.read(1 << 16)
-    except OSError:
-        return ""

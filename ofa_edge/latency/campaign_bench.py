@@ -9,7 +9,7 @@ second campaign sends nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import partial
 
 from device_agents import wire
@@ -39,7 +39,7 @@ class Models:
         self._device = device
         self._task = task
         self._models: dict[str, Model] = {}
-        self._used: list[str] = []  # keys of networks, in the order they were measured
+        self._used: set[str] = set()  # networks that were measured and are still there
 
     def __getitem__(self, key: str) -> Model:
         return self._models[key]
@@ -75,19 +75,19 @@ class Models:
         try:
             hashes = self._upload(files)
         except NoRoom:
-            if not self._discarded():
+            if not self._discarded(keep=archs.keys()):
                 raise
             hashes = self._upload(files)
         self._models |= {key: Model(sha256, {}) for key, sha256 in hashes.items()}
 
     def used(self, key: str) -> None:
-        """A network was measured: its file may make room."""
-        self._used.append(key)
+        """A network was measured: its file may make room; it is brought again where it is measured again."""
+        self._used.add(key)
 
-    def _discarded(self) -> int:
+    def _discarded(self, keep: Set[str]) -> int:
         """Blobs that were removed: those of measured networks, unless they are the anchor's too."""
-        gone = {self._models.pop(key).sha256 for key in dict.fromkeys(self._used) if key in self._models}
-        self._used = []
+        gone = {self._models.pop(key).sha256 for key in self._used - keep}
+        self._used &= keep
         still = {model.sha256 for model in self._models.values()}
         return self._device.discard(sorted(gone - still)) if gone - still else 0
 

@@ -74,6 +74,7 @@ class Networks:
             if bench.plan.sentinel and not bench.plan.blocks:
                 bench.measure_sentinel()
             result = self._measure(network)
+            bench.models.used(self._key(network))
             self._done(network, number)
             self._on_result(self._key(network), result)
 
@@ -113,8 +114,6 @@ class Networks:
         for todo in self._todo if self._key(network) in self._crashed else [self._todo[number]]:
             if network in todo:
                 todo.remove(network)
-        if not any(network in todo for todo in self._todo):
-            self._bench.models.used(self._key(network))
 
     def _saw(self, result: wire.Measured) -> None:
         """Without a sentinel the anchor tells how quiet it is."""

@@ -303,8 +303,12 @@ def test_the_second_session_pushes_nothing_again(tmp_path: Path) -> None:
     assert second.bytes_pushed == 0
 
 
-def test_networks_come_when_they_are_due_and_make_room_for_each_other_on_a_small_disk(tmp_path: Path) -> None:
-    work = task(SETTINGS.model_copy(update={"networks": 12}))
+@pytest.mark.parametrize("quick", [True, False])
+def test_networks_come_when_they_are_due_and_make_room_for_each_other_on_a_small_disk(
+    tmp_path: Path, quick: bool
+) -> None:
+    """In three rounds some come three times."""
+    work = task(SETTINGS.model_copy(update={"networks": 12, "quick": quick}))
     roomy = device_for(work)
     profile(tmp_path / "roomy.jsonl", roomy, work)
     every = sum(roomy.blobs.values())
@@ -312,7 +316,7 @@ def test_networks_come_when_they_are_due_and_make_room_for_each_other_on_a_small
     outcome = profile(tmp_path / "small.jsonl", small, work)
     assert outcome.finished
     assert len(outcome.table.networks) == 12
-    assert outcome.bytes_pushed == every
+    assert outcome.bytes_pushed == every if quick else every < outcome.bytes_pushed < 3 * every
     assert len(small.blobs) < len(roomy.blobs)
     tiny = device_for(work, disk_bytes=1000)
     with pytest.raises(NoRoom):
