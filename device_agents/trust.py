@@ -112,9 +112,8 @@ class Signals:
         return max((value for value in found if _SENSIBLE_C[0] <= value <= _SENSIBLE_C[1]), default=None)
 
     def governor(self, core: int) -> str:
-        return (
-            wire.clean(readings.text(f"{self._cpu(core)}/cpufreq/scaling_governor").strip(), 200).strip() or "unknown"
-        )
+        told = readings.text(f"{self._cpu(core)}/cpufreq/scaling_governor")
+        return wire.clean(told.strip(), 200).strip() or "unknown"
 
     def _frequency(self, cores: Sequence[int]) -> float | None:
         """Idle cores may have clocks of their own, so the one that this thread runs on says most."""

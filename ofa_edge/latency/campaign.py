@@ -191,7 +191,7 @@ class _Campaign:
         plan, models = self._bench.plan, self._bench.models
         sentinel = () if plan.sentinel is None else (plan.sentinel,)
         models.bring_blocks([*sentinel, *(plan.blocks if self._blocks.begun else ())])
-        if self._networks.remaining or self._warm:
+        if plan.networks or self._warm:
             models.bring_anchor(plan.anchor)
         if self._warm:
             self._networks.bring_all()

@@ -172,6 +172,21 @@ def test_a_crash_costs_one_block_and_is_tried_again_on_resume(tmp_path: Path) ->
     assert len(again.table.blocks) == BLOCKS
 
 
+def test_a_disturbed_network_is_measured_again_where_only_a_crashed_block_was_left(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    bad = next(b.key for b in PLAN.blocks if b != PLAN.sentinel)
+    busy = device_for(
+        WORK,
+        crashes=frozenset({bad}),
+        flags=lambda key, before: ("steal",) if key.startswith("network:") else (),
+    )
+    assert profile(path, busy, WORK).table.networks["disturbed"].all()
+    again = profile(path, device_for(WORK), WORK, resume=True)
+    assert again.finished
+    assert again.table.failed.empty
+    assert not again.table.networks["disturbed"].any()
+
+
 def test_when_every_block_crashes_the_reason_is_told(tmp_path: Path) -> None:
     device = device_for(WORK, crashes=frozenset(block.key for block in PLAN.blocks))
     with pytest.raises(OfaEdgeError, match="no block could be measured: simulated: the worker was killed"):
