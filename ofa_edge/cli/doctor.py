@@ -36,11 +36,14 @@ _BASE = (
     "paramiko",
     "platformdirs",
     "pydantic",
+    "pyyaml",
     "rich",
     "safetensors",
     "scipy",
 )
 _TRAINING = ("torch", "accelerate", "PIL", "pyarrow")
+# Base packages that are imported under another name.
+_MODULES = {"pyyaml": "yaml"}
 
 # A demo writes a table, a model and one release.
 _ROOM_BYTES = 200_000_000
@@ -165,6 +168,18 @@ def check_training() -> Check:
     return Check("training", True, f"torch {importlib.metadata.version('torch')}")
 
 
+def check_litert() -> Check:
+    """Never wrong: only files for LiteRT need it, and a device may have it all the same."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        hint = "pip install 'ofa-edge[litert]' to profile with --runtime litert"
+        return Check("litert", True, "not installed: ai_edge_litert", hint)
+    detail = f"ai-edge-litert {importlib.metadata.version('ai-edge-litert')}"
+    if importlib.util.find_spec("ai_edge_quantizer") is None:
+        hint = "pip install 'ofa-edge[quantize]' for --runtime litert --precision int8"
+        return Check("litert", True, f"{detail}, no ai_edge_quantizer", hint)
+    return Check("litert", True, f"{detail}, ai-edge-quantizer {importlib.metadata.version('ai-edge-quantizer')}")
+
+
 def check_device(host: str, connecting: ConnectOptions) -> list[Check]:
     """Connect, start an agent, ask what the device is and how fit it is to be measured; changes nothing there."""
     name = f"device {host}"
@@ -188,6 +203,7 @@ _HERE: tuple[Callable[[], Check], ...] = (
     check_supernet,
     check_home,
     check_ssh,
+    check_litert,
     check_training,
 )
 
@@ -197,7 +213,7 @@ def _import_all(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
     found, broken = [], []
     for name in names:
         try:
-            importlib.import_module(name)
+            importlib.import_module(_MODULES.get(name, name))
             found.append(f"{name} {importlib.metadata.version(name)}")
         except Exception as error:
             broken.append(f"{name}: {error}")

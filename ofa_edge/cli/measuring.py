@@ -110,6 +110,7 @@ def measure(
     content = None if model is None else _model_file(model, runtime)
     fitting = runtime or ("litert" if check.is_tflite(content) else "onnxruntime")
     runs_on = options.runs_on(fitting, threads, cores, precision)
+    options.require_writers(runs_on)
     if content is not None:
         target, archs, sources = _one_file(content, space)
     else:

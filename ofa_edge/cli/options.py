@@ -7,6 +7,7 @@ Every option can also come from the environment (OFA_EDGE_<COMMAND>_<OPTION>) or
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,9 +50,6 @@ Host = Annotated[
 Hosts = Annotated[
     list[str],
     typer.Option("--host", metavar="HOST", help="local, [user@]host[:port], or a name from devices.toml; repeatable."),
-]
-MaybeHost = Annotated[
-    str | None, typer.Option("--host", metavar="HOST", help="local, [user@]host[:port], or a name from devices.toml.")
 ]
 Root = Annotated[
     Path | None,
@@ -134,14 +132,6 @@ App = Annotated[
 ]
 Data = Annotated[
     Path,
-    typer.Option(
-        "--data",
-        metavar="PATH",
-        help="Images: a folder of parquet files, of class folders or of idx files; or one file.",
-    ),
-]
-MaybeData = Annotated[
-    Path | None,
     typer.Option(
         "--data",
         metavar="PATH",
@@ -234,6 +224,23 @@ def runs_on(runtime: str, threads: int, mask: str | None, precision: str = "fp32
         raise UsageError(f"there is no precision {precision!r}", hint=f"use {' or '.join(PRECISIONS)}")
     chosen = cores(mask)
     return RunsOn(runtime, threads, None if chosen is None else tuple(chosen), precision)
+
+
+def require_writers(runs_on: RunsOn) -> None:
+    """Models for a device are written here, so before it is asked: what a device has itself is of no use for that.
+
+    Raises:
+        UsageError: a package that writes models of this runtime and precision is absent; the hint names its extra.
+    """
+    if runs_on.runtime != "litert":
+        return
+    needed = {"ai_edge_litert": "litert"} | ({"ai_edge_quantizer": "quantize"} if runs_on.precision == "int8" else {})
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise UsageError(
+            f"{runs_on.precision} models for {runs_on.runtime} are written here, by {' and '.join(missing)}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed",
+            hint=f"pip install 'ofa-edge[{','.join(needed[name] for name in missing)}]'",
+        )
 
 
 def connecting(

@@ -203,6 +203,7 @@ def _require_possible(task: Task, prior: LatencyTable | None) -> None:
 
     if prior is not None:
         transfer.require_cover(prior, task.space, task.resolutions)
+    options.require_writers(task.runs_on)
     task.plan()
 
 

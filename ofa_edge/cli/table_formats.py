@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 ACCURACY_CSV = "accuracy-csv"
 FORMATS = ("ofa-yaml", "proxyless-yaml", "csv", "parquet", ACCURACY_CSV)
 
-_SHOWN = 3  # of a list of keys, in a sentence
-
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A table.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of one table.")]
 
@@ -99,8 +97,10 @@ def import_(
 
 
 def _say_imported(found: Imported, out: Output) -> None:
+    from ofa_edge.latency import formats
+
     if found.left_out:
-        out.notice(f"{_some(found.left_out)} not in the space and left out")
+        out.notice(f"{formats.some(found.left_out)} not in the space and left out")
     if found.missing:
         out.notice(f"{found.missing} blocks of the space are missing and are estimated when they are needed")
     if found.ignored:
@@ -244,8 +244,3 @@ def _require_no_table(path: Path) -> None:
 def require_new(path: Path) -> None:
     if path.exists():
         raise UsageError(f"{path} exists already", hint="choose another file with --out")
-
-
-def _some(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more are" if len(keys) > _SHOWN else " are" if len(keys) > 1 else " is"
-    return ", ".join(keys[:_SHOWN]) + more

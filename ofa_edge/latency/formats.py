@@ -30,7 +30,6 @@ from ofa_edge.latency.yaml_tables import Entry, YamlTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import SPACES, own_definition
 
-YAML_FORMATS = (OFA, PROXYLESS)
 _STEM = re.compile(r"Conv-input:([0-9]+)x\1x3-output:.*")
 _SHOWN = 3  # keys named in a message
 
@@ -259,13 +258,14 @@ def _strange(
             hint="a file holds one resolution: split it",
         )
     raise BadFile(
-        f"{file.path}: {_some(strange)} not in space {space.name} at resolution {size}",
+        f"{file.path}: {some(strange)} not in space {space.name} at resolution {size}",
         hint="name the space they were measured in with --space; `ofa-edge spaces` lists them",
         details={"keys": strange},
     )
 
 
-def _some(keys: Sequence[str]) -> str:
+def some(keys: Sequence[str]) -> str:
+    """The first few of them, as the beginning of a sentence."""
     shown = ", ".join(keys[:_SHOWN])
     more = f" and {len(keys) - _SHOWN} more keys are" if len(keys) > _SHOWN else " are" if len(keys) > 1 else " is"
     return shown + more

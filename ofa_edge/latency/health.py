@@ -155,7 +155,7 @@ def of_rows(table: LatencyTable) -> list[Problem]:
 def _campaign(table: LatencyTable) -> Iterator[Problem]:
     """What the campaign left behind."""
     if not table.complete:
-        yield _doubtful("unfinished", "the campaign did not end", hint="`ofa-edge profile --resume` goes on")
+        yield _doubtful("unfinished", "the campaign did not end", hint=_go_on(table))
     for key, reason in itertools.islice(zip(table.failed.index, table.failed["reason"], strict=True), _MOST_FAILED):
         yield _note("failed", f"{key}: {reason}", key)
     if len(table.failed) > _MOST_FAILED:
@@ -201,7 +201,7 @@ def _planned(table: LatencyTable, blocks: dict[str, Block]) -> Iterator[Problem]
     missing = planned - set(table.blocks.index) - set(table.predicted.index) - set(table.failed.index)
     if missing:
         text = f"{len(missing)} of {len(planned)} blocks are missing, for instance {min(missing)}"
-        yield _doubtful("missing", text, len(missing) / len(planned), "`ofa-edge profile --resume` goes on")
+        yield _doubtful("missing", text, len(missing) / len(planned), _go_on(table))
 
 
 def _figures(table: LatencyTable, blocks: dict[str, Block]) -> Iterator[Problem]:
@@ -299,6 +299,10 @@ def _runs_on(table: LatencyTable) -> RunsOn:
 def _once(problems: Iterable[Problem]) -> list[Problem]:
     """Without repeats of one code and text; the first, which knows more, stays."""
     return list({(problem.code, problem.text): problem for problem in reversed(list(problems))}.values())[::-1]
+
+
+def _go_on(table: LatencyTable) -> str:
+    return f"`ofa-edge profile --resume --out {table.path}` with the options it was begun with goes on"
 
 
 def _some(keys: Sequence[str]) -> str:

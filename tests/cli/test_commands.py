@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from ofa_edge.cli import app, doctor
-from ofa_edge.space.spaces import SPACES
+from ofa_edge.space import codecs
+from ofa_edge.space.spaces import OFA_LITE0, SPACES
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +130,36 @@ def test_a_home_that_cannot_be_written_is_found(tmp_path: Path, monkeypatch: Any
     check = doctor.check_home()
     assert not check.ok
     assert "OFA_EDGE_HOME" in check.hint
+
+
+def test_packages_that_the_base_install_lacks_are_told_with_their_extra_and_are_no_failure(monkeypatch: Any) -> None:
+    assert doctor.check_litert().ok
+    found = importlib.util.find_spec
+    absent = {"ai_edge_quantizer"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else found(name))
+    if found("ai_edge_litert"):
+        assert "ofa-edge[quantize]" in doctor.check_litert().hint
+    absent.add("ai_edge_litert")
+    check = doctor.check_litert()
+    assert (check.ok, "ofa-edge[litert]" in check.hint) == (True, True)
+
+
+def test_models_for_litert_need_its_extra_before_a_device_is_looked_for(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    found = importlib.util.find_spec
+    absent = {"ai_edge_litert", "ai_edge_quantizer"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else found(name))
+    table = tmp_path / "t.jsonl"
+    asked = ["profile", "--host", "nobody@127.0.0.1:1", "--runtime", "litert", "--out", str(table), "--json"]
+    for precision, extras in (("fp32", "[litert]"), ("int8", "[litert,quantize]")):
+        assert app.main([*asked, "--precision", precision]) == 2
+        assert f"ofa-edge{extras}" in json.loads(capsys.readouterr().out)["error"]["hint"]
+    arch = tmp_path / "arch.json"
+    arch.write_text(json.dumps(codecs.encode(OFA_LITE0, OFA_LITE0.smallest())))
+    assert app.main(["measure", *asked[1:5], "--arch", str(arch), "--json"]) == 2
+    assert "ofa-edge[litert]" in json.loads(capsys.readouterr().out)["error"]["hint"]
+    assert not table.exists()
 
 
 def test_a_package_that_breaks_at_import_is_found(tmp_path: Path, monkeypatch: Any) -> None:
