@@ -66,6 +66,9 @@ class Prediction:
 class LatencyModel:
     """Predicts from blocks: value = offset_ms + sum of block_ms.
 
+    Models of other tables (predictors.py) have their own `offset_ms`, `block_ms`, `half_width`, `missing` and
+    `notices`; estimates, margins and predictions are made from these here.
+
     Args:
         times: isolated times of blocks.
         fit: coefficients.
@@ -171,7 +174,7 @@ class LatencyModel:
                 details={"blocks": failed},
             )
         value = self.offset_ms + sum(self.block_ms(block) for block in blocks)
-        half = self._half_width(blocks, value, confidence)
+        half = self.half_width(blocks, value, confidence)
         if half is None:
             return Estimate(value)
         return Estimate(value, max(0.0, value * (1 - half)), value * (1 + half))
@@ -209,11 +212,11 @@ class LatencyModel:
         def width(arch: Arch) -> float:
             blocks = self.space.blocks(arch)
             value = self.offset_ms + sum(self.block_ms(block) for block in blocks)
-            return (self._half_width(blocks, value, confidence) or 0.0) if math.isfinite(value) else 0.0
+            return (self.half_width(blocks, value, confidence) or 0.0) if math.isfinite(value) else 0.0
 
         return width
 
-    def _half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+    def half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
         """Relative half-width: Student's t x sqrt(residual^2 x (1 + leverage) + what this network's blocks are known
         worse than those of the calibration networks, whose errors the residual holds)."""
         if self.fit.residual is None:

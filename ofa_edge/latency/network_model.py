@@ -194,7 +194,8 @@ class NetworkModel(LatencyModel):
         """None: no block was measured, and all are predicted alike."""
         return ()
 
-    def _half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+    def half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+        """As LatencyModel.half_width."""
         row = np.concatenate([[1.0], self._columns.network(blocks)]) / value
         own = float(row @ self._ridge.covariance @ row)
         return stats.student_t(confidence, self.fit.degrees) * math.sqrt(self._ridge.residual**2 + own)

@@ -243,7 +243,8 @@ class TransferredModel(LatencyModel):
             return math.inf
         return float(self._encoding.block(block) @ np.array(self.fit.coefficients[1:]))
 
-    def _half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+    def half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+        """As LatencyModel.half_width."""
         if self.fit.residual is None:
             return None
         row = self._encoding.network(blocks) / value

@@ -133,7 +133,8 @@ class UnitModel(LatencyModel):
         """What the block adds to a network's latency; infinite where it failed on the prior's device."""
         return self.factor.value * self.times.get(block).ms
 
-    def _half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+    def half_width(self, blocks: Sequence[Block], value: float, confidence: float) -> float | None:
+        """As LatencyModel.half_width."""
         if self.fit.residual is None:
             return None
         own = stats.student_t(confidence, self.fit.degrees) * self.fit.residual
