@@ -216,10 +216,13 @@ def runs_on(runtime: str, threads: int, mask: str | None, precision: str = "fp32
     """How models run, from --runtime, --threads, --cores and --precision.
 
     Raises:
-        UsageError: as `cores`, or there is no such precision.
+        UsageError: as `cores`, or there is no such runtime or precision.
     """
+    from ofa_edge.device.sites import RUNTIMES
     from ofa_edge.latency.conditions import PRECISIONS, RunsOn
 
+    if runtime not in RUNTIMES:
+        raise UsageError(f"there is no runtime {runtime!r}", hint=f"use {' or '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
         raise UsageError(f"there is no precision {precision!r}", hint=f"use {' or '.join(PRECISIONS)}")
     chosen = cores(mask)

@@ -159,6 +159,8 @@ WRONG = [
         "deploy --host {nobody} --supernet {ckpt} --selection {selection} --runtime litert",
         *(2, "not yet of litert", "--runtime onnxruntime"),
     ),
+    ("profile --host {nobody} --space reduced --runtime abacus", 2, "no runtime 'abacus'", "onnxruntime"),
+    ("measure --host {nobody} --arch {arch} --runtime abacus", 2, "no runtime 'abacus'", "onnxruntime"),
     (DEPLOY, 2, "one option is missing", "--budget, --selection, --bundle"),
     (DEPLOY + " --budget 1s --bundle {out}", 2, "cannot be used together", "exactly one"),
     (DEPLOY + " --budget soon", 2, "not a number with a unit", "20ms"),
@@ -381,9 +383,7 @@ DEVICE_WRONG = [
         "deploy --host local --supernet {ckpt} --accuracy-table {accuracy} --budget 1s",
         *(2, "no table in", "ofa-edge profile"),
     ),
-    ("measure --host local --supernet {ckpt} --arch {arch} --runtime abacus", 2, "no runtime 'abacus'", "onnxruntime"),
     ("measure --host local --supernet {ckpt} --arch {arch} --table {table}", 9, "same conditions", "ofa-edge profile"),
-    ("profile --host local --space reduced --runtime abacus", 2, "no runtime 'abacus'", "onnxruntime"),
     ("profile --host local --space reduced --out {table}", 2, "exists already", "--resume"),
     (
         "profile --host local --space reduced --quick --seed 1 --networks 8 --out {table} --resume",
