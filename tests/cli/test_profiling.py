@@ -14,6 +14,7 @@ from ofa_edge import settings
 from ofa_edge.cli import profiling
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import DeviceLost
+from ofa_edge.latency import plan
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
@@ -66,7 +67,10 @@ def test_an_interrupted_campaign_says_where_its_table_is_and_it_can_be_resumed(
     assert again.finished
 
 
-def test_a_wait_for_a_disturbed_device_is_said_so_that_nobody_takes_it_for_a_hang(tmp_path: Path) -> None:
+def test_a_wait_for_a_disturbed_device_is_said_so_that_nobody_takes_it_for_a_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "QUICK", replace(plan.QUICK, patience=0.2))
     out, said = talk()
     device = simulated(flags=lambda key, before: ("steal",))
     profiling.measure_table(out, device, tmp_path / "t.jsonl", TASK, go_on="resume")

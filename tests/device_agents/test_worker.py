@@ -92,7 +92,7 @@ class Bench:
         return self.worker.handle(wire.Request(1, op, args))
 
     def measure(self, key: str, data: bytes, **fields: Any) -> wire.Measured:
-        job = wire.MeasureJob(key, self.blob(data), **fields)
+        job = wire.MeasureJob(key, self.blob(data), **{"max_seconds": 0.3, **fields})
         reply = self.ask("measure", {"job": wire.to_wire(job)})
         assert isinstance(reply, wire.Result), reply
         result = wire.parse_measure_row(reply.result)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ofa_edge.device.local import LocalLink
 from ofa_edge.device.opening import open_session
-from ofa_edge.latency import campaign
+from ofa_edge.latency import campaign, plan
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.plan import QUICK, middle
 from ofa_edge.latency.trials import measure_networks
@@ -17,7 +18,8 @@ from tests.latency.helpers import SPACE, task
 
 
 @pytest.mark.timeout(240)
-def test_profile_and_measure_on_this_machine(tmp_path: Path) -> None:
+def test_profile_and_measure_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "QUICK", replace(QUICK, block_seconds=0.05, network_seconds=0.5, patience=0.0))
     work = task(PlanSettings(seed=0, quick=True, networks=2))
     with open_session(LocalLink(root=str(tmp_path / "device"))) as session:
         outcome = campaign.run(session, tmp_path / "t.jsonl", work)
@@ -38,7 +40,7 @@ def test_profile_and_measure_on_this_machine(tmp_path: Path) -> None:
         sources = {"small": network_source(SPACE, SPACE.smallest(96), RunsOn())}
         (found,) = measure_networks(
             session, sources, runs_on=RunsOn(), processes=1, anchor=anchor,
-            reference_ms=outcome.model.reference_ms, effort=QUICK,
+            reference_ms=outcome.model.reference_ms, effort=plan.QUICK,
         )  # fmt: skip
         assert found.failed is None
         assert found.figures is not None

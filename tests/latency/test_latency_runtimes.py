@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ofa_edge.device.local import LocalLink
 from ofa_edge.device.opening import open_session
 from ofa_edge.errors import UsageError
 from ofa_edge.graph import build, onnx, tflite
-from ofa_edge.latency import campaign, workload
+from ofa_edge.latency import campaign, plan, workload
 from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.weights.random import random_arrays
@@ -27,11 +28,12 @@ ARCH = REDUCED.smallest(32)
 
 
 @pytest.mark.timeout(240)
-def test_a_table_of_int8_blocks_on_litert(tmp_path: Path) -> None:
+def test_a_table_of_int8_blocks_on_litert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "QUICK", replace(plan.QUICK, block_seconds=0.05, patience=0.0))
     runs_on = RunsOn("litert", precision="int8")
     work = campaign.Task(REDUCED, (32,), runs_on, PlanSettings(seed=0, quick=True, networks=0))
     with open_session(LocalLink(root=str(tmp_path / "device"))) as session:
-        outcome = campaign.run(session, tmp_path / "t.jsonl", work, pause=lambda seconds: None)
+        outcome = campaign.run(session, tmp_path / "t.jsonl", work)
         files = {b.weights_key: partial(workload.block_file, b, runs_on) for b in REDUCED.distinct_blocks((32,))}
         assert workload.upload(session, files)[1] == 0  # a second run pushes nothing
     assert outcome.finished
