@@ -186,8 +186,14 @@ def _networks(a: LatencyTable, b: LatencyTable) -> Spread | None:
 
 
 def _by_key(table: LatencyTable) -> pd.DataFrame:
-    """Medians of networks with their intervals (NaN where unknown), by key."""
+    """Medians of networks with their intervals (NaN where unknown), by key.
+
+    The figures are of one process: its interval goes with the median over all of them."""
     figures = table.networks["figures"].tolist()
-    ends = {name: [math.nan if (end := stats.told(f.get(name))) is None else end for f in figures] for name in _ENDS}
-    found = pd.DataFrame({"median": table.networks["median"].to_numpy(float), **ends}, index=table.networks["key"])
+    median = table.networks["median"].to_numpy(float)
+    moved = median / np.array([f["median"] for f in figures], float)
+    ends = {
+        name: moved * [math.nan if (end := stats.told(f.get(name))) is None else end for f in figures] for name in _ENDS
+    }
+    found = pd.DataFrame({"median": median, **ends}, index=table.networks["key"])
     return found[~found.index.duplicated(keep="last")]

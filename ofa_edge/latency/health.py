@@ -83,8 +83,7 @@ class Report:
     Attributes:
         problems: worst first.
         model: None where none can be fitted; a problem says why.
-        verdict: as `ofa-edge profile` gives it; None without a model, and for imported tables, which were not measured
-            in a way that could be judged.
+        verdict: as `ofa-edge profile` gives it; None without a model, and for tables that are imported or unfinished
     """
 
     table: LatencyTable
@@ -126,7 +125,7 @@ def check(table: LatencyTable) -> Report:
         try:
             model = model_of(table)
             verdict, judged = _judged(table, model)
-            verdict = verdict if table.given.empty else None
+            verdict = verdict if table.given.empty and table.complete else None
             tested = held_out(model, table)
             problems += [*judged, *_held_out(tested)]
         except (UsageError, BadFile) as error:
