@@ -77,7 +77,8 @@ class LatencyTable:
         given: key, resolution, mean (ms), of an imported table: one row a block and resolution.
         failed: index key; reason. Only keys that no measurement has.
         networks: one row an arch and role: `median` (ms), `anchor_median` (ms), `ratio_median` (NaN where there was no
-            anchor) are medians over its `processes`; the other columns are of the last of them, as written.
+            anchor) are medians over its `processes`, `ratio_std` is the standard deviation of the ratio's logarithm
+            between them (NaN for one); the other columns are of the last of them, as written.
         sentinels: all of them, in file order.
         complete: the campaign ended and the file is as it was written.
         sha256: of the file, for lock files and reports.
@@ -274,6 +275,7 @@ def _over_processes(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     columns = ["median", "anchor_median", "ratio_median"]
     found = frame.drop_duplicates(keys, keep="last").set_index(keys)
     found[columns] = groups[columns].median()
+    found["ratio_std"] = np.log(frame["ratio_median"]).groupby([frame[key] for key in keys], sort=False).std()
     return found.assign(disturbed=groups["disturbed"].all(), processes=groups.size()).reset_index()
 
 
