@@ -117,12 +117,13 @@ def session(bare_pi: Pi, ready: Ready) -> Iterator[Session]:
 
 @pytest.fixture
 def measured(pi: Pi, session: Session, tiny_onnx: bytes) -> Measure:
-    """Times a small model there, in a worker that has just started."""
+    """Times a small model there for half a second, in a worker that has just started."""
     sha256 = hashlib.sha256(tiny_onnx).hexdigest()
     session.push({sha256: tiny_onnx})
 
     def once() -> wire.Measured:
-        (result,) = session.measure([wire.MeasureJob("k", sha256, {"h": 8, "w": 8}, max_seconds=0.5)], fresh=True)
+        job = wire.MeasureJob("k", sha256, {"h": 8, "w": 8}, target_rel=0.001, max_seconds=0.5)
+        (result,) = session.measure([job], fresh=True)
         assert isinstance(result, wire.Measured), result
         return result
 
