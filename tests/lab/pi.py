@@ -100,14 +100,14 @@ class Pi:
         return self.root / "home/pi"
 
     def heat(self, millidegrees: int) -> None:
-        (self.root / "sys/class/thermal/thermal_zone0/temp").write_text(f"{millidegrees}\n")
+        _set(self.root / "sys/class/thermal/thermal_zone0/temp", f"{millidegrees}")
 
     def throttle(self, bits: int) -> None:
-        (self.root / "etc/lab/throttled").write_text(f"throttled={bits:#x}\n")
+        _set(self.root / "etc/lab/throttled", f"throttled={bits:#x}")
 
     def govern(self, governor: str) -> None:
         for path in self.root.glob("sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"):
-            path.write_text(f"{governor}\n")
+            _set(path, governor)
 
     def calm(self) -> None:
         """As a Pi in a cool room that nobody has touched."""
@@ -118,6 +118,13 @@ class Pi:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(10)
+
+
+def _set(sensor: Path, value: str) -> None:
+    """At once, as sysfs does: an agent that reads meanwhile would see an emptied file as one that tells nothing."""
+    fresh = sensor.with_name(f".{sensor.name}")
+    fresh.write_text(f"{value}\n")
+    fresh.replace(sensor)
 
 
 def build() -> Path:
