@@ -125,8 +125,11 @@ def device_latency_table(
         require_match(named.conditions, now, names=(named.path, "this device"))
     except BadFile as error:
         if not accept_stale:
-            hint = "measure it as it is now with `ofa-edge profile --host HOST`, or pass --accept-stale to go by this table"
-            raise BadFile(error.message, hint=hint, details=error.details) from error
+            raise BadFile(
+                error.message,
+                hint="measure it as it is now: `ofa-edge profile --host HOST`; or pass --accept-stale to use this one",
+                details=error.details,
+            ) from error
         out.warning(error.message)
     return named
 
