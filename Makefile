@@ -1,6 +1,6 @@
 # make demo    install the base package (no torch) into .venv and run the whole pipeline on this machine
 # make test    set up everything and run the tests
-# make setup   only set up; lint, types, lab, ray and bench are targets too
+# make setup   only set up; slow, lint, types, lab, ray and bench are targets too
 #
 # PYTHON chooses the interpreter .venv is made with (3.11 or later); DEMO, PYTEST and BENCH pass arguments on.
 
@@ -19,7 +19,7 @@ PYTEST ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint types lab ray bench clean
+.PHONY: help demo setup test slow lint types lab ray bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -50,6 +50,10 @@ setup: $(VENV)/.dev
 # Two workers: most of the time goes by in child processes that wait. No clock decides a test.
 test: setup
 	$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST)
+
+# What takes long: statistics over many simulated tables, runtimes at work for seconds.
+slow: setup
+	$(PY) -m pytest -n 2 --dist loadgroup -m slow $(PYTEST)
 
 lint: setup
 	$(PY) -m ruff check .

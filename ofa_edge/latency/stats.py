@@ -68,12 +68,13 @@ def student_t(confidence: float, degrees: int) -> float:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Robust relative spread: scaled median absolute deviation over the median; 0 for fewer than two values."""
+    """Robust relative spread: scaled median absolute deviation over the median; 0 for fewer than two values, 1 for
+    values around 0, which no measurement gives but a file may hold."""
     if len(values) < 2:
         return 0.0
     array = np.asarray(values, float)
     middle = float(np.median(array))
-    return MAD_TO_STD * float(np.median(np.abs(array - middle))) / middle
+    return MAD_TO_STD * float(np.median(np.abs(array - middle))) / middle if middle > 0 else 1.0
 
 
 def error_of_mean(values: np.ndarray) -> float:

@@ -55,6 +55,7 @@ def test_fit_prints_what_it_reaches_and_predict_uses_the_file(
     assert text.count("between measured input sizes") == 1
 
 
+@pytest.mark.slow
 def test_compare_prints_every_kind(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp_training, "STEPS", 10)
     monkeypatch.setattr("ofa_edge.accuracy.pairwise.MAX_ROWS", 899)

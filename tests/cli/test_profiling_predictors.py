@@ -89,6 +89,7 @@ def test_tables_of_networks_and_of_priors_have_names_of_their_own(prior: Path) -
             assert profiling.table_path(FACTS, replace(TASK, settings=settings)).stem == name
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_network_table_a_prediction_from_it_and_a_table_started_from_it_on_this_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

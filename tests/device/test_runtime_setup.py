@@ -55,6 +55,7 @@ def run(capsys: Any, *arguments: str) -> tuple[int, Any]:
     return code, value
 
 
+@pytest.mark.slow
 def test_a_device_without_a_runtime_gets_one_that_is_then_used(device: Sshd, capsys: Any) -> None:
     with open_device(device.host) as session:
         assert session.facts.runtimes == {}

@@ -103,6 +103,7 @@ def test_a_probe_without_the_library_goes_on_without_it(tmp_path: Path, monkeypa
     assert set(reply.result["runtimes"]) == {"onnxruntime"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(memory.Growth().bytes() is None, reason="this system does not tell its memory")
 @pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
 def test_memory_of_a_model_holds_its_weights_and_not_the_anchors(runtime: str, tmp_path: Path) -> None:

@@ -149,9 +149,9 @@ def test_the_samplers_thread_fills_the_time_between_two_questions() -> None:
         while len(taken) < 5:
             clock.sleep(0.001)
         last = meter.joules()
-    assert first == 0.0
+    assert first is not None
     assert last is not None
-    assert last > 0
+    assert last > first >= 0
     number = len(taken)
     clock.sleep(0.01)
     assert len(taken) == number

@@ -132,12 +132,14 @@ def test_an_anchor_gives_a_ratio(bench: Bench) -> None:
     assert measured.anchor.median == pytest.approx(4.0)
 
 
+@pytest.mark.slow
 def test_a_model_is_gone_after_its_job(bench: Bench) -> None:
     for i in range(10):
         bench.measure("k", str(1 + i / 10).encode())
     assert bench.runtime.alive == 0
 
 
+@pytest.mark.slow
 def test_anchors_and_sentinels_stay_loaded_but_few_of_them(bench: Bench) -> None:
     anchor = bench.blob(b"4")
     for i in range(4):

@@ -318,6 +318,7 @@ def test_the_second_session_pushes_nothing_again(tmp_path: Path) -> None:
     assert second.bytes_pushed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quick", [True, False])
 def test_networks_come_when_they_are_due_and_make_room_for_each_other_on_a_small_disk(
     tmp_path: Path, quick: bool
@@ -368,6 +369,7 @@ def test_a_full_table_is_measured_in_rounds_each_in_its_own_worker_and_order(tmp
     assert len({row["round"] for row in table.contents.of("sentinel")}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [BLOCKS - 5, BLOCKS + 3, BLOCKS + 8, BLOCKS + 30, 2 * BLOCKS + 11])
 def test_a_campaign_is_resumed_in_the_middle_of_any_round(tmp_path: Path, after: int) -> None:
     path = tmp_path / "t.jsonl"

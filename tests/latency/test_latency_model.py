@@ -73,6 +73,7 @@ def test_a_law_without_noise_is_recovered_exactly(law: tuple[float, float, float
     assert model.fit.coefficient("bytes") == pytest.approx(law[2], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_noise_buys_no_terms_that_the_law_does_not_have() -> None:
     rows = calibration_rows(12, 0)
     rng = np.random.default_rng(1)
@@ -81,6 +82,7 @@ def test_noise_buys_no_terms_that_the_law_does_not_have() -> None:
 
 
 # Offset, scale, weight bytes, operators, SE: quiet CPUs, and a GPU whose launches cost more than its work.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "law",
     [(0.0, 1.2, 0.0, 0, 0), (0.0, 1.1, 0.03, 0, 0), (-0.05, 1.1, 0.03, 0, 0), (0.02, 0.3, 0, 0.02, 0)],

@@ -103,6 +103,7 @@ def test_without_noise_an_additive_device_is_recovered() -> None:
     assert np.mean(errors) < 0.003
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_they_say_and_leave_one_out_tells_the_error() -> None:
     """Over ten designs: the shares of single ones scatter by 4 %."""
     covered, errors, told = [], [], []

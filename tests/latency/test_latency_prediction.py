@@ -105,6 +105,7 @@ def test_too_few_blocks_are_no_model() -> None:
 
 
 # -- in a table -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_quick_table_predicts_every_block_that_it_does_not_measure(tmp_path: Path) -> None:
     work = task(PlanSettings(seed=1, quick=True, networks=8, holdout=6), OFA_LITE0.resolutions)
     plan = make_plan(OFA_LITE0, work.resolutions, work.settings)

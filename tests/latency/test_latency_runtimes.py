@@ -27,6 +27,7 @@ from tests.search.doubles import REDUCED
 ARCH = REDUCED.smallest(32)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_table_of_int8_blocks_on_litert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "QUICK", replace(plan.QUICK, block_seconds=0.05, patience=0.0))
@@ -70,6 +71,7 @@ def test_blocks_and_networks_of_any_runtime_and_precision_run(runtime: str, prec
     assert (network.peak_bytes or 0) > 0 or not sys.platform.startswith("linux")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_tflite_file_is_measured_by_the_runtime_that_reads_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

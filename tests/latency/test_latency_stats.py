@@ -43,6 +43,11 @@ def test_student_t_is_the_textbooks() -> None:
         stats.student_t(1.0, 9)
 
 
+def test_values_around_zero_which_only_a_file_can_hold_have_a_spread() -> None:
+    assert stats.spread([0.0, 0.0, 1e-300]) == 1.0
+    assert stats.spread([-1.0, 1.0]) == 1.0
+
+
 def test_spread_is_the_standard_deviation_of_normal_values_and_ignores_an_outlier() -> None:
     values = np.random.default_rng(2).normal(10, 0.3, 4000)
     assert stats.spread(values.tolist()) == pytest.approx(0.03, rel=0.05)

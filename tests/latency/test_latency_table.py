@@ -291,6 +291,7 @@ def paths(value: dict[str, Any], before: tuple[str, ...] = ()) -> list[tuple[str
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_table_with_any_field_replaced_is_used_or_refused_and_nothing_else(data: st.DataObject) -> None:

@@ -96,6 +96,7 @@ def test_ten_networks_bring_a_table_to_another_device(
     assert model_of(prior(kind)).estimate(SMALL.blocks(arch)).value < 0.5 * SLOWER.network(SMALL.blocks(arch))
 
 
+@pytest.mark.slow
 def test_intervals_of_transferred_tables_cover_what_they_say(prior: Callable[[str], LatencyTable]) -> None:
     table = prior("blocks")
     source = model_of(table)
