@@ -63,10 +63,10 @@ def stage_columns(stage: Stage, values: StageArrays, terms: str) -> Floats:
     says_active = terms == ONE_HOT and not expands
     kernels = stage.kernels if len(stage.kernels) > 1 or says_active else ()
     columns = [values.depth == depth for depth in stage.depths if elastic_depth and terms != ONE_HOT]
-    places = []
+    places, kernel, expand = [], values.kernel, values.expand
     for i in range(stage.max_depth):
-        places += [values.kernel[:, i] == k for k in kernels]
-        places += [values.expand[:, i] == e for e in expands]
+        places += [kernel[:, i] == k for k in kernels]
+        places += [expand[:, i] == e for e in expands]
     columns += places
     if terms == DEPTH_PLACES and elastic_depth:
         per_place = len(places) // stage.max_depth

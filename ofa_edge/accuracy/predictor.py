@@ -143,10 +143,28 @@ class AdditiveAccuracy:
         scores: Floats = rows @ self.weights[start : start + self._widths[stage_index]]
         return scores
 
+    def width_scores(self, place: int) -> Floats:
+        """What each of `Space.width_choices[place]` adds: an elastic width belongs to no stage's blocks."""
+        choices = self.space.width_choices[place]
+        different = sorted(set(choices))  # as encoding.shared_columns has them
+        if len(different) < 2:
+            return np.zeros(len(choices))
+        before = sum(len(set(c)) for c in self.space.width_choices[:place] if len(set(c)) > 1)
+        part = self._shared_weights[before : before + len(different)]
+        return part[[different.index(width) for width in choices]]
+
+    def stem_depth_scores(self) -> Floats:
+        """What each of the stem's depths adds."""
+        depths = len(self.space.stem.depths)
+        return self._shared_weights[-depths:] if depths > 1 else np.zeros(1)
+
     def shared_score(self, arch: Arch) -> float:
-        """The terms of an arch's elastic widths and stem depth, which belong to no stage's blocks; 0 without any."""
-        start = len(self.resolutions) + sum(self._widths)
-        return float(shared_columns(self.space, [arch])[0] @ self.weights[start:])
+        """The terms of an arch's elastic widths and stem depth; 0 without any."""
+        return float(shared_columns(self.space, [arch])[0] @ self._shared_weights)
+
+    @property
+    def _shared_weights(self) -> Floats:
+        return self.weights[len(self.resolutions) + sum(self._widths) :]
 
     @property
     def _widths(self) -> list[int]:
@@ -163,12 +181,8 @@ class AdditiveAccuracy:
     def greatest_score(self, resolutions: Sequence[int]) -> float:
         """The score that no subnet of the space exceeds at these resolutions, whatever it costs."""
         stages = (self._greatest_stage_score(s, stage) for s, stage in enumerate(self.space.stages))
-        shared = 0.0
-        start = len(self.resolutions) + sum(self._widths)
-        for choices in (*map(set, self.space.width_choices), self.space.stem.depths):
-            if len(choices) > 1:
-                shared += float(self.weights[start : start + len(choices)].max())
-                start += len(choices)
+        shared = float(self.stem_depth_scores().max())
+        shared += sum(float(self.width_scores(place).max()) for place in range(len(self.space.width_choices)))
         return max(map(self.offset, resolutions)) + sum(stages) + shared
 
     def _greatest_stage_score(self, s: int, stage: Stage) -> float:

@@ -3,22 +3,23 @@
 In: a Space, a latency that is a sum over blocks, a score that is a sum over stages, the resolutions, and side
 limits. Out: a `Front`: every subnet that is optimal for some latency budget, at all resolutions at once.
 
-How: at one resolution a subnet's latency and score are sums over its stages, so a partial subnet that another
-partial of the same stages beats in both can be dropped without losing a point of the front. Stages are enumerated
-whole and joined one by one from both ends, pruning after each join. Limits on MACs and weight bytes are further
-sums, and peak activation a maximum: where such a limit can still bind it is one more column of the pruning, so
+How: at one resolution a subnet's latency and score are sums over stem, stages and head, so a partial subnet that
+another partial of the same stages beats in both can be dropped without losing a point of the front. Stages are
+enumerated whole and joined one by one from both ends, pruning after each join. Elastic widths couple neighbouring
+stages: there a partial is compared with those of the same widths at both ends only. Limits on MACs and weight bytes are
+further sums, and peak activation a maximum: where such a limit can still bind it is one more column of the pruning, so
 fronts under side limits are exact too.
 
 Rules kept: exact for the model that is given; latency is rounded to picoseconds and the score to 1e-12, so sums
 are integers and ties are real. Of subnets equal in latency and score the one with the lower resolution stays, then
-the one that comes first in `Stage.choices()` order, stage by stage (shallower, smaller); under side limits a tie
-may fall to another subnet, but always to the same. No Python loop over subnets.
+the one that comes first in `Stage.choices()` order, stage by stage (shallower, smaller); under side limits and among
+elastic widths a tie may fall to another subnet, but always to the same. No Python loop over subnets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,44 +27,34 @@ from numpy.typing import NDArray
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
+from ofa_edge.search.costs import BYTES, FAILED, LATENCY, LOSS, MACS, PEAK, PER_MS, BlockLatencies, Costs, Widths, total
 from ofa_edge.search.pareto import Ints, nondominated
-from ofa_edge.space.arch import Arch, BlockChoice, Space
+from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.arrays import StageArrays
-from ofa_edge.space.block import Block
-from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
-from ofa_edge.space.spaces import SPACES
 
 Floats = NDArray[np.float64]
 
-# Columns of all costs here. Scores are negated, so that every column is to be minimised; PEAK joins by maximum.
-LATENCY, LOSS, MACS, BYTES, PEAK = range(5)
-_SUMS = [LATENCY, LOSS, MACS, BYTES]
-PER_MS = 10**9
 PER_SCORE = 10**12
-
-# Latency of a block that cannot run: more than any sum of real ones (33 years), and eight of them still fit int64.
-_FAILED = 1 << 60
 
 # Rows of one join that are in memory at once (40 bytes each and as much again for sorting).
 _ROWS = 1 << 17
 _MOST_CHOICES = 1 << 20
 
 
-class BlockLatencies(Protocol):
-    """latency(arch) = offset_ms + sum of block_ms over its blocks, in ms; infinite for a block that cannot run."""
-
-    @property
-    def offset_ms(self) -> float: ...
-
-    def block_ms(self, block: Block) -> float: ...
-
-
 class StageScores(Protocol):
-    """score(arch) = offset(resolution) + sum of stage_scores over its stages; higher is better."""
+    """score(arch) = offset(resolution) + sum of stage_scores over its stages + shared_scores; higher is better."""
 
     def offset(self, resolution: int) -> float: ...
 
     def stage_scores(self, stage_index: int, values: StageArrays) -> Floats: ...
+
+    def width_scores(self, place: int) -> Floats:
+        """What each of `Space.width_choices[place]` adds; asked only of spaces with elastic widths."""
+        ...
+
+    def stem_depth_scores(self) -> Floats:
+        """What each of the stem's depths adds; asked only where there are several."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,8 +63,9 @@ class Front:
 
     Attributes:
         resolution: (n,) input size of each point, in pixels.
-        rows: (n, stages) number of each stage's choice in `Stage.choices()`.
-        costs: (n, 5) integers with the columns of this module; use the properties.
+        rows: (n, 2 + 2 x stages + 1): numbers of the stem's middle width, the width after it and its depth, then for
+            each stage of its choice in `Stage.choices()` and of the width after it.
+        costs: (n, 5) integers with the columns of costs.py; use the properties.
     """
 
     space: Space
@@ -96,11 +88,7 @@ class Front:
 
     def arch(self, index: int) -> Arch:
         """The subnet of one point."""
-        stages = (
-            StageArrays.all(stage).choice(int(row))
-            for stage, row in zip(self.space.stages, self.rows[index], strict=True)
-        )
-        return Arch(int(self.resolution[index]), tuple(stages))
+        return _arch(self.space, int(self.resolution[index]), self.rows[index])
 
 
 def exact_front(
@@ -117,22 +105,21 @@ def exact_front(
             front has the best subnet for each latency. Empty if no subnet keeps the side limits, or none can run.
 
     Raises:
-        UsageError: the space cannot be searched exactly (see `searchable`), or no resolution is given.
+        UsageError: a stage of the space has too many choices to enumerate, or no resolution is given.
     """
     _check(space)
     if not resolutions:
         raise UsageError("there is no resolution to search at", hint="give tables that share one")
     values = [StageArrays.all(stage) for stage in space.stages]
     columns = [LATENCY, LOSS, *_limited(budget, side_only=True)]
-    scores = [_whole(score.stage_scores(s, v), PER_SCORE) for s, v in enumerate(values)]
+    widths = Widths.of(space)
+    losses = _losses(space, widths, score, values)
     parts = []
     for resolution in sorted(set(resolutions)):
-        tables = _tables(space, latency, values, resolution)
-        for table, loss in zip(tables[1:], scores, strict=True):
-            table[:, LOSS] = -loss
-        tables[0][:, LOSS] = -_whole(np.array([score.offset(resolution)]), PER_SCORE)
-        rows = _merge(tables, columns, budget)
-        parts.append((np.full(len(rows), resolution), rows, _totals(tables, rows)))
+        of_head = -_whole(np.full(widths.around[-1], score.offset(resolution)), PER_SCORE)
+        chain = _chain(Costs.of(space, latency, resolution), values, [*losses, of_head])
+        found = _merge(chain, columns, budget)
+        parts.append((np.full(len(found.rows), resolution), found.rows, found.costs))
     resolution_, rows_, costs = (np.concatenate(column) for column in zip(*parts, strict=True))
     keep = nondominated(costs[:, [LATENCY, LOSS]])
     keep = keep[np.argsort(costs[keep, LATENCY], kind="stable")]
@@ -148,22 +135,20 @@ def nearest(
         margin: latency counts (1 + margin) times.
 
     Raises:
-        UsageError: the space cannot be searched exactly (see `searchable`).
+        UsageError: as `exact_front`.
         BadFile: no subnet can run at all.
     """
     _check(space)
     values = [StageArrays.all(stage) for stage in space.stages]
     best: tuple[float, Arch] | None = None
     for resolution in sorted(set(resolutions)):
-        tables = _tables(space, latency, values, resolution)
-        rows = _merge(tables, _limited(budget), None)
-        if len(rows) == 0:
+        found = _merge(_chain(Costs.of(space, latency, resolution), values), _limited(budget), None)
+        if len(found.rows) == 0:
             continue
-        factors = np.max(_shares(_totals(tables, rows), budget, margin), axis=1)
+        factors = np.max(_shares(found.costs, budget, margin), axis=1)
         i = int(np.argmin(factors))
         if best is None or factors[i] < best[0]:
-            stages = tuple(v.choice(int(row)) for v, row in zip(values, rows[i], strict=True))
-            best = float(factors[i]), Arch(resolution, stages)
+            best = float(factors[i]), _arch(space, resolution, found.rows[i])
     if best is None:
         raise BadFile(
             "every subnet needs a block that failed on the device", hint="measure again: `ofa-edge profile --resume`"
@@ -198,21 +183,7 @@ def _limited(budget: Budget | None, *, side_only: bool = False) -> list[int]:
     return [column for column, limit in limits.items() if limit is not None]
 
 
-# -- costs of the choices -----------------------------------------------------------------------
-def searchable(space: Space) -> bool:
-    """Whether costs are a sum over stages that do not depend on each other, with expand ratios that index a table."""
-    whole = all(isinstance(expand, int) for stage in space.stages for expand in stage.expands)
-    return whole and not space.elastic_width and len(space.stem.depths) == 1
-
-
 def _check(space: Space) -> None:
-    if not searchable(space):
-        names = ", ".join(name for name, known in SPACES.items() if searchable(known))
-        raise UsageError(
-            f"{space.name} cannot be searched exactly: that needs fixed widths, a fixed stem and whole expand ratios,"
-            f" as {names} have",
-            hint="use --strategy table or --strategy random",
-        )
     for s, stage in enumerate(space.stages):
         if stage.count() > _MOST_CHOICES:
             raise UsageError(
@@ -226,123 +197,135 @@ def _whole(values: Any, scale: int) -> Ints:
     return np.rint(np.asarray(values, dtype=np.float64) * scale).astype(np.int64)
 
 
-def _block_costs(latency: BlockLatencies, block: Block) -> list[int]:
-    ms = latency.block_ms(block)
-    return [
-        round(ms * PER_MS) if ms < _FAILED / PER_MS else _FAILED,
-        0,
-        block_macs(block),
-        block_weight_bytes(block),
-        block_peak_activation_bytes(block),
-    ]
+def _arch(space: Space, resolution: int, row: Ints) -> Arch:
+    middle, before, depth, *rest = map(int, row)
+    stages = tuple(StageArrays.all(stage).choice(n) for stage, n in zip(space.stages, rest[::2], strict=True))
+    numbers = (middle, before, *rest[1::2])
+    widths = tuple(choices[n] for choices, n in zip(space.width_choices, numbers, strict=False))
+    return Arch(resolution, stages, widths, space.stem.depths[depth])
 
 
-def _tables(space: Space, latency: BlockLatencies, values: Sequence[StageArrays], resolution: int) -> list[Ints]:
-    """Costs of the fixed blocks, (1, 5), then of every choice of each stage, (choices, 5); LOSS is left 0."""
-    fixed = [layer.block for layer in space.layers(space.smallest(resolution)) if not layer.path.startswith("stages.")]
-    rows = np.array([_block_costs(latency, block) for block in fixed])
-    first = _total(rows[None])
-    first[0, LATENCY] += round(latency.offset_ms * PER_MS)
-    tables = [first]
-    for s, (stage, size) in enumerate(zip(space.stages, space.stage_sizes(resolution), strict=False)):
-        lookup = np.zeros((stage.max_depth, max(stage.kernels) + 1, int(max(stage.expands)) + 1, 5), dtype=np.int64)
-        for i in range(stage.max_depth):
-            in_size = size if i == 0 else -(-size // stage.stride)
-            for kernel in stage.kernels:
-                for expand in stage.expands:
-                    block = space.stage_block(s, i, BlockChoice(kernel, expand), in_size)
-                    lookup[i, kernel, int(expand)] = _block_costs(latency, block)
-        tables.append(_total(values[s].gather(lookup)))
-    return tables
-
-
-def _total(blocks: Ints) -> Ints:
-    """(n, blocks, 5) to (n, 5)."""
-    total: Ints = blocks.sum(axis=1)
-    total[:, PEAK] = blocks[:, :, PEAK].max(axis=1)
-    return total
-
-
-def _totals(tables: Sequence[Ints], rows: Ints) -> Ints:
-    """Costs of whole subnets, (n, 5), from the numbers of their choices."""
-    chosen = [np.broadcast_to(tables[0], (len(rows), 5))]
-    chosen += [table[rows[:, s]] for s, table in enumerate(tables[1:])]
-    return _total(np.stack(chosen, axis=1))
-
-
-# -- joining ------------------------------------------------------------------------------------
+# -- parts --------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """Partial subnets: some neighbouring stages together.
+    """Partial subnets: some neighbouring links of the chain of stem, stages and head.
 
     Attributes:
+        first, last: (n,) numbers of the width before and after; neighbours join where these are equal.
         costs: (n, 5), sums and, for PEAK, the maximum.
-        rows: (n, stages of the part), in lexicographic order.
-        least, most: (5,) bounds of each column over all choices of these stages, also those pruned.
+        rows: (n, k) as in Front; where widths are fixed, in lexicographic order.
+        least, most: (5,) bounds of each column over all choices of these links, also those pruned.
     """
 
+    first: Ints
+    last: Ints
     costs: Ints
     rows: Ints
     least: Ints
     most: Ints
 
+    def __len__(self) -> int:
+        return len(self.rows)
 
-def _merge(tables: Sequence[Ints], columns: list[int], budget: Budget | None) -> Ints:
-    """Non-dominated whole subnets at one resolution: (n, stages) numbers of choices; none where nothing can run.
+    def some(self, keep: Any) -> _Part:
+        """Those rows."""
+        return _Part(self.first[keep], self.last[keep], self.costs[keep], self.rows[keep], self.least, self.most)
+
+
+def _chain(costs: Costs, values: Sequence[StageArrays], losses: Sequence[Ints] | None = None) -> list[_Part]:
+    """Stem, stages and head as parts; LOSS is 0 where no losses are given (see `_losses`)."""
+    links = [_link(costs.stem, lambda m, a, d: (0 * a, a, [m, a, d]))]
+    links += [_link(costs.of_stage(s, v), lambda b, a, n: (b, a, [n, a])) for s, v in enumerate(values)]
+    links.append(_link(costs.head, lambda b: (b, 0 * b, [])))
+    if losses is not None:
+        for part, loss in zip(links, losses, strict=True):
+            part.costs[:, LOSS] = loss
+    return [_running(part) for part in links]
+
+
+def _link(table: Ints, named: Callable[..., tuple[Ints, Ints, list[Ints]]]) -> _Part:
+    """A table (..., 5) as a part with a row for each entry.
+
+    Args:
+        named: of the entry's indices, its first, last and rows.
+    """
+    first, last, rows = named(*(index.ravel() for index in np.indices(table.shape[:-1])))
+    costs = table.reshape(-1, table.shape[-1])
+    columns = np.stack(rows, axis=1) if rows else np.empty((len(costs), 0), dtype=np.int64)
+    return _Part(first, last, costs, columns, costs[0], costs[0])
+
+
+def _running(part: _Part) -> _Part:
+    """The choices that can run, with bounds over them."""
+    found = part.some(part.costs[:, LATENCY] < FAILED)
+    return replace(found, least=found.costs.min(axis=0), most=found.costs.max(axis=0)) if len(found) else found
+
+
+def _losses(space: Space, widths: Widths, score: StageScores, values: Sequence[StageArrays]) -> list[Ints]:
+    """What stem and stages add to LOSS, in the order of `_chain`'s entries."""
+    of_width = [np.zeros(n) for n in (widths.middle, *widths.around)]
+    if space.elastic_width:
+        of_width = [score.width_scores(place) for place in range(len(of_width))]
+    depths = space.stem.depths
+    of_depth = score.stem_depth_scores() if len(depths) > 1 else np.zeros(1)
+    tables = [of_width[0][:, None, None] + of_width[1][:, None] + of_depth]
+    for s, stage_values in enumerate(values):
+        alike = np.zeros(widths.around[s])[:, None, None]  # what the width before adds was counted there
+        tables.append(alike + of_width[s + 2][:, None] + score.stage_scores(s, stage_values))
+    return [-_whole(table.ravel(), PER_SCORE) for table in tables]
+
+
+# -- joining ------------------------------------------------------------------------------------
+def _merge(parts: Sequence[_Part], columns: list[int], budget: Budget | None) -> _Part:
+    """Non-dominated whole subnets at one resolution; none where nothing can run.
 
     Grown from both ends, the smaller part first, so that the last and largest join is pruned by two columns.
     """
-    parts = [_part(table, int(s > 0)) for s, table in enumerate(tables)]
-    if any(len(part.rows) == 0 for part in parts):
-        return np.empty((0, len(tables) - 1), dtype=np.int64)
     whole = _bounds(*parts)
-    parts = [_pruned(part, whole, columns, budget) for part in parts]
-    left, *middle, right = parts
+    left, *middle, right = (_pruned(part, whole, columns, budget) for part in parts)
     while middle:
-        if len(left.rows) <= len(right.rows):
+        if len(left) <= len(right):
             left = _join(left, middle.pop(0), whole, columns, budget)
         else:
             right = _join(middle.pop(), right, whole, columns, budget)
     last = [column for column in columns if column in (LATENCY, LOSS)] if LOSS in columns else columns
-    return _join(left, right, whole, last, budget).rows
-
-
-def _part(table: Ints, stages: int) -> _Part:
-    """The choices of a table that can run."""
-    rows = np.flatnonzero(table[:, LATENCY] < _FAILED)
-    costs = table[rows]
-    if len(rows) == 0:
-        return _Part(costs, rows[:, None], table[0], table[0])
-    return _Part(costs, rows[:, None][:, :stages], costs.min(axis=0), costs.max(axis=0))
+    return _join(left, right, whole, last, budget)
 
 
 def _bounds(*parts: _Part) -> tuple[Ints, Ints]:
     """Least and most of each column over the parts together."""
-    return _total(np.stack([p.least for p in parts])[None])[0], _total(np.stack([p.most for p in parts])[None])[0]
+    return total(np.stack([p.least for p in parts]), axis=0), total(np.stack([p.most for p in parts]), axis=0)
 
 
 def _join(left: _Part, right: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> _Part:
-    """Every partial of `left` followed by every one of `right`, pruned; in slices, so that memory is bounded."""
+    """Every partial of `left` followed by every one of `right` that begins with the width it ends with, pruned; in
+    slices, so that memory is bounded."""
     least, most = _bounds(left, right)
-    step = max(1, _ROWS // max(1, len(right.rows)))
     slices = []
-    for start in range(0, max(1, len(left.rows)), step):
-        some = slice(start, start + step)
-        costs = left.costs[some, None] + right.costs
-        np.maximum(left.costs[some, None, PEAK], right.costs[:, PEAK], out=costs[:, :, PEAK])
-        first, second = (index.ravel() for index in np.indices(costs.shape[:2]))
-        costs = costs.reshape(-1, 5)
-        keep = _keep(_Part(costs, first, least, most), whole, columns, budget)
-        rows = np.concatenate([left.rows[some][first[keep]], right.rows[second[keep]]], axis=1)
-        slices.append((costs[keep], rows))
-    costs, rows = (np.concatenate(column) for column in zip(*slices, strict=True))
-    joined = _Part(costs, rows, least, most)
-    return joined if len(slices) == 1 else _pruned(joined, whole, columns, budget)
+    for width in np.unique(left.last):
+        before, after = left.some(left.last == width), right.some(right.first == width)
+        step = max(1, _ROWS // max(1, len(after)))
+        for start in range(0, len(before) if len(after) else 0, step):
+            pairs = _pairs(before.some(slice(start, start + step)), after, least, most)
+            slices.append(_pruned(pairs, whole, columns, budget))
+    if len(slices) == 1:
+        return slices[0]
+    if not slices:
+        return _pairs(left.some(slice(0)), right.some(slice(0)), least, most)
+    columns_of = zip(*((p.first, p.last, p.costs, p.rows) for p in slices), strict=True)
+    return _pruned(_Part(*map(np.concatenate, columns_of), least, most), whole, columns, budget)
+
+
+def _pairs(left: _Part, right: _Part, least: Ints, most: Ints) -> _Part:
+    costs = left.costs[:, None] + right.costs
+    np.maximum(left.costs[:, None, PEAK], right.costs[:, PEAK], out=costs[:, :, PEAK])
+    i, j = (index.ravel() for index in np.indices(costs.shape[:2]))
+    rows = np.concatenate([left.rows[i], right.rows[j]], axis=1)
+    return _Part(left.first[i], right.last[j], costs.reshape(-1, costs.shape[2]), rows, least, most)
 
 
 def _pruned(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> _Part:
-    keep = _keep(part, whole, columns, budget)
-    return _Part(part.costs[keep], part.rows[keep], part.least, part.most)
+    return part.some(_keep(part, whole, columns, budget))
 
 
 def _keep(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> Ints:
@@ -353,7 +336,7 @@ def _keep(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Bud
     limit that cannot bind makes its column constant that way, and the pruning is as cheap as without it.
     """
     if budget is None:
-        return nondominated(part.costs[:, columns])
+        return _front_of(part, np.arange(len(part)), part.costs, columns)
     rest_least, rest_most = whole[0] - part.least, whole[1] - part.most
     costs = part.costs.copy()
     np.maximum(costs[:, PEAK], whole[0][PEAK], out=costs[:, PEAK])
@@ -372,4 +355,12 @@ def _keep(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Bud
         fits &= costs[:, MACS] + rest_least[MACS] <= budget.macs
         np.maximum(costs[:, MACS], budget.macs - rest_most[MACS], out=costs[:, MACS])
     alive = np.flatnonzero(fits)
-    return alive[nondominated(costs[alive][:, columns])]
+    return _front_of(part, alive, costs, columns)
+
+
+def _front_of(part: _Part, alive: Ints, costs: Ints, columns: list[int]) -> Ints:
+    """The non-dominated of these partials, each compared with those of the same widths at both ends."""
+    ends = part.first[alive] * (int(part.last.max(initial=0)) + 1) + part.last[alive]
+    groups = [alive[ends == end] for end in np.unique(ends)]
+    kept = [group[nondominated(costs[group][:, columns])] for group in groups]
+    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *kept]))

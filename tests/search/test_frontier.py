@@ -21,6 +21,7 @@ from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_weight_bytes, cost
 from ofa_edge.space.spaces import OFA_LITE0, SPACES
 from tests.search.doubles import (
+    COUPLED,
     REDUCED,
     SMALL,
     DrawnLatency,
@@ -40,9 +41,9 @@ COMBINATIONS = [names for n in (1, 2, 3) for names in itertools.combinations(SID
 
 
 @st.composite
-def side_limits(draw, names=None):
+def side_limits(draw, names=None, space=SMALL):
     """Limits that some subnets just keep; on all of `names`, or on any."""
-    costs = [draw(st.sampled_from(listed(SMALL))).cost for _ in range(3)]
+    costs = [draw(st.sampled_from(listed(space))).cost for _ in range(3)]
     limits = {
         "macs": costs[0].macs,
         "size_bytes": costs[1].weight_bytes,
@@ -93,6 +94,37 @@ def test_equals_listing_every_subnet_that_keeps_the_side_limits(names, seed, ste
         assert keeps(cost(blocks), budget)
         assert latency.value(blocks) == pytest.approx(latency_ms, abs=1e-8)
         assert scores.score(arch) == pytest.approx(score, abs=1e-8)
+
+
+@given(seed=SEEDS, step=STEPS, failed=st.sampled_from([0.0, 0.02]), data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_equals_listing_where_elastic_widths_couple_the_stages(seed, step, failed, data):
+    latency, scores = DrawnLatency(seed, step, failed=failed), DrawnScores(seed, step, COUPLED)
+    budget = data.draw(st.none() | side_limits(space=COUPLED))
+    front = exact_front(COUPLED, latency, scores, COUPLED.resolutions, budget)
+    assert_same(front, front_by_listing(points_by_listing(COUPLED, latency, scores, budget)), archs=False)
+    for latency_ms, score, arch in as_points(front):
+        blocks = COUPLED.blocks(arch)
+        assert keeps(cost(blocks), budget)
+        assert latency.value(blocks) == pytest.approx(latency_ms, abs=1e-8)
+        assert scores.score(arch) == pytest.approx(score, abs=1e-8)
+
+
+def test_the_whole_of_ofa_resnet50d_is_searched():
+    space = SPACES["ofa-resnet50d"]
+    latency, scores = GrowingLatency(), DrawnScores(1, space=space)
+    front = exact_front(space, latency, scores, (128, 224))
+    points = as_points(front)
+    assert len(points) > 20
+    for latency_ms, score, arch in points[:: len(points) // 5]:
+        space.check(arch)
+        assert latency.offset_ms + sum(map(latency.block_ms, space.blocks(arch))) == pytest.approx(latency_ms, abs=1e-6)
+        assert scores.score(arch) == pytest.approx(score, abs=1e-8)
+    drawn = [space.sample(np.random.default_rng(seed), 128) for seed in range(200)]
+    for arch in drawn:
+        value = latency.offset_ms + sum(map(latency.block_ms, space.blocks(arch)))
+        best = front.score[front.latency_ms <= value + 1e-9].max(initial=-np.inf)
+        assert best >= scores.score(arch) - 1e-9
 
 
 def test_equals_listing_148176_subnets():
@@ -243,18 +275,6 @@ def test_a_stage_too_large_to_list_is_refused_by_name():
     huge = replace(SMALL, stages=(*SMALL.stages[:2], Stage(24, 1, (7,), (3, 5, 7), (3, 4, 6), "relu")))
     with pytest.raises(UsageError, match=r"stage 2 of small has 4,782,969 choices"):
         exact_front(huge, DrawnLatency(1), DrawnScores(1), SMALL.resolutions)
-
-
-def test_a_space_whose_stages_depend_on_each_other_is_refused_by_name():
-    space = SPACES["ofa-resnet50d"]
-    for search in (
-        lambda: exact_front(space, DrawnLatency(1), DrawnScores(1), (128,)),
-        lambda: nearest(space, DrawnLatency(1), (128,), Budget(latency_ms=1.0)),
-    ):
-        with pytest.raises(UsageError, match="ofa-resnet50d cannot be searched exactly") as caught:
-            search()
-        assert "as ofa-lite0, ofa-mbv3-w1.0, ofa-mbv3-w1.2, ofa-proxyless-w1.3 have" in caught.value.message
-        assert "--strategy table" in caught.value.hint
 
 
 def test_no_resolution_is_refused():

@@ -1,0 +1,163 @@
+"""What the choices of a space cost at one resolution, as tables: what every search adds up.
+
+In: a Space, a resolution, a latency that is a sum over blocks. Out: `Costs`: a row of COLUMNS for every choice of the
+stem, for every choice of every place of a stage, and for the head. A subnet's latency, MACs, weight bytes are the sums
+of its rows, its peak activation the greatest. Where widths are elastic a block's row depends on the width before it and
+the width after it, so tables have an axis for each (of length 1 where widths are fixed).
+
+Rules kept: integers (latency in picoseconds), so that sums are exact and ties are real; a block that cannot run costs
+`FAILED`, which is more than any network that can.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ofa_edge.search.pareto import Ints
+from ofa_edge.space.arch import BlockChoice, Space
+from ofa_edge.space.arrays import StageArrays
+from ofa_edge.space.block import Block, Layer
+from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
+
+Floats = NDArray[np.float64]
+
+# Columns of all costs here; PEAK joins by maximum, the others are sums. The tables leave LOSS, the negated score, 0.
+COLUMNS = LATENCY, LOSS, MACS, BYTES, PEAK = range(5)
+PER_MS = 10**9
+
+# Latency of a block that cannot run: more than any sum of real ones (33 years), and eight of them still fit int64.
+FAILED = 1 << 60
+
+
+class BlockLatencies(Protocol):
+    """latency(arch) = offset_ms + sum of block_ms over its blocks, in ms; infinite for a block that cannot run."""
+
+    @property
+    def offset_ms(self) -> float: ...
+
+    def block_ms(self, block: Block) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """How many values each elastic width of a space has: of the stem's middle, before the first stage, after each.
+
+    All 1 where widths are fixed. An index counts in `Space.width_choices`.
+    """
+
+    middle: int
+    around: tuple[int, ...]
+
+    @classmethod
+    def of(cls, space: Space) -> Widths:
+        if not space.elastic_width:
+            return cls(1, (1,) * (len(space.stages) + 1))
+        middle, *around = map(len, space.width_choices)
+        return cls(middle, tuple(around))
+
+
+@dataclass(frozen=True, eq=False)
+class Costs:
+    """Costs at one resolution, in integers.
+
+    Attributes:
+        stem: (middle width, width after, stem depth, COLUMNS); holds the latency model's offset.
+        stages: for each stage (width before, width after, place, code, COLUMNS), with `code` as in StageArrays, so that
+            code 0, an inactive place, costs nothing.
+        head: (width before, COLUMNS).
+    """
+
+    space: Space
+    resolution: int
+    stem: Ints
+    stages: tuple[Ints, ...]
+    head: Ints
+
+    @classmethod
+    def of(cls, space: Space, latency: BlockLatencies, resolution: int) -> Costs:
+        known: dict[Block, list[int]] = {}
+
+        def row(block: Block) -> list[int]:
+            if block not in known:
+                known[block] = _row(latency, block)
+            return known[block]
+
+        stem = _stem(space, row, resolution)
+        stem[..., LATENCY] += round(latency.offset_ms * PER_MS)
+        stages = tuple(_stage(space, row, s, resolution) for s in range(len(space.stages)))
+        return cls(space, resolution, stem, stages, _head(space, row, resolution))
+
+    def of_stage(self, s: int, values: StageArrays) -> Ints:
+        """Costs of choices of one stage: (width before, width after, n, COLUMNS)."""
+        table = self.stages[s]
+        places = np.arange(table.shape[2])
+        return total(table[:, :, places, values.code], axis=3)
+
+
+def total(rows: Ints, axis: int) -> Ints:
+    """Rows joined along an axis: the sum, and for PEAK the greatest."""
+    found: Ints = rows.sum(axis=axis)
+    found[..., PEAK] = rows[..., PEAK].max(axis=axis)
+    return found
+
+
+# -- the tables ---------------------------------------------------------------------------------
+Row = Callable[[Block], list[int]]
+
+
+def _row(latency: BlockLatencies, block: Block) -> list[int]:
+    ms = latency.block_ms(block)
+    return [
+        round(ms * PER_MS) if ms < FAILED / PER_MS else FAILED,
+        0,
+        block_macs(block),
+        block_weight_bytes(block),
+        block_peak_activation_bytes(block),
+    ]
+
+
+def _stem(space: Space, row: Row, resolution: int) -> Ints:
+    widths = space.stem.width_choices or ((0,), (0,))
+    depths = space.stem.depths
+    found = np.zeros((len(widths[0]), len(widths[1]), len(depths), len(COLUMNS)), dtype=np.int64)
+    for m, a, d in np.ndindex(found.shape[:3]):
+        found[m, a, d] = _sum(row, space.stem.layers(resolution, (widths[0][m], widths[1][a]), depths[d]))
+    return found
+
+
+def _stage(space: Space, row: Row, s: int, resolution: int) -> Ints:
+    stage, size = space.stages[s], space.stage_sizes(resolution)[s]
+    choices = [BlockChoice(kernel, expand) for kernel in stage.kernels for expand in stage.expands]
+    before, after = Widths.of(space).around[s : s + 2]
+    table = np.zeros((before, after, stage.max_depth, len(choices) + 1, len(COLUMNS)), dtype=np.int64)
+    for b, a, i in itertools.product(range(before), range(after), range(stage.max_depth)):
+        in_size = size if i == 0 else -(-size // stage.stride)
+        around = _around(space, s, b, a)
+        for code, choice in enumerate(choices, 1):
+            table[b, a, i, code] = row(space.stage_block(s, i, choice, in_size, around))
+    return table
+
+
+def _head(space: Space, row: Row, resolution: int) -> Ints:
+    last, size = space.stages[-1], space.stage_sizes(resolution)[-1]
+    widths = last.width_choices if space.elastic_width else (last.out_channels,)
+    return np.array([_sum(row, space.head.layers(width, size, space.classes)) for width in widths], dtype=np.int64)
+
+
+def _around(space: Space, s: int, before: int, after: int) -> tuple[int, ...]:
+    """An arch's `widths` with these before and after stage `s`; () where widths are fixed."""
+    if not space.elastic_width:
+        return ()
+    widths = [choices[0] for choices in space.width_choices]
+    widths[s + 1], widths[s + 2] = space.width_choices[s + 1][before], space.width_choices[s + 2][after]
+    return tuple(widths)
+
+
+def _sum(row: Row, layers: Sequence[Layer]) -> Ints:
+    return total(np.array([row(layer.block) for layer in layers], dtype=np.int64), axis=0)
