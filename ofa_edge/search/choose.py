@@ -20,7 +20,8 @@ from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.frontier import BlockLatencies, Front, exact_front, nearest
+from ofa_edge.search.costs import BlockLatencies
+from ofa_edge.search.frontier import Front, exact_front, nearest
 from ofa_edge.search.selection import Selection, predicted_json
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space, StageChoice

@@ -312,8 +312,10 @@ def _join(left: _Part, right: _Part, whole: tuple[Ints, Ints], columns: list[int
         return slices[0]
     if not slices:
         return _pairs(left.some(slice(0)), right.some(slice(0)), least, most)
-    columns_of = zip(*((p.first, p.last, p.costs, p.rows) for p in slices), strict=True)
-    return _pruned(_Part(*map(np.concatenate, columns_of), least, most), whole, columns, budget)
+    first, last, costs, rows = (
+        np.concatenate(column) for column in zip(*((p.first, p.last, p.costs, p.rows) for p in slices), strict=True)
+    )
+    return _pruned(_Part(first, last, costs, rows, least, most), whole, columns, budget)
 
 
 def _pairs(left: _Part, right: _Part, least: Ints, most: Ints) -> _Part:
