@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # As many subnets as SPOS's evolution evaluates: 50 in each of 20 generations.
 RANDOM_SAMPLES = 1000
 
+STRATEGIES = ("exact", "random", "table")
+
 _AXES = {"d": "depth", "ks": "kernel", "e": "expand", "w": "width"}
 
 
@@ -57,7 +59,6 @@ def select(
     from ofa_edge.cli import inputs
     from ofa_edge.search import choose
     from ofa_edge.search.budget import Budget
-    from ofa_edge.search.selection import STRATEGIES
     from ofa_edge.weights import checkpoint as checkpoints
 
     out = Output(as_json)
