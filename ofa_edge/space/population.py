@@ -8,13 +8,13 @@ archs for the same seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.arch import Arch, Space, Stage
 from ofa_edge.space.arrays import StageArrays
 
 Ints = NDArray[np.int64]
@@ -64,7 +64,8 @@ class ArchArrays:
         for stage in space.stages:
             depth = rng.choice(stage.depths, count)
             drawn = rng.integers(1, len(stage.kernels) * len(stage.expands) + 1, (count, stage.max_depth))
-            codes.append(np.where(np.arange(stage.max_depth) < depth[:, None], drawn, 0))
+            drawn[np.arange(stage.max_depth) >= depth[:, None]] = 0
+            codes.append(drawn)
             depths.append(depth)
         widths = [rng.integers(0, len(choices), count) for choices in space.width_choices]
         return cls(
@@ -79,6 +80,20 @@ class ArchArrays:
     def stage(self, s: int) -> StageArrays:
         """The choices of one stage."""
         return StageArrays(self.space.stages[s], self.depth[:, s], self.codes[s])
+
+    def at(self, resolution: Any) -> ArchArrays:
+        """The same subnets at another input size, or each at its own: one number or (n,)."""
+        sizes = np.broadcast_to(np.asarray(resolution, dtype=np.int64), self.resolution.shape)
+        return replace(self, resolution=sizes)
+
+    def number(self, s: int, first: int, last: int) -> Ints:
+        """(n,) the codes at places first..last - 1 of a stage as the digits of one number; the first counts most."""
+        codes, base = self.codes[s], code_count(self.space.stages[s])
+        found: Ints = codes[:, first].copy()
+        for place in range(first + 1, last):
+            found *= base
+            found += codes[:, place]
+        return found
 
     def take(self, rows: Any) -> ArchArrays:
         """Those rows: numbers, a mask or a slice."""
@@ -101,6 +116,11 @@ class ArchArrays:
     def matrix(self) -> Ints:
         """(n, columns) all axes side by side: equal archs are equal rows."""
         return np.concatenate([self.resolution[:, None], *self.codes, self.widths, self.stem_depth[:, None]], axis=1)
+
+
+def code_count(stage: Stage) -> int:
+    """How many values a code of this stage has; 0, an inactive place, is one of them."""
+    return len(stage.kernels) * len(stage.expands) + 1
 
 
 def concatenate(parts: Sequence[ArchArrays]) -> ArchArrays:
