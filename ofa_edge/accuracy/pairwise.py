@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import stdtrit
 
-from ofa_edge.accuracy.encoding import PLACES, encode
+from ofa_edge.accuracy.encoding import PLACES, encode, encode_arrays
+from ofa_edge.accuracy.pair_tables import PairTables
 from ofa_edge.accuracy.ridge import LINKS, FitQuality, best_form
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.validation import Rows, errors_by_score
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.population import ArchArrays
 
 Floats = NDArray[np.float64]
 
@@ -91,9 +93,38 @@ class PairwiseAccuracy:
     # -- predictions ----------------------------------------------------------------------------
     def predict(self, archs: Sequence[Arch]) -> Floats:
         """Predicted top-1 of each arch at a measured resolution, shares (n,)."""
-        scores = [self._kernel(archs[i : i + _BLOCK]) @ self.dual for i in range(0, len(archs), _BLOCK)]
-        shares: Floats = LINKS[self.quality.link].inverse(self.level + np.concatenate([np.zeros(0), *scores]))
+        return self.predict_arrays(ArchArrays.of(self.space, archs))
+
+    def predict_arrays(self, arrays: ArchArrays) -> Floats:
+        """As `predict`, of archs as arrays."""
+        shares: Floats = LINKS[self.quality.link].inverse(self.scores(arrays))
         return shares
+
+    def scores(self, arrays: ArchArrays) -> Floats:
+        """The link's scale of `predict_arrays`, (n,)."""
+        if np.isin(arrays.resolution, self.resolutions).all():
+            return self._tables.scores(arrays)
+        level, slope, bend = self.polynomial
+        x = encode_arrays(self.space, arrays, self.resolutions, PLACES)
+        scores: Floats = level + x @ slope + np.sum(x @ bend * x, axis=1)
+        return scores
+
+    @cached_property
+    def polynomial(self) -> tuple[float, Floats, Floats]:
+        """level, slope (p,) and bend (p, p) with score(x) = level + slope x + x' bend x for encoded archs x.
+
+        The kernel l + balance l^2, with l the product of two centred rows, is of degree two in an arch's columns, and
+        so is a sum of kernels: no measured row is needed any more.
+        """
+        slope = self.dual @ self._centred
+        bend = self.balance * (self._centred.T * self.dual) @ self._centred
+        bend = (bend + bend.T) / 2
+        level = self.level - float(slope @ self._mean) + float(self._mean @ bend @ self._mean)
+        return level, slope - 2 * bend @ self._mean, bend
+
+    @cached_property
+    def _tables(self) -> PairTables:
+        return PairTables.of(self.space, self.resolutions, PLACES, *self.polynomial)
 
     def intervals(self, archs: Sequence[Arch], confidence: float = 0.95) -> Floats:
         """value, low and high of each arch at a measured resolution: (n, 3).
