@@ -1,0 +1,193 @@
+"""The devices of a page: a latency table each, with its health, its model, a short name and a place among the series.
+
+In: latency tables. Out: `Device`s. Rules kept: names are as short as tells the tables apart; a table that is invalid
+stays on the page, with what is wrong with it, and nothing is predicted from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.latency import health
+from ofa_edge.latency.conditions import UNKNOWN, unknown_conditions
+from ofa_edge.latency.model import Estimate, LatencyModel
+from ofa_edge.latency.table import LatencyTable
+from ofa_edge.report.markup import number
+from ofa_edge.space.arch import Arch, Space
+
+_MODEL_CHARACTERS = 28
+
+
+@dataclass(frozen=True)
+class Device:
+    """A latency table on the page.
+
+    Attributes:
+        name: short, and different for each.
+        series: colour and shape.
+    """
+
+    name: str
+    series: int
+    table: LatencyTable
+    health: health.Report
+
+    @property
+    def model(self) -> LatencyModel | None:
+        return self.health.model
+
+    @property
+    def unknown(self) -> list[str]:
+        """Conditions that it does not tell."""
+        return unknown_conditions(self.table.conditions)
+
+    @property
+    def space(self) -> Space:
+        """Raises as LatencyTable.space."""
+        return self.table.space
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A whole network that was measured: ms, with the intervals of the measurement and of what is predicted."""
+
+    arch: Arch
+    held_out: bool
+    measured: Estimate
+    predicted: Estimate
+
+    @property
+    def error(self) -> float:
+        """Of the prediction, relative to what was measured."""
+        return self.predicted.value / self.measured.value - 1
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether what was measured lies in the prediction's interval; None where there is none."""
+        if self.predicted.low is None or self.predicted.high is None:
+            return None
+        return self.predicted.low <= self.measured.value <= self.predicted.high
+
+
+def devices(tables: Sequence[LatencyTable]) -> list[Device]:
+    """One a table, in their order."""
+    names = _names(tables)
+    return [
+        Device(name, i, table, health.check(table)) for i, (name, table) in enumerate(zip(names, tables, strict=True))
+    ]
+
+
+def _names(tables: Sequence[LatencyTable]) -> list[str]:
+    """The device, then of these as many as differ and are needed to tell the tables apart; at last a number."""
+    parts: list[Callable[[LatencyTable], str]] = [
+        lambda t: t.conditions.runtime,
+        lambda t: _plural(t.conditions.threads, "thread"),
+        lambda t: t.conditions.precision,
+        lambda t: t.header.space,
+        lambda t: t.conditions.thermal,
+        lambda t: f"governor {t.conditions.governor}",
+        lambda t: t.conditions.runtime_version,
+        lambda t: t.header.provenance.created,
+    ]
+    names = [_device(table) for table in tables]
+    for part in parts:
+        if len(set(names)) == len(names):
+            break
+        values = [part(table) for table in tables]
+        if len(set(values)) > 1:
+            names = [f"{name}, {value}" if value else name for name, value in zip(names, values, strict=True)]
+    counts, seen = Counter(names), Counter[str]()
+    for i, name in enumerate(names):
+        if counts[name] > 1:
+            seen[name] += 1
+            names[i] = f"{name} ({seen[name]})"
+    return names
+
+
+def _device(table: LatencyTable) -> str:
+    model = table.conditions.device_model
+    name = model if len(model) <= _MODEL_CHARACTERS else model[: _MODEL_CHARACTERS - 1] + "…"
+    return f"{name} (emulated)" if table.conditions.emulated is True else name
+
+
+def _plural(count: Any, what: str) -> str:
+    if count == UNKNOWN:
+        return f"unknown {what}s"
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def networks(device: Device, confidence: float) -> list[Network]:
+    """The table's networks with a prediction, in file order; empty without a model.
+
+    What was measured is the ratio to the anchor times the anchor's reference, as the model is fitted to (latency/
+    model.py), with the interval of the last process; a network whose blocks failed or are unknown is left out.
+    """
+    model = device.model
+    if model is None:
+        return []
+    found = []
+    rows = device.table.networks
+    columns = ("arch", "role", "median", "ratio_median", "figures", "ratio")
+    for value, role, median, ratio, figures, ratios in zip(*(rows[c] for c in columns), strict=True):
+        arch = model_arch(model.space, value)
+        if arch is None or not model.times.knows(model.space.blocks(arch)):
+            continue
+        anchored = model.reference_ms is not None and math.isfinite(ratio)
+        ms = float(ratio) * (model.reference_ms or 0.0) if anchored else float(median)
+        (prediction,) = model.predict([arch], confidence)
+        if prediction.latency is not None:
+            measured = _measured(ms, ratios if anchored else figures)
+            found.append(Network(arch, role == "holdout", measured, prediction.latency))
+    return found
+
+
+def _measured(ms: float, figures: Any) -> Estimate:
+    """A latency with the relative interval of these figures; without one where they have none that makes sense."""
+    ends = [figures.get(name) if isinstance(figures, dict) else None for name in ("low", "median", "high")]
+    if not all(isinstance(end, (int, float)) and not isinstance(end, bool) and 0 < end < math.inf for end in ends):
+        return Estimate(ms)
+    low, median, high = map(float, ends)
+    return Estimate(ms, ms * min(1.0, low / median), ms * max(1.0, high / median))
+
+
+def model_arch(space: Space, value: Any) -> Arch | None:
+    """An arch as a table holds it; None where it is none of this space."""
+    from ofa_edge.space.codecs import decode
+
+    try:
+        return decode(space, value)
+    except (UsageError, BadFile):
+        return None
+
+
+# -- words ----------------------------------------------------------------------------------------
+def milliseconds(estimate: Estimate, unit: bool = True) -> str:
+    """'1.23 ms (1.20 to 1.26)'."""
+    digits = digits_of(estimate.value)
+    text = f"{estimate.value:.{digits}f}{' ms' if unit else ''}"
+    if estimate.low is None or estimate.high is None:
+        return f"{text} (interval unknown)" if unit else text
+    return f"{text} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+
+
+def digits_of(ms: float) -> int:
+    """Decimals that show three significant digits or more."""
+    return 1 if ms >= 100 else 2 if ms >= 1 else 3 if ms >= 0.1 else 4
+
+
+def size(value: int) -> str:
+    """Bytes in decimal units, as budgets are written."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{number(value / factor, 1)} {unit}"
+    return f"{value} B"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """'95.1 %'."""
+    return f"{100 * share:.{digits}f} %"
