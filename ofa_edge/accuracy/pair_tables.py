@@ -45,7 +45,8 @@ class Part:
         count, p = other.columns.shape
 
         def numbers(archs: ArchArrays) -> Ints:
-            return self.of(archs) * count + other.of(archs)
+            found: Ints = self.of(archs) * count + other.of(archs)
+            return found
 
         return Part(numbers, (self.columns[:, None] + other.columns).reshape(-1, p))
 

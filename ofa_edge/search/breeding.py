@@ -102,7 +102,7 @@ class Breeder:
 
     def first(self) -> Ints:
         """Random subnets, (n, genes)."""
-        return self._random(self._preset.population)
+        return self._random(self._preset.population, _FIRST)
 
     def children(self, parents: Ints) -> Ints:
         """Changed and crossed parents, (n, genes); fewer than a population where all others were evaluated."""
@@ -120,10 +120,10 @@ class Breeder:
 
         made = self._made(preset.population, tries, _CHILD)
         # Where parents are so alike that no more new ones come of them, Single Path One-Shot goes on drawing.
-        return np.concatenate([made, self._random(preset.population - len(made))])
+        return np.concatenate([made, self._random(preset.population - len(made), _CHILD)])
 
-    def _random(self, count: int) -> Ints:
-        return self._made(count, lambda rows: self._genes.draw(self._rng, len(rows)), _FIRST)
+    def _random(self, count: int, most: int) -> Ints:
+        return self._made(count, lambda rows: self._genes.draw(self._rng, len(rows)), most)
 
     def _made(self, count: int, tries: Callable[[Ints], Ints], most: int) -> Ints:
         """Rows that fit, each the first of its tries that does.
@@ -138,7 +138,7 @@ class Breeder:
             numbers, good = self._judged(tried)
             good = good.reshape(-1, repeats)
             picked = good.argmax(axis=1) + np.arange(len(pending)) * repeats
-            hit = good.any(axis=1) & self._new(numbers[picked], good.any(axis=1))
+            hit = self._new(numbers[picked], good.ravel()[picked])
             found[pending[hit]] = tried[picked[hit]]
             pending = pending[~hit]
             repeats *= 2
@@ -161,9 +161,9 @@ class Breeder:
         return numbers, good & ~np.isin(numbers, self._known)
 
     def _new(self, numbers: Ints, asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which of the subnets asked about are made for the first time; all, where that does not count."""
+        """Which of the subnets asked about are made for the first time; all of these, where that does not count."""
         if not self._preset.distinct:
-            return np.ones(len(numbers), dtype=bool)
+            return asked
         new = np.zeros(len(numbers), dtype=bool)
         rows = np.flatnonzero(asked)
         new[rows[np.unique(numbers[rows], return_index=True)[1]]] = True

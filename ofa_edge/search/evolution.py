@@ -10,19 +10,27 @@ Rules kept: no subnet is evaluated that breaks the constraint; it always ends; t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ofa_edge.accuracy.family import AccuracyPredictor
 from ofa_edge.errors import UsageError
+from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.breeding import OFA, PRESETS, SPOS, Breeder, Constraint, Preset, named, some_that_fit
+from ofa_edge.search.budget import Budget
+from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, excess
+from ofa_edge.search.choose import Chosen, Models, infeasible
 from ofa_edge.search.costs import Floats
+from ofa_edge.search.frontier import nearest, require_energy
 from ofa_edge.search.genes import Genes, keys
+from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays, Ints
 
-__all__ = ["OFA", "PRESETS", "SPOS", "Evolved", "Preset", "evolve", "named"]
+__all__ = ["OFA", "PRESETS", "SPOS", "Evolved", "Preset", "choose_evolution", "evolve", "named"]
 
 Objective = Callable[[ArchArrays], Floats]
 
@@ -81,16 +89,19 @@ def evolve(
     breeder = Breeder(genes, rng, fits, chosen, some)
     best = _Best(genes)
     parents, worth = np.empty((0, len(genes)), dtype=np.int64), np.empty(0)
-    history, evaluations = [], 0
-    for generation in range(chosen.generations):
-        children = breeder.children(parents) if generation else breeder.first()
-        if len(children):
-            found = _evaluated(objective, genes.archs(children))
-            evaluations += len(children)
-            best.add(children, found)
-            parents, worth = np.concatenate([parents, children]), np.concatenate([worth, found])
-            order = np.argsort(-worth, kind="stable")[: chosen.parents]
-            parents, worth = parents[order], worth[order]
+    history: list[float] = []
+    evaluations = 0
+    while len(history) < chosen.generations:
+        children = breeder.children(parents) if history else breeder.first()
+        if len(children) == 0:  # all that fit were evaluated, as far as bounded drawing finds out
+            history += history[-1:] * (chosen.generations - len(history))
+            break
+        found = _evaluated(objective, genes.archs(children))
+        evaluations += len(children)
+        best.add(children, found)
+        parents, worth = np.concatenate([parents, children]), np.concatenate([worth, found])
+        order = np.argsort(-worth, kind="stable")[: chosen.parents]
+        parents, worth = parents[order], worth[order]
         history.append(float(worth[0]))
     archs = genes.archs(best.rows)
     return Evolved(archs.arch(0), float(best.values[0]), evaluations, tuple(history), archs, best.values)
@@ -121,3 +132,93 @@ class _Best:
         first = np.sort(np.unique(numbers, return_index=True)[1])
         order = first[np.argsort(-values[first], kind="stable")][:_KEPT]
         self.rows, self.values, self._keys = rows[order], values[order], numbers[order]
+
+
+# -- with models and a budget -------------------------------------------------------------------
+def choose_evolution(
+    space: Space,
+    latency: Latency,
+    accuracy: AccuracyPredictor,
+    budget: Budget,
+    *,
+    resolutions: Sequence[int],
+    inputs: Mapping[str, str],
+    preset: Preset | str = OFA,
+    confidence: float = 0.95,
+    seed: int = 0,
+    top: int = 5,
+    energy: Energy | None = None,
+) -> Chosen:
+    """The subnet with the highest predicted top-1 that evolution finds within the budget (strategy evolution).
+
+    Args:
+        accuracy: any predictor; between measured resolutions it is interpolated as batch.py says.
+        resolutions: to search at; see `choose.shared_resolutions`.
+        inputs: hex sha256 by role, for the selection.
+        top: how many alternatives.
+        energy: what a limit on energy needs.
+
+    Raises:
+        InfeasibleBudget: no subnet fits, as `choose.choose` finds out.
+        UsageError: there is no such preset, no resolution, or energy is limited and its model missing.
+    """
+    begun = time.perf_counter()
+    chosen = named(preset)
+    models = Models(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
+    limits = models.limits(budget)
+    require_energy(limits, energy)
+    costs = BatchCosts(space, latency, models.resolutions, energy)
+
+    def start() -> ArchArrays:
+        arch, factor = nearest(space, latency, models.resolutions, budget, models.margin, energy, models.energy_margin)
+        if factor > 1:
+            raise infeasible(models, budget)
+        return ArchArrays.of(space, [arch])
+
+    evolved = evolve(
+        space,
+        BatchAccuracy(accuracy, models.resolutions).top1,
+        lambda archs: costs.keep(archs, limits),
+        preset=chosen,
+        seed=seed,
+        resolutions=models.resolutions,
+        start=start,
+    )
+    found = _candidates(models, accuracy, budget, evolved, top + 1)
+    if not found:
+        raise infeasible(models, budget)
+    selection = Selection(
+        space=space,
+        arch=found[0].arch,
+        top1=found[0].top1,
+        latency_ms=found[0].latency_ms,
+        cost=found[0].cost,
+        energy_mj=found[0].energy_mj,
+        budget=budget,
+        strategy="evolution",
+        confidence=confidence,
+        model=f"greatest predicted top-1 of the {evolved.evaluations:,} subnets that {chosen.describe()} evaluated, of"
+        f" {space.name} at {', '.join(map(str, models.resolutions))} px within {budget} (latency counted"
+        f" {1 + models.margin:.3f} times); {accuracy.describe()}",
+        proven_optimal=False,
+        bound=round(greatest(accuracy, models.resolutions), DIGITS),
+        inputs=dict(inputs),
+        seed=seed,
+    )
+    return Chosen(selection, tuple(found[1:]), time.perf_counter() - begun)
+
+
+def _candidates(
+    models: Models, accuracy: AccuracyPredictor, budget: Budget, evolved: Evolved, count: int
+) -> list[Candidate]:
+    """The best that evolution found, as far as their own intervals keep the budget: the margin is a bound over a sample
+    of the space, and has not the last word."""
+    found: list[Candidate] = []
+    for arch in evolved.best.archs():
+        (top1,) = estimates(accuracy, [arch], models.confidence)
+        candidate = models.candidate(arch, top1)
+        if excess(candidate, budget) <= 1:
+            found.append(candidate)
+        if len(found) == count:
+            break
+    return found

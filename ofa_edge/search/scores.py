@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,10 +17,14 @@ from ofa_edge.search.costs import Floats
 from ofa_edge.search.frontier import StageScores
 from ofa_edge.space.arch import Space, Stage
 from ofa_edge.space.arrays import StageArrays
-from ofa_edge.space.population import ArchArrays
+from ofa_edge.space.population import ArchArrays, code_count
+
+# Archs scored at once, and choices of a stage that have a table of their own: both stay in the cache.
+_ROWS = 1 << 13
+_VALUES = 1 << 17
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class PlaceScores:
     """score(arch) = of_resolution + sum over stages of of_depth + sum over places of of_place + widths + stem depth.
 
@@ -56,17 +61,46 @@ class PlaceScores:
 
     def scores(self, archs: ArchArrays) -> Floats:
         """(n,); the archs' resolutions are among `resolutions`."""
-        total = self.of_resolution[np.searchsorted(self.resolutions, archs.resolution)]
-        total = total + self.of_stem_depth[archs.stem_depth]
+        found = np.empty(len(archs))
+        for first in range(0, len(archs), _ROWS):
+            some = slice(first, first + _ROWS)
+            found[some] = self._scores(archs.take(some))
+        return found
+
+    def _scores(self, archs: ArchArrays) -> Floats:
+        total = self.of_resolution.take(np.searchsorted(self.resolutions, archs.resolution))
+        if len(self.of_stem_depth) > 1:
+            total += self.of_stem_depth.take(archs.stem_depth)
         for place, scores in enumerate(self.of_width):
-            total += scores[archs.widths[:, place]]
+            total += scores.take(archs.widths[:, place])
         for s, stage in enumerate(self.space.stages):
-            number = np.searchsorted(np.sort(stage.depths), archs.depth[:, s])
-            number = np.argsort(stage.depths, kind="stable")[number]
+            if (table := self._tables[s]) is not None:
+                total += table.take(archs.number(s, 0, stage.max_depth))
+                continue
+            number = (archs.depth[:, s, None] == np.asarray(stage.depths)).argmax(axis=1)
             places = np.arange(stage.max_depth)
             total += self.of_depth[s][number]
             total += self.of_place[s][number[:, None], places, archs.codes[s]].sum(axis=1)
         return total
+
+    @cached_property
+    def _tables(self) -> tuple[Floats | None, ...]:
+        """For each stage the scores of its choices by `ArchArrays.number` of all places, None where these are many."""
+        of_stages = zip(self.space.stages, self.of_depth, self.of_place, strict=True)
+        return tuple(_table(*of_stage) for of_stage in of_stages)
+
+
+def _table(stage: Stage, of_depth: Floats, of_place: Floats) -> Floats | None:
+    count = code_count(stage)
+    if count**stage.max_depth > _VALUES:
+        return None
+    found = np.zeros((count,) * stage.max_depth)
+    for depth, score, places in zip(stage.depths, of_depth, of_place, strict=True):
+        summed = np.array(score)
+        for place in range(depth):
+            summed = summed[..., None] + places[place, 1:]
+        found[(slice(1, None),) * depth + (0,) * (stage.max_depth - depth)] = summed
+    return found.ravel()
 
 
 def _terms(score: StageScores, s: int, stage: Stage) -> tuple[Floats, Floats]:

@@ -12,14 +12,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
+from ofa_edge.accuracy.family import AccuracyPredictor
+from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import UsageError
+from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import DIGITS, Chosen, Latency, candidate_of, excess, excess_of_counts
+from ofa_edge.search.candidate import DIGITS, Energy, Latency, candidate_of, excess, excess_of_counts
+from ofa_edge.search.choose import Chosen, Models
+from ofa_edge.search.frontier import require_energy
+from ofa_edge.search.limits import Limits
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
-from ofa_edge.space.sampling import sample_within
+from ofa_edge.space.population import ArchArrays
+from ofa_edge.space.sampling import ATTEMPTS, none_fits
+
+# Archs drawn at once.
+_DRAWS = 250
 
 
 def fits_within(
@@ -50,7 +59,7 @@ def fits_within(
 def choose_random(
     space: Space,
     latency: Latency,
-    accuracy: AdditiveAccuracy,
+    accuracy: AccuracyPredictor,
     budget: Budget,
     *,
     resolutions: Sequence[int],
@@ -59,23 +68,29 @@ def choose_random(
     confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
+    energy: Energy | None = None,
 ) -> Chosen:
     """The subnet with the highest predicted top-1 of `samples` drawn within the budget (strategy random).
 
     The baseline of Single Path One-Shot (Guo et al., ECCV 2020). Of subnets with equal predictions the first drawn is
-    taken.
+    taken. Where ATTEMPTS draws in a row find none that fits, drawing ends with those found before.
+
+    Args:
+        accuracy: any predictor; between measured resolutions it is interpolated as batch.py says.
+        energy: what a limit on energy needs.
 
     Raises:
         InfeasibleBudget: drawing finds none that fits.
+        UsageError: energy is limited and its model missing.
     """
     start = time.perf_counter()
-    sizes = tuple(sorted(set(resolutions)))
-    fits = fits_within(space, budget, latency, confidence)
-    rng = np.random.default_rng(seed)
-    at_these = replace(space, resolutions=sizes)
-    drawn = list(dict.fromkeys(sample_within(at_these, rng, fits) for _ in range(samples)))
-    order = np.argsort(-np.round(accuracy.predict(drawn), DIGITS), kind="stable")[: top + 1]
-    found = [candidate_of(space, latency, drawn[i], accuracy.estimate(drawn[i], confidence), confidence) for i in order]
+    models = Models(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
+    all_drawn = _drawn(models, budget, samples, seed)
+    drawn = list(dict.fromkeys(all_drawn))
+    predicted = BatchAccuracy(accuracy, models.resolutions).top1(ArchArrays.of(space, drawn))
+    best = [drawn[i] for i in np.argsort(-np.round(predicted, DIGITS), kind="stable")[: top + 1]]
+    top1s = estimates(accuracy, best, confidence)
+    found = [models.candidate(arch, top1) for arch, top1 in zip(best, top1s, strict=True)]
     chosen = found[0]
     selection = Selection(
         space=space,
@@ -83,14 +98,55 @@ def choose_random(
         top1=chosen.top1,
         latency_ms=chosen.latency_ms,
         cost=chosen.cost,
+        energy_mj=chosen.energy_mj,
         budget=budget,
         strategy="random",
         confidence=confidence,
-        model=f"greatest predicted top-1 of {samples:,} subnets drawn at random, {len(drawn):,} of them different, from"
-        f" those of {space.name} at {', '.join(map(str, sizes))} px that fit {budget}; " + accuracy.describe(),
+        model=f"greatest predicted top-1 of {len(all_drawn):,} subnets drawn at random, {len(drawn):,} of them"
+        f" different, from those of {space.name} at {', '.join(map(str, models.resolutions))} px that fit {budget}; "
+        + accuracy.describe(),
         proven_optimal=False,
-        bound=round(accuracy.top1(accuracy.greatest_score(sizes)), DIGITS),
+        bound=round(greatest(accuracy, models.resolutions), DIGITS),
         inputs=dict(inputs),
         seed=seed,
     )
     return Chosen(selection, tuple(found[1:]), time.perf_counter() - start)
+
+
+def _drawn(models: Models, budget: Budget, samples: int, seed: int) -> list[Arch]:
+    """Subnets within the budget, in the order they were drawn; the first of them do not depend on how many are asked
+    for. Most draws are settled by their sums; a subnet's own interval is asked of the others."""
+    space, sizes = models.space, models.resolutions
+    rng, costs = np.random.default_rng(seed), BatchCosts(space, models.latency, sizes, models.energy)
+    loose = _loosened(models, budget)
+    require_energy(loose, models.energy)
+
+    def fits(arch: Arch) -> bool:
+        if not costs.keep(ArchArrays.of(space, [arch]), loose)[0]:
+            return False
+        return excess(models.candidate(arch, Top1(0.0, 0.0, 1.0)), budget) <= 1
+
+    found: list[Arch] = []
+    misses = 0
+    while len(found) < samples and misses < ATTEMPTS:
+        before, archs = len(found), ArchArrays.sample(space, rng, _DRAWS, sizes)
+        for row in np.flatnonzero(costs.keep(archs, loose)).tolist():
+            if len(found) < samples and fits(arch := archs.arch(row)):
+                found.append(arch)
+        misses = misses + _DRAWS if len(found) == before else 0
+    if not found:
+        raise none_fits(replace(space, resolutions=sizes), fits, misses)
+    return found
+
+
+def _loosened(models: Models, budget: Budget) -> Limits:
+    """Limits that whatever fits keeps: sums may be above a network's own figures (latency/imported_model.py), by no
+    more than the margins."""
+    latency, energy = budget.latency_ms, budget.energy_mj
+    return Limits.of(
+        replace(
+            budget,
+            latency_ms=None if latency is None else latency * (1 + models.margin),
+            energy_mj=None if energy is None else energy * (1 + models.energy_margin),
+        )
+    )
