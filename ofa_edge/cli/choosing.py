@@ -150,7 +150,8 @@ def load_models(
         _require_checkpoint(kept, checkpoint)
         measured = inputs.predictors_table(kept) if accuracy_table is None else AccuracyTable.read(accuracy_table)
         space = kept.fitted.predictor.space.name
-    tables = [inputs.named_latency_table(path, space, out) for path in latency_tables or [None]]
+    paths: Sequence[Path | None] = latency_tables or [None]
+    tables = [inputs.named_latency_table(path, space, out) for path in paths]
     first = Models(tables[0], measured, seed, kept)
     found = [first, *(first.of(table) for table in tables[1:])]
     _require_different(found)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ofa_edge import journal, settings
 from ofa_edge.accuracy import table as accuracy_tables
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable
-from ofa_edge.cli.inputs import KeptPredictor, accuracy_tables_at_hand
+from ofa_edge.cli.inputs import KeptPredictor, accuracy_tables_at_hand, identity
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError
 from ofa_edge.latency import table as latency_tables
@@ -102,13 +102,13 @@ def _unchanged(
     Raises:
         BadFile: only a changed one is there.
     """
-    wanted, identity = chosen.inputs.get(role), chosen.headers.get(role)
+    wanted, own = chosen.inputs.get(role), chosen.headers.get(role)
     changed = None
     for file in files:
         if hashlib.sha256(file.read_bytes()).hexdigest() == wanted:
             return file
-        with contextlib.suppress(OfaEdgeError):
-            if identity is not None and identity(header(file)) == identity:
+        with contextlib.suppress(OfaEdgeError, ValueError):  # a file that cannot be read is another one
+            if own is not None and identity(header(file)) == own:
                 changed = file
     if changed is None:
         return None

@@ -199,7 +199,7 @@ def _prices(problem: Problem, span: float, known: float) -> tuple[Floats, float,
             b_ub=-scores,
             bounds=[(0, _DEAREST * span)] * len(prices) + [(None, None)],
         )
-        if solved.x is None or bound - solved.fun <= _TIGHT * span:
+        if solved.x is None or solved.fun is None or bound - solved.fun <= _TIGHT * span:
             break
         prices = np.maximum(solved.x[:-1], 0.0)
     return best_prices, bound, reached
@@ -224,7 +224,7 @@ def _even_prices(problem: Problem) -> tuple[Floats, float]:
             b_eq=[1.0],
             bounds=[(0, 1)] * len(prices) + [(None, None)],
         )
-        if solved.x is None or -solved.fun - least <= _TIGHT * least:
+        if solved.x is None or solved.fun is None or -solved.fun - least <= _TIGHT * least:
             break
         prices = np.maximum(solved.x[:-1], 0.0)
         prices /= prices.sum()

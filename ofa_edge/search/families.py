@@ -159,7 +159,7 @@ class Family:
 
     def as_json(self, selections: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
         """The file's content; `selections` in place of the members' own."""
-        each = selections or [None] * len(self.members)
+        each: list[Mapping[str, Any] | None] = [*selections] if selections else [None for _ in self.members]
         return {
             "schema": SCHEMA,
             "version": f"{VERSION[0]}.{VERSION[1]}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ofa_edge.space.cost import Cost
 from ofa_edge.space.spaces import named, own_definition
 
 SCHEMA = "selection"
-VERSION = (1, 2)  # 1.1: the definition of a space of one's own; 1.2: `measured`, strategy evolution
+VERSION = (1, 2)  # 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution
 STRATEGIES = ("exact", "evolution", "random", "table")
 MAX_FILE_BYTES = 1 << 20
 
@@ -90,6 +90,9 @@ class Selection:
         inputs: hex sha256 of each file it came from, by role ('latency-table', 'accuracy-table', 'supernet',
             'predictor').
         tool: name and version of the program that chose.
+        headers: hex sha256 of the header of each table among the inputs, by role: it stays when a table grows, so that
+            a changed table is told from another one.
+        energy_mj: predicted, of one run; None where nothing was known of it.
         measured: what was measured of it before it was chosen; None where it was chosen by predictions.
     """
 
@@ -108,6 +111,8 @@ class Selection:
     seed: int
     tool: str = f"ofa-edge {__version__}"
     measured: Measured | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    energy_mj: Estimate | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The file's content."""
@@ -118,7 +123,7 @@ class Selection:
             "space": self.space.name,
             **({} if own is None else {"definition": own}),
             "arch": codecs.encode(self.space, self.arch),
-            "predicted": predicted_json(self.top1, self.latency_ms, self.cost),
+            "predicted": predicted_json(self.top1, self.latency_ms, self.cost, self.energy_mj),
             **({} if self.measured is None else {"measured": self.measured.as_json()}),
             "budget": self.budget.as_json(),
             "strategy": self.strategy,
@@ -127,6 +132,7 @@ class Selection:
             "proven_optimal": self.proven_optimal,
             "bound": self.bound,
             "inputs": dict(sorted(self.inputs.items())),
+            **({"headers": dict(sorted(self.headers.items()))} if self.headers else {}),
             "seed": self.seed,
             "tool": self.tool,
         }
@@ -160,15 +166,15 @@ class Selection:
         try:
             if len(data) > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
-            return _parse(strict_json.loads(data), space)
+            return parse(strict_json.loads(data), space)
         except (ValueError, UsageError, BadFile) as error:
             raise BadFile(
                 f"{name} is not a selection of this version: {error}", hint="make one with `ofa-edge select --out FILE`"
             ) from error
 
 
-def predicted_json(top1: Top1, latency_ms: Estimate, cost: Cost) -> dict[str, Any]:
-    """The `predicted` object of `select --json`, of selections and of alternatives."""
+def predicted_json(top1: Top1, latency_ms: Estimate, cost: Cost, energy_mj: Estimate | None = None) -> dict[str, Any]:
+    """The `predicted` object of `select --json`, of selections and of alternatives; energy only where it is known."""
     return {
         "top1": top1.as_json(),
         "latency_ms": latency_ms.as_json(),
@@ -176,6 +182,7 @@ def predicted_json(top1: Top1, latency_ms: Estimate, cost: Cost) -> dict[str, An
         "params": cost.params,
         "weight_bytes": cost.weight_bytes,
         "peak_activation_bytes": cost.peak_activation_bytes,
+        **({} if energy_mj is None else {"energy_mj": energy_mj.as_json()}),
     }
 
 
@@ -197,29 +204,39 @@ _FIELDS: dict[str, type] = {
     "tool": str,
 }
 _COUNTS: dict[str, type] = dict.fromkeys(("macs", "params", "weight_bytes", "peak_activation_bytes"), int)
-_BUDGET: dict[str, type] = {"latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int}
+_BUDGET: dict[str, type] = {
+    "latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int, "energy_mj": float,
+}  # fmt: skip
 
 
-def _parse(value: Any, space: Space | None) -> Selection:
-    """Raises ValueError, UsageError or BadFile, naming the field."""
+def minor_version(version: Any, known: tuple[int, int]) -> int:
+    """Of a file's `version`; raises ValueError where the major one is not the known one."""
+    major, _, minor = str(version).partition(".")
+    if major != str(known[0]) or not minor.isdecimal():
+        raise ValueError(f"its version is {str(version)[:20]!r}, this ofa-edge reads {known[0]}.x")
+    return int(minor)
+
+
+def parse(value: Any, space: Space | None = None) -> Selection:
+    """A selection from its JSON value. Raises ValueError, UsageError or BadFile, naming the field."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ValueError("it does not say that it is one")
-    major, _, minor = str(value.get("version")).partition(".")
-    if major != str(VERSION[0]) or not minor.isdecimal():
-        raise ValueError(f"its version is {str(value.get('version'))[:20]!r}, this ofa-edge reads {VERSION[0]}.x")
-    optional = {name: dict for name in ("definition", "measured") if name in value}
-    fields = _object(value, _FIELDS | optional, "", strict=int(minor) <= VERSION[1])
+    minor = minor_version(value.get("version"), VERSION)
+    optional = {name: dict for name in ("definition", "measured", "headers") if name in value}
+    fields = typed(value, _FIELDS | optional, "", strict=minor <= VERSION[1])
     space = space or named(fields["space"], fields.get("definition"), "it")
     if space.name != fields["space"]:
         raise ValueError(f"it is of space {fields['space']}, not of {space.name}")
-    predicted = _object(fields["predicted"], {"top1": dict, "latency_ms": dict, **_COUNTS}, "predicted.")
+    drawn = {"energy_mj": dict} if "energy_mj" in fields["predicted"] else {}
+    predicted = typed(fields["predicted"], {"top1": dict, "latency_ms": dict, **_COUNTS, **drawn}, "predicted.")
     if fields["strategy"] not in STRATEGIES:
         raise ValueError(f"strategy {fields['strategy']!r} is not one of {', '.join(STRATEGIES)}")
     if not 0 < fields["confidence"] < 1:
         raise ValueError("confidence is not between 0 and 1")
-    for role, digest in fields["inputs"].items():
-        if not isinstance(digest, str) or not _HEX.fullmatch(digest):
-            raise ValueError(f"inputs.{role} is not a sha256")
+    for where in ("inputs", "headers"):
+        for role, digest in fields.get(where, {}).items():
+            if not isinstance(digest, str) or not _HEX.fullmatch(digest):
+                raise ValueError(f"{where}.{role} is not a sha256")
     limits = {name: kind for name, kind in _BUDGET.items() if name in fields["budget"]}
     return Selection(
         space=space,
@@ -227,12 +244,14 @@ def _parse(value: Any, space: Space | None) -> Selection:
         top1=_top1(predicted["top1"], "predicted.top1"),
         latency_ms=_estimate(predicted["latency_ms"], "predicted.latency_ms"),
         cost=Cost(**{name: predicted[name] for name in _COUNTS}),
-        budget=Budget(**_object(fields["budget"], limits, "budget.")),
+        budget=Budget(**typed(fields["budget"], limits, "budget.")),
         **{name: fields[name] for name in ("strategy", "confidence", "model", "proven_optimal", "bound")},
         inputs=fields["inputs"],
         seed=fields["seed"],
         tool=fields["tool"],
         measured=_measured(fields["measured"]) if "measured" in fields else None,
+        headers=fields.get("headers", {}),
+        energy_mj=_estimate(predicted["energy_mj"], "predicted.energy_mj") if drawn else None,
     )
 
 
@@ -242,7 +261,7 @@ _MEASURED: dict[str, type] = {"top1": dict, "n": int, "latency_ms": dict, "corre
 def _measured(value: Mapping[str, Any]) -> Measured:
     """Null and absent are the same."""
     known = {name: item for name, item in value.items() if item is not None or name not in _MEASURED}
-    found = _object(known, {name: kind for name, kind in _MEASURED.items() if name in known}, "measured.")
+    found = typed(known, {name: kind for name, kind in _MEASURED.items() if name in known}, "measured.")
     return Measured(
         _top1(found["top1"], "measured.top1") if "top1" in found else None,
         found.get("n"),
@@ -251,7 +270,7 @@ def _measured(value: Mapping[str, Any]) -> Measured:
     )
 
 
-def _object(value: Any, fields: Mapping[str, type], where: str, strict: bool = True) -> dict[str, Any]:
+def typed(value: Any, fields: Mapping[str, type], where: str, strict: bool = True) -> dict[str, Any]:
     """The fields of an object, each of exactly its type; further ones are refused if `strict`, else left out."""
     if not isinstance(value, dict):
         raise ValueError(f"{where.rstrip('.')} is not an object")
@@ -273,7 +292,7 @@ def _object(value: Any, fields: Mapping[str, type], where: str, strict: bool = T
 
 
 def _top1(value: Any, where: str) -> Top1:
-    fields = _object(value, {"value": float, "low": float, "high": float}, f"{where}.")
+    fields = typed(value, {"value": float, "low": float, "high": float}, f"{where}.")
     _ordered(where, 0.0, fields["low"], fields["value"], fields["high"], 1.0)
     return Top1(**fields)
 
@@ -281,7 +300,7 @@ def _top1(value: Any, where: str) -> Top1:
 def _estimate(value: Mapping[str, Any], where: str) -> Estimate:
     bounds = {name: float for name in ("low", "high") if value.get(name) is not None}
     known = {name: item for name, item in value.items() if item is not None or name not in ("low", "high")}
-    fields = _object(known, {"value": float, **bounds}, f"{where}.")
+    fields = typed(known, {"value": float, **bounds}, f"{where}.")
     low, high = fields.get("low"), fields.get("high")
     _ordered(where, 0.0, low or 0.0, fields["value"], math.inf if high is None else high)
     return Estimate(fields["value"], low, high)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.errors import InfeasibleBudget
@@ -161,11 +162,12 @@ class _Question:
             )
         arch, factor = nearest_common(space, self.devices(), sizes)
         near = self._each(arch, Top1(0.0, 0.0, 1.0))
-        details = []
+        details: list[dict[str, Any]] = []
         for one, models, candidate in zip(self.wanted, self.models, near, strict=True):
             needed = needed_budget(candidate, one.budget, models.margin, models.energy_margin)
-            more = {"budget": one.budget.as_json(), "needed": needed.as_json(), "nearest": candidate.as_json(space)}
-            del more["nearest"]["predicted"]["top1"]
+            nearest = candidate.as_json(space)
+            del nearest["predicted"]["top1"]
+            more = {"budget": one.budget.as_json(), "needed": needed.as_json(), "nearest": nearest}
             details.append({"member": one.name, **more})
         enough = "; ".join(f"{one['member']}: {Budget(**one['needed'])}" for one in details)
         return InfeasibleBudget(
