@@ -2,7 +2,7 @@
 
 In: the range of the data, the pixels there are. Out: `Axis` and `Frame`. Rules kept: ticks are round numbers inside the
 range; as many as their texts have room for, so that no two overlap; a range is never empty, so a table of one point
-draws too; latencies that range over more than a factor of ten are drawn on a logarithmic axis.
+draws too; latencies that range over more than a factor of twenty are drawn on a logarithmic axis.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CHARACTER = 6.8
 LINE = 15.0
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
-_LOG_FROM = 10.0  # a ratio of the greatest to the least value
+_LOG_FROM = 20.0  # a ratio of the greatest to the least value
 _PADDING = 0.05
 _LEAST_RATIO = 1e-9  # of a value that a logarithmic axis shows to the greatest
 
@@ -101,7 +101,7 @@ def tick_texts(ticks: Sequence[float]) -> tuple[str, ...]:
 
 
 def _most(pixels: float, upright: bool) -> int:
-    return max(2, min(8, int(pixels / (3 * LINE if upright else 4 * CHARACTER))))
+    return max(2, min(8, int(pixels / (2.3 * LINE if upright else 4 * CHARACTER))))
 
 
 def _fit(texts: Sequence[str], apart: float) -> bool:

@@ -14,17 +14,19 @@ from itertools import groupby
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.report import drawings, figures
 from ofa_edge.report.axes import Frame
-from ofa_edge.report.choices import Accuracy, DeviceFront, Fronts, Pick, best, on_other
+from ofa_edge.report.choices import Accuracy, DeviceFront, Fronts, Pick, best, budget_name, on_other
 from ofa_edge.report.devices import Device, milliseconds, percent, size
 from ofa_edge.report.figures import Point
 from ofa_edge.report.markup import Child, Markup, details, element, items, joined, paragraph, table
 from ofa_edge.report.sources import Sources
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import Candidate
+from ofa_edge.search.candidate import Candidate
 from ofa_edge.space import codecs
+from ofa_edge.space.arch import Arch
 
 # Points of a front that the keyboard reaches; its table has all that are shown.
 _STOPS = 6
+_MOST_DRAWN = 24
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _pick_point(content: Content, pick: Pick) -> Point:
     c = pick.candidate
     estimate = c.latency_ms
     known = estimate.low is not None and estimate.high is not None
-    lines = (f"{pick.number}: {pick_name(pick)}", milliseconds(estimate), _top1_words(c.top1))
+    lines = (f"{pick.number}: {pick.name}", milliseconds(estimate), _top1_words(c.top1))
     return Point(
         estimate.value,
         100 * c.top1.value,
@@ -160,7 +162,7 @@ def _front_table(front: DeviceFront) -> Markup:
             milliseconds(c.latency_ms, unit=False).split(" (")[0],
             _ends(c.latency_ms.low, c.latency_ms.high),
             percent(c.top1.value, 2),
-            f"{percent(c.top1.low)} to {percent(c.top1.high)}",
+            f"{100 * c.top1.low:.1f} to {100 * c.top1.high:.1f}",
             f"{c.arch.resolution} px",
             " ".join(map(str, c.arch.depths)),
             f"{c.cost.macs / 1e6:.1f} M",
@@ -178,7 +180,7 @@ def _ends(low: float | None, high: float | None) -> str:
 
 
 def _top1_words(top1: Top1) -> str:
-    return f"top-1 {percent(top1.value)} ({percent(top1.low)} to {percent(top1.high)})"
+    return f"top-1 {percent(top1.value)} ({100 * top1.low:.1f} to {100 * top1.high:.1f})"
 
 
 # -- budgets --------------------------------------------------------------------------------------
@@ -193,12 +195,12 @@ def budgets(content: Content) -> Section:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """The best subnet of every device of one space for each budget; None where none fits."""
+    """The best subnet of every device of one space for each budget; in words why, where there is none."""
 
     space: str
     fronts: list[DeviceFront]
     budgets: tuple[Budget, ...]
-    rows: list[list[Candidate | None]]
+    rows: list[list[Candidate | str]]
 
 
 def _budgets(content: Content, found: list[DeviceFront]) -> Markup:
@@ -220,7 +222,7 @@ def _budgets(content: Content, found: list[DeviceFront]) -> Markup:
 
 
 def _budget_svg(compared: _Comparison, pixels: float, ident: str) -> Markup:
-    found = [(b, d, c) for b, row in enumerate(compared.rows) for d, c in enumerate(row) if c is not None]
+    found = [(b, d, c) for b, row in enumerate(compared.rows) for d, c in enumerate(row) if not isinstance(c, str)]
     ys = [100 * end for *_, c in found for end in (c.top1.low, c.top1.high)]
     devices = len(compared.fronts)
     frame = Frame.of(pixels, 300, [0.0, float(len(compared.budgets))], ys, ("", "top-1, %"))
@@ -229,8 +231,8 @@ def _budget_svg(compared: _Comparison, pixels: float, ident: str) -> Markup:
     for b, d, c in found:
         device = compared.fronts[d].device
         x = b + 0.5 + (d - (devices - 1) / 2) * min(0.2, 0.7 / devices)
-        lines = (device.name, f"within {budget_name(compared.budgets[b])}", _top1_words(c.top1))
-        lines = (*lines, milliseconds(c.latency_ms))
+        within = f"within {budget_name(compared.budgets[b])}"
+        lines = (device.name, within, _top1_words(c.top1), milliseconds(c.latency_ms))
         y_range = (100 * c.top1.low, 100 * c.top1.high)
         points.append(Point(x, 100 * c.top1.value, device.series, lines, y_range=y_range))
     said = "; ".join(f"{p.lines[0]} {p.lines[1]}: {p.lines[2]}" for p in points) or "no subnet fits any budget"
@@ -246,9 +248,9 @@ def _budget_table(compared: _Comparison) -> Markup:
     return table("Best subnet for each budget and device", headers, rows)
 
 
-def _budget_cell(found: Candidate | None) -> Child:
-    if found is None:
-        return "no subnet fits"
+def _budget_cell(found: Candidate | str) -> Child:
+    if isinstance(found, str):
+        return found
     about = f"{found.arch.resolution} px, {found.cost.macs / 1e6:.0f} M MACs"
     return lines_of(_top1_words(found.top1), milliseconds(found.latency_ms), about)
 
@@ -268,8 +270,8 @@ def _elsewhere(content: Content, compared: _Comparison) -> Markup | None:
     return joined([element("h3", None, "On the other device"), words, table(caption, headers, rows)])
 
 
-def _cell_on(content: Content, chosen: Candidate | None, of: DeviceFront, on: DeviceFront, budget: Budget) -> str:
-    if chosen is None:
+def _cell_on(content: Content, chosen: Candidate | str, of: DeviceFront, on: DeviceFront, budget: Budget) -> str:
+    if isinstance(chosen, str):
         return "-"
     found = chosen.latency_ms if on is of else on_other(chosen, on, content.confidence)
     if found is None:
@@ -277,16 +279,6 @@ def _cell_on(content: Content, chosen: Candidate | None, of: DeviceFront, on: De
     upper = found.value if found.high is None else found.high
     breaks = budget.latency_ms is not None and upper > budget.latency_ms
     return milliseconds(found) + (", beyond the budget" if breaks else "")
-
-
-def budget_name(budget: Budget, *, short: bool = False) -> str:
-    """'1.5 ms', with other limits as typed."""
-    limits = str(budget).split(",")
-    if budget.latency_ms is not None:
-        limits[0] = f"{budget.latency_ms:g} ms"
-    if short and len(limits) > 1:
-        return f"{limits[0]} +{len(limits) - 1}"
-    return ", ".join(limits)
 
 
 # -- chosen subnets -------------------------------------------------------------------------------
@@ -312,23 +304,34 @@ def subnets(content: Content) -> Section:
 def _columns(chosen: Sequence[Pick]) -> Markup:
     caption = (
         "From the input at the top to the classifier. Blocks of one stage stand together; a place that a subnet leaves "
-        "out is a dotted line, so the same place of two subnets is at the same height."
+        "out is a dotted line, so the same place of two subnets is at the same height. What was chosen more than once "
+        "is drawn once."
     )
-    drawn = []
+    same: dict[Arch, list[Pick]] = {}
     for pick in chosen:
-        ident = f"subnet{pick.number}"
-        name = f"Subnet {pick.number}: {pick_name(pick)}"
-        picture = drawings.subnet(pick.space, pick.arch, ident, name)
-        drawn.append(element("figure", None, element("figcaption", None, _pick_caption(pick)), picture))
+        same.setdefault(pick.arch, []).append(pick)
+    drawn: list[Child] = [_column(picks) for picks in list(same.values())[:_MOST_DRAWN]]
+    more = len(same) - len(drawn)
+    rest = paragraph(f"{more} more are in the table only.", class_="quiet") if more > 0 else None
     legend = figures.legend([], *drawings.kernel_signs(chosen[0].space))
-    return joined([paragraph(caption, class_="quiet"), legend, element("div", {"class": "columns"}, *drawn)])
+    return joined([paragraph(caption, class_="quiet"), legend, element("div", {"class": "columns"}, *drawn), rest])
+
+
+def _column(picks: Sequence[Pick]) -> Markup:
+    """One subnet, and all that it was chosen for."""
+    title = f"Subnet {', '.join(str(pick.number) for pick in picks)}: {'; '.join(pick.name for pick in picks[:4])}"
+    picture = drawings.subnet(picks[0].space, picks[0].arch, f"subnet{picks[0].number}", title)
+    captions = joined(map(_pick_caption, picks), between=element("br"))
+    return element("figure", None, element("figcaption", None, captions), picture)
 
 
 def _pick_caption(pick: Pick) -> Markup:
     c, measured = pick.candidate, pick.measured
-    lines: list[Child] = [element("strong", None, f"{pick.number} · {pick_name(pick)}"), pick.origin]
+    lines: list[Child] = [element("strong", None, f"{pick.number} · {pick.name}"), pick.origin]
     lines += [_top1_words(c.top1), milliseconds(c.latency_ms)]
     lines += [f"{c.cost.macs / 1e6:.0f} M MACs, {size(c.cost.weight_bytes)}"]
+    if c.energy_mj is not None:
+        lines.append(f"{c.energy_mj.value:.3g} mJ a run")
     if measured is not None and measured.top1 is not None:
         lines.append(f"measured: top-1 {percent(measured.top1.value)} of {measured.n} images")
     if measured is not None and measured.latency_ms is not None:
@@ -336,15 +339,9 @@ def _pick_caption(pick: Pick) -> Markup:
     return lines_of(*lines)
 
 
-def pick_name(pick: Pick) -> str:
-    """The device that it was chosen for, and the budget."""
-    device = "table not given" if pick.device is None else pick.device.name
-    return f"{device}, {budget_name(pick.budget)}" if pick.budget is not None else device
-
-
 def _pick_row(pick: Pick) -> list[Child]:
     arch = json.dumps(codecs.encode(pick.space, pick.arch), separators=(",", ":"))
-    return [str(pick.number), pick_name(pick), pick.origin, element("code", None, arch)]
+    return [str(pick.number), pick.name, pick.origin, element("code", None, arch)]
 
 
 def lines_of(*lines: Child) -> Markup:

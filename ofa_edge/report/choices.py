@@ -16,13 +16,15 @@ import numpy as np
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyTable
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
+from ofa_edge.latency.energy_model import EnergyModel
 from ofa_edge.latency.model import Estimate, LatencyModel
 from ofa_edge.report.devices import Device
 from ofa_edge.report.sources import Sources
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import Candidate, candidate_of, excess, shared_resolutions
+from ofa_edge.search.candidate import Candidate, candidate_of, excess
+from ofa_edge.search.choose import choose, shared_resolutions
 from ofa_edge.search.costs import FAILED, PER_MS
 from ofa_edge.search.frontier import Front, exact_front
 from ofa_edge.search.selection import Measured
@@ -32,6 +34,7 @@ from ofa_edge.space.population import ArchArrays
 # Points of a front that get an interval, and so a row in its table.
 _SHOWN = 40
 _BUDGETS = 5
+_NONE_FITS = "no subnet fits"
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Pick:
 
     Attributes:
         number: as its badge says.
+        name: mode, device and budget.
         origin: where it comes from, in words.
         budget: that it was chosen under.
         device: whose table it was chosen with; None where that was not given.
@@ -84,6 +88,7 @@ class Pick:
     """
 
     number: int
+    name: str
     origin: str
     space: Space
     candidate: Candidate
@@ -180,18 +185,41 @@ def _measured(model: LatencyModel, accuracy: Accuracy, resolutions: Sequence[int
 
 
 # -- budgets --------------------------------------------------------------------------------------
-def best(of: DeviceFront, budget: Budget, confidence: float) -> Candidate | None:
-    """The subnet with the highest predicted top-1 within a budget; None where none fits."""
-    front = of.front
-    sides = Budget.as_json(budget).keys() - {"latency_ms"}
-    if sides:
-        front = exact_front(of.accuracy.space, of.model, of.accuracy.model, of.resolutions, budget)
-    limit = math.inf if budget.latency_ms is None else budget.latency_ms / (1 + of.model.margin(confidence))
-    for i in reversed(np.flatnonzero(front.latency_ms <= limit).tolist()):
-        found = candidate(of.model, of.accuracy, front.arch(i), confidence)
+def best(of: DeviceFront, budget: Budget, confidence: float) -> Candidate | str:
+    """The subnet with the highest predicted top-1 within a budget; where there is none, why, in a few words."""
+    if set(budget.as_json()) != {"latency_ms"}:
+        return _best_of_several(of, budget, confidence)
+    limit = (budget.latency_ms or 0.0) / (1 + of.model.margin(confidence))
+    for i in reversed(np.flatnonzero(of.front.latency_ms <= limit).tolist()):
+        found = candidate(of.model, of.accuracy, of.front.arch(i), confidence)
         if excess(found, budget) <= 1:  # its own interval has the last word, as in choose.py
             return found
-    return None
+    return _NONE_FITS
+
+
+def _best_of_several(of: DeviceFront, budget: Budget, confidence: float) -> Candidate | str:
+    """Under other limits than latency's, which the front does not have."""
+    energy = None
+    if budget.energy_mj is not None:
+        try:
+            energy = EnergyModel.from_table(of.device.table, of.model)
+        except BadFile:
+            return "its table holds no energies"
+    try:
+        found = choose(
+            of.accuracy.space,
+            of.model,
+            of.accuracy.model,
+            budget,
+            resolutions=of.resolutions,
+            inputs={},
+            confidence=confidence,
+            top=0,
+            energy=energy,
+        ).selection
+    except InfeasibleBudget:
+        return _NONE_FITS
+    return Candidate(found.arch, found.top1, found.latency_ms, found.cost, found.energy_mj)
 
 
 def default_budgets(found: Sequence[DeviceFront]) -> list[Budget]:
@@ -230,19 +258,34 @@ def picks(
 ) -> list[Pick]:
     """The subnets of the selections; without any the best of each front for the middle one of its space's budgets."""
     by_table = {device.table.sha256: device for device in found}
-    chosen = []
-    for name, selection in sources.selections:
-        parts = Candidate(selection.arch, selection.top1, selection.latency_ms, selection.cost)
-        device = by_table.get(selection.inputs.get("latency-table", ""))
-        chosen.append(Pick(len(chosen) + 1, name, selection.space, parts, selection.budget, device, selection.measured))
+    chosen: list[Pick] = []
+    for choice in sources.selections:
+        found_ = choice.selection
+        parts = Candidate(found_.arch, found_.top1, found_.latency_ms, found_.cost, found_.energy_mj)
+        device = by_table.get(found_.inputs.get("latency-table", ""))
+        name = choice.device if device is None else device.name
+        said = ", ".join(part for part in (choice.mode, name, budget_name(found_.budget)) if part)
+        number = len(chosen) + 1
+        chosen.append(Pick(number, said, choice.origin, found_.space, parts, found_.budget, device, found_.measured))
     for of in () if chosen else drawn.found:
         limits = budgets[of.accuracy.space.name]
         budget = limits[len(limits) // 2]
         best_one = best(of, budget, confidence)
-        if best_one is not None:
-            words = "best of the front"
-            chosen.append(Pick(len(chosen) + 1, words, of.accuracy.space, best_one, budget, of.device))
+        if isinstance(best_one, Candidate):
+            said = f"{of.device.name}, {budget_name(budget)}"
+            number, words = len(chosen) + 1, "best of the front"
+            chosen.append(Pick(number, said, words, of.accuracy.space, best_one, budget, of.device))
     return chosen
+
+
+def budget_name(budget: Budget, *, short: bool = False) -> str:
+    """'1.5 ms', with other limits as typed."""
+    limits = str(budget).split(",")
+    if budget.latency_ms is not None:
+        limits[0] = f"{budget.latency_ms:g} ms"
+    if short and len(limits) > 1:
+        return f"{limits[0]} +{len(limits) - 1}"
+    return ", ".join(limits)
 
 
 def on_other(pick_: Candidate, of: DeviceFront, confidence: float) -> Estimate | None:

@@ -148,10 +148,13 @@ def networks(device: Device, confidence: float) -> list[Network]:
 
 def _measured(ms: float, figures: Any) -> Estimate:
     """A latency with the relative interval of these figures; without one where they have none that makes sense."""
-    ends = [figures.get(name) if isinstance(figures, dict) else None for name in ("low", "median", "high")]
-    if not all(isinstance(end, (int, float)) and not isinstance(end, bool) and 0 < end < math.inf for end in ends):
-        return Estimate(ms)
-    low, median, high = map(float, ends)
+    ends: list[float] = []
+    for name in ("low", "median", "high"):
+        end = figures.get(name) if isinstance(figures, dict) else None
+        if not isinstance(end, (int, float)) or isinstance(end, bool) or not 0 < end < math.inf:
+            return Estimate(ms)
+        ends.append(float(end))
+    low, median, high = ends
     return Estimate(ms, ms * min(1.0, low / median), ms * max(1.0, high / median))
 
 

@@ -15,7 +15,7 @@ from ofa_edge.latency.health import Level, Problem, precision
 from ofa_edge.latency.verdicts import counts
 from ofa_edge.report import drawings, figures
 from ofa_edge.report.axes import Frame
-from ofa_edge.report.choice_sections import Content, Section, lines_of, pick_name
+from ofa_edge.report.choice_sections import Content, Section, lines_of
 from ofa_edge.report.choices import Pick
 from ofa_edge.report.devices import Device, Network, digits_of, milliseconds, networks, percent
 from ofa_edge.report.drawings import BlockTime
@@ -26,6 +26,7 @@ from ofa_edge.space.arch import Arch
 
 _PANEL = 380.0
 _STOPS = 6
+_MOST_DRAWN = 12
 
 
 # -- per block ------------------------------------------------------------------------------------
@@ -35,9 +36,17 @@ def blocks(content: Content) -> Section:
     if not content.picks:
         words = "Give selections with the latency tables they were made with."
         return Section("blocks", title, None, (words,))
-    panels, missing = [], []
+    panels: list[Child] = []
+    missing: list[str] = []
+    drawn: set[tuple[Arch, Device | None]] = set()
     for pick in content.picks:
+        if (pick.arch, pick.device) in drawn:
+            continue
+        drawn.add((pick.arch, pick.device))
         times = _times(pick)
+        if times and len(panels) == _MOST_DRAWN:
+            missing.append(f"Only the first {_MOST_DRAWN} are drawn; give fewer selections to see the others.")
+            break
         if times:
             panels.append(_block_panel(pick, times))
         elif pick.device is None:
@@ -51,7 +60,8 @@ def blocks(content: Content) -> Section:
 def _blocks_caption() -> Markup:
     return paragraph(
         "Each block as it was measured alone: the median in ms, with the 95 % interval of its measurement. Numbers are "
-        "stage.place; stem and head are grey. A dashed bar and ~ mean that its table predicts the block.",
+        "stage.place; stem and head are grey. A dashed bar and ~ mean that the table predicts the block. Every figure "
+        "has a scale of its own.",
         class_="quiet",
     )
 
@@ -75,7 +85,7 @@ def _times(pick: Pick) -> list[BlockTime]:
         time, key = known.get(layer.block), layer.block.key
         low = high = None
         if key in measured.index:
-            low, high = (float(measured.at[key, name]) for name in ("low", "high"))
+            low, high = measured.loc[key, ["low", "high"]].to_numpy(float).tolist()
         elif time.error > 0:
             low, high = time.ms * max(0.0, 1 - 2 * time.error), time.ms * (1 + 2 * time.error)
         if low is not None and high is not None and (math.isnan(low) or math.isnan(high)):
@@ -88,7 +98,7 @@ def _times(pick: Pick) -> list[BlockTime]:
 
 def _block_panel(pick: Pick, times: Sequence[BlockTime]) -> Markup:
     total = sum(time.ms for time in times)
-    name = f"{pick.number} · {pick_name(pick)}"
+    name = f"{pick.number} · {pick.name}"
     caption = lines_of(
         element("strong", None, name),
         f"blocks alone {total:.{digits_of(total)}f} ms; the whole network, predicted: "

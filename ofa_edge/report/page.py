@@ -104,7 +104,7 @@ def _title(content: Content) -> str:
     spaces = dict.fromkeys(
         [d.table.header.space for d in content.devices]
         + [table.space.name for _, table in content.sources.accuracy]
-        + [chosen.space.name for _, chosen in content.sources.selections]
+        + [choice.selection.space.name for choice in content.sources.selections]
     )
     return f"ofa-edge report: {', '.join(spaces)}"
 
@@ -122,7 +122,7 @@ def _opening(content: Content) -> Markup:
         parts.append(paragraph(words, class_="warn"))
     if content.picks:
         said = (
-            f"{pick.number}: {choice_sections.pick_name(pick)}: top-1 {percent(pick.candidate.top1.value)}, "
+            f"{pick.number}: {pick.name}: top-1 {percent(pick.candidate.top1.value)}, "
             f"{milliseconds(pick.candidate.latency_ms)}, input {pick.arch.resolution} px"
             for pick in content.picks
         )

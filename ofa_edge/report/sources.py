@@ -1,15 +1,15 @@
 """The files a page is made from, told apart by what is in them.
 
-In: paths. Out: `Sources`: latency tables, accuracy tables, selections and predictors, each read by its own strict
-reader, and a line a file for the page. Rules kept: a file's name decides nothing; a file given twice counts once; what
-cannot be read ends the command, naming the file; only the last part of a path reaches the page.
+In: paths. Out: `Sources`: latency tables, accuracy tables, selections (of families too) and predictors, each read by
+its own strict reader, and a line a file for the page. Rules kept: a file's name decides nothing; a file given twice
+counts once; what cannot be read ends the command, naming the file; only the last part of a path reaches the page.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from ofa_edge.accuracy import family
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.search import selection
+from ofa_edge.search import families, selection
+from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
 
-# A file that is no journal is read whole to see what it is; selections are this large at most.
-_MOST = selection.MAX_FILE_BYTES
+# A file that begins as JSON is read as far as families of selections go, to see what it is.
+_MOST = families.MAX_FILE_BYTES
 _TAKEN = "a latency table, an accuracy table, a selection or a predictor"
 
 
@@ -43,6 +44,22 @@ class Source:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A selection, alone or of a family.
+
+    Attributes:
+        origin: its file, in words.
+        mode: its name in a family of several.
+        device: that a family says it is for.
+    """
+
+    origin: str
+    mode: str | None
+    device: str | None
+    selection: Selection
+
+
 @dataclass(frozen=True)
 class Sources:
     """All that was given; each list in the order of the files."""
@@ -50,7 +67,7 @@ class Sources:
     files: list[Source] = field(default_factory=list)
     latency: list[LatencyTable] = field(default_factory=list)
     accuracy: list[tuple[str, AccuracyTable]] = field(default_factory=list)
-    selections: list[tuple[str, Selection]] = field(default_factory=list)
+    selections: list[Choice] = field(default_factory=list)
     predictors: list[tuple[str, family.Fitted]] = field(default_factory=list)
 
 
@@ -76,7 +93,7 @@ Add = Callable[[Sources, str, str], None]
 
 
 def _latency(path: Path) -> tuple[str, Add]:
-    table = LatencyTable.read(path)
+    table = replace(LatencyTable.read(path), path=path.name)
     sizes = table.header.resolutions
     unfinished = "" if table.complete else ", not finished"
 
@@ -107,9 +124,32 @@ def _selection(path: Path) -> tuple[str, Add]:
     def add(found: Sources, name: str, digest: str) -> None:
         about = f"{chosen.space.name} within {chosen.budget}"
         found.files.append(Source(name, "selection", about, digest))
-        found.selections.append((name, chosen))
+        found.selections.append(Choice(name, None, None, chosen))
 
     return _digest(path), add
+
+
+def _family(path: Path) -> tuple[str, Add]:
+    whole = families.read(path)
+    assert isinstance(whole, Family)  # it says so, or its reader refuses it
+
+    def add(found: Sources, name: str, digest: str) -> None:
+        what = "one subnet for all" if whole.common else f"{len(whole.members)} selections"
+        modes = f", modes {', '.join(whole.modes)}" if whole.modes else ""
+        found.files.append(Source(name, "family of selections", f"{whole.space.name}, {what}{modes}", digest))
+        origin = f"{name}, {what}" if whole.common else name
+        for member, device in zip(whole.members, _devices(whole), strict=True):
+            found.selections.append(Choice(origin, member.mode, device, member.selection))
+
+    return _digest(path), add
+
+
+def _devices(whole: Family) -> list[str]:
+    """What each member's device is called."""
+    written = [member.conditions.model_dump_json() for member in whole.members]
+    known = dict(zip(written, (member.conditions for member in whole.members), strict=True))
+    names = dict(zip(known, families.labels(list(known.values())), strict=True))
+    return [names[one] for one in written]
 
 
 def _predictor(path: Path) -> tuple[str, Add]:
@@ -127,6 +167,7 @@ _READERS: dict[str, Callable[[Path], tuple[str, Add]]] = {
     "latency-table": _latency,
     "accuracy-table": _accuracy,
     selection.SCHEMA: _selection,
+    families.SCHEMA: _family,
     family.SCHEMA: _predictor,
 }
 
@@ -142,7 +183,7 @@ def _kind(path: Path) -> str:
     if head[8:9] == b"{":  # safetensors: the length of a header, then the header; its reader looks further
         return family.SCHEMA
     first = head.split(b"\n", 1)[0]
-    for text, known in ((first, ("latency-table", "accuracy-table")), (head, (selection.SCHEMA,))):
+    for text, known in ((first, ("latency-table", "accuracy-table")), (head, (selection.SCHEMA, families.SCHEMA))):
         schema = _schema(text)
         if schema in known:
             return schema

@@ -44,6 +44,7 @@ a{color:var(--link)}
 a:focus-visible,summary:focus-visible,.scroll:focus-visible{outline:3px solid var(--link);outline-offset:2px}
 .skip{position:absolute;left:-99rem}
 .skip:focus{left:1rem;top:.5rem;background:var(--page);padding:.5rem 1rem;z-index:1}
+li,p,h1,h2,h3{overflow-wrap:anywhere}
 h1{font-size:1.6rem;line-height:1.2;margin:.5rem 0}
 h2{font-size:1.3rem;margin:2.5rem 0 .5rem;border-top:1px solid var(--rule);padding-top:1.5rem}
 h3{font-size:1.05rem;margin:1.5rem 0 .5rem}
@@ -57,15 +58,18 @@ code{font:.875em ui-monospace,"Cascadia Mono",Menlo,monospace;overflow-wrap:anyw
 figure{margin:1rem 0;break-inside:avoid}
 figcaption{font-size:.9rem;max-width:46rem;margin:.25rem 0 .5rem}
 .grid{display:grid;gap:1.25rem 1.5rem;align-items:start}
-.grid{grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr))}
+.grid{grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr))}
+.grid>*,.columns>*{min-width:0}
 .grid figure{margin:0}
-.grid svg{max-width:30rem}
-.columns{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));align-items:start}
+.grid svg{max-width:29rem}
+.grid .card{max-width:36rem}
+.columns{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));align-items:end}
 .columns figure{margin:0}
 .columns svg{max-width:13rem}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:.5rem;padding:.75rem 1rem;break-inside:avoid}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;list-style:none;padding:0;font-size:.9rem;max-width:none}
-.legend svg{width:2.25rem;height:1rem;vertical-align:-.15rem;margin-right:.35rem}
+.legend li{display:flex;align-items:center}
+.legend svg{flex:none;width:2.25rem;height:1rem;vertical-align:-.15rem;margin-right:.35rem}
 svg{display:block;width:100%;height:auto;overflow:visible}
 .narrow{display:none;max-width:32rem}
 dl{margin:.5rem 0;font-size:.9rem}
@@ -82,7 +86,9 @@ th,td{vertical-align:top}
 th{color:var(--quiet);font-weight:600}
 .n{text-align:right}
 .verdict{display:inline-block;border:2px solid var(--ink);border-radius:1rem;padding:0 .6rem;font-weight:600}
-footer{margin-top:3rem;border-top:1px solid var(--rule);font-size:.85rem}
+footer{font-size:.85rem}
+.card h3{margin-top:0}
+td code{display:inline-block;white-space:normal;min-width:17rem;max-width:36rem}
 svg text{fill:var(--ink);font:12px system-ui,-apple-system,"Segoe UI",sans-serif}
 svg .t{fill:var(--quiet)}
 svg .u{font-size:11px}
@@ -93,7 +99,7 @@ svg .a{stroke:var(--quiet);stroke-width:1;fill:none}
 svg .l{fill:none;stroke-width:2;stroke-linejoin:round}
 svg .w{fill:none;stroke-width:1.5}
 svg .b{stroke:none;opacity:.2}
-svg .d{fill:none;stroke-width:2.4;stroke-linecap:round;opacity:.45}
+svg .d{fill:none;stroke-width:2.8;stroke-linecap:round;opacity:.5}
 svg .o{fill:var(--page)}
 svg .k{stroke:var(--ink);stroke-width:1}
 svg .h{fill:transparent;stroke:none}
