@@ -1,12 +1,13 @@
 """What the choices of a space cost at one resolution, as tables: what every search adds up.
 
-In: a Space, a resolution, a latency that is a sum over blocks. Out: `Costs`: a row of COLUMNS for every choice of the
-stem, for every choice of every place of a stage, and for the head. A subnet's latency, MACs, weight bytes are the sums
-of its rows, its peak activation the greatest. Where widths are elastic a block's row depends on the width before it and
-the width after it, so tables have an axis for each (of length 1 where widths are fixed).
+In: a Space, a resolution, a latency (and an energy, where a device's is known) that is a sum over blocks. Out:
+`Costs`: a row of COLUMNS for every choice of the stem, for every choice of every place of a stage, and for the head. A
+subnet's latency, MACs, weight bytes and energy are the sums of its rows, its peak activation the greatest. Where widths
+are elastic a block's row depends on the width before it and the width after it, so tables have an axis for each (of
+length 1 where widths are fixed).
 
-Rules kept: integers (latency in picoseconds), so that sums are exact and ties are real; a block that cannot run costs
-`FAILED`, which is more than any network that can.
+Rules kept: integers (latency in picoseconds, energy in nanojoules), so that sums are exact and ties are real; a block
+that cannot run costs `FAILED`, which is more than any network that can.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_w
 Floats = NDArray[np.float64]
 
 # Columns of all costs here; PEAK joins by maximum, the others are sums. The tables leave LOSS, the negated score, 0.
-COLUMNS = LATENCY, LOSS, MACS, BYTES, PEAK = range(5)
+# ENERGY is 0 without a model of it.
+COLUMNS = LATENCY, LOSS, MACS, BYTES, PEAK, ENERGY = range(6)
 PER_MS = 10**9
+PER_MJ = 10**6
 
 # Latency of a block that cannot run: more than any sum of real ones (33 years), and eight of them still fit int64.
 FAILED = 1 << 60
@@ -42,6 +45,15 @@ class BlockLatencies(Protocol):
     def offset_ms(self) -> float: ...
 
     def block_ms(self, block: Block) -> float: ...
+
+
+class BlockEnergies(Protocol):
+    """energy(arch) of one run = offset_mj + sum of block_mj over its blocks, in mJ."""
+
+    @property
+    def offset_mj(self) -> float: ...
+
+    def block_mj(self, block: Block) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,7 @@ class Costs:
     """Costs at one resolution, in integers.
 
     Attributes:
-        stem: (middle width, width after, stem depth, COLUMNS); holds the latency model's offset.
+        stem: (middle width, width after, stem depth, COLUMNS); holds the models' offsets.
         stages: for each stage (width before, width after, place, code, COLUMNS), with `code` as in StageArrays, so that
             code 0, an inactive place, costs nothing.
         head: (width before, COLUMNS).
@@ -80,16 +92,17 @@ class Costs:
     head: Ints
 
     @classmethod
-    def of(cls, space: Space, latency: BlockLatencies, resolution: int) -> Costs:
+    def of(cls, space: Space, latency: BlockLatencies, resolution: int, energy: BlockEnergies | None = None) -> Costs:
         known: dict[Block, list[int]] = {}
 
         def row(block: Block) -> list[int]:
             if block not in known:
-                known[block] = _row(latency, block)
+                known[block] = _row(latency, energy, block)
             return known[block]
 
         stem = _stem(space, row, resolution)
         stem[..., LATENCY] += round(latency.offset_ms * PER_MS)
+        stem[..., ENERGY] += 0 if energy is None else round(energy.offset_mj * PER_MJ)
         stages = tuple(_stage(space, row, s, resolution) for s in range(len(space.stages)))
         return cls(space, resolution, stem, stages, _head(space, row, resolution))
 
@@ -111,14 +124,16 @@ def total(rows: Ints, axis: int) -> Ints:
 Row = Callable[[Block], list[int]]
 
 
-def _row(latency: BlockLatencies, block: Block) -> list[int]:
+def _row(latency: BlockLatencies, energy: BlockEnergies | None, block: Block) -> list[int]:
     ms = latency.block_ms(block)
+    runs = ms < FAILED / PER_MS
     return [
-        round(ms * PER_MS) if ms < FAILED / PER_MS else FAILED,
+        round(ms * PER_MS) if runs else FAILED,
         0,
         block_macs(block),
         block_weight_bytes(block),
         block_peak_activation_bytes(block),
+        round(energy.block_mj(block) * PER_MJ) if runs and energy is not None else 0,
     ]
 
 

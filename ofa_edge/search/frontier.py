@@ -6,9 +6,10 @@ limits. Out: a `Front`: every subnet that is optimal for some latency budget, at
 How: at one resolution a subnet's latency and score are sums over stem, stages and head, so a partial subnet that
 another partial of the same stages beats in both can be dropped without losing a point of the front. Stages are
 enumerated whole and joined one by one from both ends, pruning after each join. Elastic widths couple neighbouring
-stages: there a partial is compared with those of the same widths at both ends only. Limits on MACs and weight bytes are
-further sums, and peak activation a maximum: where such a limit can still bind it is one more column of the pruning, so
-fronts under side limits are exact too.
+stages: there a partial is compared with those of the same widths at both ends only. Limits on MACs, weight bytes and
+energy are further sums, and peak activation a maximum: where such a limit can still bind it is one more column of the
+pruning, so fronts under side limits are exact too. Without a score the same merging gives all subnets than which none
+is cheaper, which is what says by how much a budget cannot be kept.
 
 Rules kept: exact for the model that is given; latency is rounded to picoseconds and the score to 1e-12, so sums
 are integers and ties are real. Of subnets equal in latency and score the one with the lower resolution stays, then
@@ -18,8 +19,8 @@ elastic widths a tie may fall to another subnet, but always to the same. No Pyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,7 +28,9 @@ from numpy.typing import NDArray
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import BYTES, FAILED, LATENCY, LOSS, MACS, PEAK, PER_MS, BlockLatencies, Costs, Widths, total
+from ofa_edge.search.costs import COLUMNS, LATENCY, LOSS, PER_MS, BlockEnergies, BlockLatencies, Costs, Widths
+from ofa_edge.search.joining import Part, bounds, cut_down, link, merge, running
+from ofa_edge.search.limits import Limits, uses
 from ofa_edge.search.pareto import Ints, nondominated
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.arrays import StageArrays
@@ -36,9 +39,9 @@ Floats = NDArray[np.float64]
 
 PER_SCORE = 10**12
 
-# Rows of one join that are in memory at once (40 bytes each and as much again for sorting).
-_ROWS = 1 << 17
 _MOST_CHOICES = 1 << 20
+_NO_COSTS = np.empty((0, len(COLUMNS)), dtype=np.int64)
+HOW_ENERGY = "measure them: `ofa-edge profile --energy --resume --out TABLE`"
 
 
 class StageScores(Protocol):
@@ -59,13 +62,13 @@ class StageScores(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Front:
-    """Optimal subnets, fastest first; latency and score both rise strictly.
+    """Optimal subnets. Of `exact_front`: fastest first, latency and score both rise strictly.
 
     Attributes:
         resolution: (n,) input size of each point, in pixels.
         rows: (n, 2 + 2 x stages + 1): numbers of the stem's middle width, the width after it and its depth, then for
             each stage of its choice in `Stage.choices()` and of the width after it.
-        costs: (n, 5) integers with the columns of costs.py; use the properties.
+        costs: (n, COLUMNS) integers, see costs.py; use the properties.
     """
 
     space: Space
@@ -96,94 +99,135 @@ def exact_front(
     latency: BlockLatencies,
     score: StageScores,
     resolutions: Sequence[int],
-    budget: Budget | None = None,
+    budget: Budget | Limits | None = None,
+    energy: BlockEnergies | None = None,
 ) -> Front:
     """The front of (latency, score) over all subnets at these resolutions.
 
     Args:
-        budget: its limits on macs, size and memory hold for every point; its latency is not applied, since the
-            front has the best subnet for each latency. Empty if no subnet keeps the side limits, or none can run.
+        budget: its limits on macs, size, memory and energy (of values, without a margin; `Limits` may have one) hold
+            for every point; its latency is not applied, since the front has the best subnet for each latency. Empty if
+            no subnet keeps the side limits, or none can run.
+        energy: what a limit on energy needs.
 
     Raises:
         UsageError: a stage of the space has too many choices to enumerate, or no resolution is given.
     """
-    _check(space)
-    if not resolutions:
-        raise UsageError("there is no resolution to search at", hint="give tables that share one")
-    values = [StageArrays.all(stage) for stage in space.stages]
-    columns = [LATENCY, LOSS, *_limited(budget, side_only=True)]
-    widths = Widths.of(space)
-    losses = _losses(space, widths, score, values)
-    parts = []
-    for resolution in sorted(set(resolutions)):
-        of_head = -_whole(np.full(widths.around[-1], score.offset(resolution)), PER_SCORE)
-        chain = _chain(Costs.of(space, latency, resolution), values, [*losses, of_head])
-        found = _merge(chain, columns, budget)
-        parts.append((np.full(len(found.rows), resolution), found.rows, found.costs))
-    resolution_, rows_, costs = (np.concatenate(column) for column in zip(*parts, strict=True))
-    keep = nondominated(costs[:, [LATENCY, LOSS]])
-    keep = keep[np.argsort(costs[keep, LATENCY], kind="stable")]
-    return Front(space, resolution_[keep], rows_[keep], costs[keep])
+    limits = budget if isinstance(budget, Limits) else Limits.of(budget)
+    return front_within(space, latency, score, resolutions, limits.sides, energy)
 
 
-def nearest(
-    space: Space, latency: BlockLatencies, resolutions: Sequence[int], budget: Budget, margin: float = 0.0
-) -> tuple[Arch, float]:
-    """The subnet that fits the least enlarged budget, and by what factor all limits had to grow for it (exact).
+def front_within(
+    space: Space,
+    latency: BlockLatencies,
+    score: StageScores,
+    resolutions: Sequence[int],
+    limits: Limits,
+    energy: BlockEnergies | None = None,
+    cuts: Mapping[int, Sequence[Ints]] | None = None,
+) -> Front:
+    """As `exact_front`, of the subnets that keep all limits, latency's too.
 
     Args:
-        margin: latency counts (1 + margin) times.
+        cuts: for each resolution that is to be searched the CUT of its choices (joining.py) as tables: of the stem
+            (middle width, width after, depth), of each stage (width before, width after, choice), of the head (width
+            before,). Subnets whose sum is above 0 may be missing.
+    """
+    require_enumerable(space)
+    if not resolutions:
+        raise UsageError("there is no resolution to search at", hint="give tables that share one")
+    require_energy(limits, energy)
+    values = [StageArrays.all(stage) for stage in space.stages]
+    columns = [LATENCY, LOSS, *(column for column in limits.columns if column != LATENCY)]
+    widths = Widths.of(space)
+    losses = _losses(space, widths, score, values)
+    parts = [(np.empty(0, dtype=np.int64), np.empty((0, 3 + 2 * len(values)), dtype=np.int64), _NO_COSTS)]
+    for resolution in sorted(set(resolutions)):
+        if cuts is not None and resolution not in cuts:
+            continue
+        of_head = -_whole(np.full(widths.around[-1], score.offset(resolution)), PER_SCORE)
+        costs = Costs.of(space, latency, resolution, energy)
+        chain = _chain(costs, values, [*losses, of_head], None if cuts is None else cuts[resolution])
+        if all(len(part) for part in chain):
+            found = merge(chain, columns, limits if limits.columns else None)
+            parts.append((np.full(len(found.rows), resolution), found.rows, found.costs[:, : len(COLUMNS)]))
+    resolution_, rows, all_costs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    keep = nondominated(all_costs[:, [LATENCY, LOSS]])
+    keep = keep[np.argsort(all_costs[keep, LATENCY], kind="stable")]
+    return Front(space, resolution_[keep], rows[keep], all_costs[keep])
+
+
+def cheapest(
+    space: Space,
+    latency: BlockLatencies,
+    resolutions: Sequence[int],
+    columns: Sequence[int],
+    energy: BlockEnergies | None = None,
+) -> Front:
+    """Subnets such that whatever a subnet costs, one of them costs no more in any of these columns: where none of them
+    keeps a set of limits, no subnet does.
+
+    Args:
+        columns: of costs.py, without LOSS.
 
     Raises:
         UsageError: as `exact_front`.
         BadFile: no subnet can run at all.
     """
-    _check(space)
+    require_enumerable(space)
     values = [StageArrays.all(stage) for stage in space.stages]
-    best: tuple[float, Arch] | None = None
+    parts: list[tuple[Ints, Ints, Ints]] = []
     for resolution in sorted(set(resolutions)):
-        found = _merge(_chain(Costs.of(space, latency, resolution), values), _limited(budget), None)
-        if len(found.rows) == 0:
-            continue
-        factors = np.max(_shares(found.costs, budget, margin), axis=1)
-        i = int(np.argmin(factors))
-        if best is None or factors[i] < best[0]:
-            best = float(factors[i]), _arch(space, resolution, found.rows[i])
-    if best is None:
+        chain = _chain(Costs.of(space, latency, resolution, energy), values)
+        least = bounds(*chain)[0][columns]
+        if any((costs[:, columns] <= least).all(axis=1).any() for _, _, costs in parts):
+            continue  # a subnet of another resolution is as cheap as the cheapest of every column here
+        if all(len(part) for part in chain):
+            found = merge(chain, list(columns), None)
+            parts.append((np.full(len(found.rows), resolution), found.rows, found.costs))
+    if not parts:
         raise BadFile(
             "every subnet needs a block that failed on the device", hint="measure again: `ofa-edge profile --resume`"
         )
-    return best[1], best[0]
+    resolution_, rows, all_costs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    keep = nondominated(all_costs[:, columns])
+    return Front(space, resolution_[keep], rows[keep], all_costs[keep])
 
 
-def _shares(costs: Ints, budget: Budget, margin: float) -> Floats:
-    """What part of each limit a subnet uses: (n, limits)."""
-    shares = []
-    if budget.latency_ms is not None:
-        shares.append(costs[:, LATENCY] / PER_MS * (1 + margin) / budget.latency_ms)
-    if budget.macs is not None:
-        shares.append(costs[:, MACS] / budget.macs)
-    if budget.size_bytes is not None:
-        shares.append(costs[:, BYTES] / budget.size_bytes)
-    if budget.memory_bytes is not None:
-        shares.append((costs[:, BYTES] + costs[:, PEAK]) / budget.memory_bytes)
-    return np.stack(shares, axis=1)
+def nearest(
+    space: Space,
+    latency: BlockLatencies,
+    resolutions: Sequence[int],
+    budget: Budget,
+    margin: float = 0.0,
+    energy: BlockEnergies | None = None,
+    energy_margin: float = 0.0,
+) -> tuple[Arch, float]:
+    """The subnet that fits the least enlarged budget, and by what factor all limits had to grow for it (exact).
+
+    Args:
+        margin, energy_margin: latency counts (1 + margin) times, energy (1 + energy_margin) times.
+
+    Raises:
+        UsageError, BadFile: as `cheapest`.
+    """
+    limits = Limits.of(budget)
+    require_energy(limits, energy)
+    found = cheapest(space, latency, resolutions, limits.columns, energy)
+    shares = uses(found.costs, budget, margin, energy_margin) / np.array(list(budget.as_json().values()))
+    factors = shares.max(axis=1)
+    i = int(np.argmin(factors))
+    return found.arch(i), float(factors[i])
 
 
-def _limited(budget: Budget | None, *, side_only: bool = False) -> list[int]:
-    """The columns that a budget limits."""
-    if budget is None:
-        return []
-    limits = {
-        LATENCY: None if side_only else budget.latency_ms,
-        MACS: budget.macs,
-        BYTES: budget.size_bytes or budget.memory_bytes,
-        PEAK: budget.memory_bytes,
-    }
-    return [column for column, limit in limits.items() if limit is not None]
+def require_energy(limits: Limits, energy: BlockEnergies | None) -> None:
+    """Raises UsageError where energy is limited and nothing is known of it."""
+    if limits.energy is not None and energy is None:
+        raise UsageError("an energy limit needs the device's energies", hint=HOW_ENERGY)
 
 
-def _check(space: Space) -> None:
+def require_enumerable(space: Space) -> None:
+    """Raises UsageError where a stage has more choices than can be listed."""
     for s, stage in enumerate(space.stages):
         if stage.count() > _MOST_CHOICES:
             raise UsageError(
@@ -205,60 +249,25 @@ def _arch(space: Space, resolution: int, row: Ints) -> Arch:
     return Arch(resolution, stages, widths, space.stem.depths[depth])
 
 
-# -- parts --------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """Partial subnets: some neighbouring links of the chain of stem, stages and head.
-
-    Attributes:
-        first, last: (n,) numbers of the width before and after; neighbours join where these are equal.
-        costs: (n, 5), sums and, for PEAK, the maximum.
-        rows: (n, k) as in Front; where widths are fixed, in lexicographic order.
-        least, most: (5,) bounds of each column over all choices of these links, also those pruned.
-    """
-
-    first: Ints
-    last: Ints
-    costs: Ints
-    rows: Ints
-    least: Ints
-    most: Ints
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def some(self, keep: Any) -> _Part:
-        """Those rows."""
-        return _Part(self.first[keep], self.last[keep], self.costs[keep], self.rows[keep], self.least, self.most)
-
-
-def _chain(costs: Costs, values: Sequence[StageArrays], losses: Sequence[Ints] | None = None) -> list[_Part]:
-    """Stem, stages and head as parts; LOSS is 0 where no losses are given (see `_losses`)."""
-    links = [_link(costs.stem, lambda m, a, d: (0 * a, a, [m, a, d]))]
-    links += [_link(costs.of_stage(s, v), lambda b, a, n: (b, a, [n, a])) for s, v in enumerate(values)]
-    links.append(_link(costs.head, lambda b: (b, 0 * b, [])))
+# -- the chain --------------------------------------------------------------------------------
+def _chain(
+    costs: Costs,
+    values: Sequence[StageArrays],
+    losses: Sequence[Ints] | None = None,
+    cut: Sequence[Ints] | None = None,
+) -> list[Part]:
+    """Stem, stages and head as parts; LOSS is 0 where no losses are given (see `_losses`). With a cut it is CUT, and
+    what is above it alone is left out."""
+    links = [link(costs.stem, lambda m, a, d: (0 * a, a, [m, a, d]))]
+    links += [link(costs.of_stage(s, v), lambda b, a, n: (b, a, [n, a])) for s, v in enumerate(values)]
+    links.append(link(costs.head, lambda b: (b, 0 * b, [])))
     if losses is not None:
         for part, loss in zip(links, losses, strict=True):
             part.costs[:, LOSS] = loss
-    return [_running(part) for part in links]
-
-
-def _link(table: Ints, named: Callable[..., tuple[Ints, Ints, list[Ints]]]) -> _Part:
-    """A table (..., 5) as a part with a row for each entry.
-
-    Args:
-        named: of the entry's indices, its first, last and rows.
-    """
-    first, last, rows = named(*(index.ravel() for index in np.indices(table.shape[:-1])))
-    costs = table.reshape(-1, table.shape[-1])
-    columns = np.stack(rows, axis=1) if rows else np.empty((len(costs), 0), dtype=np.int64)
-    return _Part(first, last, costs, columns, costs[0], costs[0])
-
-
-def _running(part: _Part) -> _Part:
-    """The choices that can run, with bounds over them."""
-    found = part.some(part.costs[:, LATENCY] < FAILED)
-    return replace(found, least=found.costs.min(axis=0), most=found.costs.max(axis=0)) if len(found) else found
+    if cut is not None:
+        links = [part.beside(lost.ravel()) for part, lost in zip(links, cut, strict=True)]
+    links = [running(part) for part in links]
+    return links if cut is None else cut_down(links)
 
 
 def _losses(space: Space, widths: Widths, score: StageScores, values: Sequence[StageArrays]) -> list[Ints]:
@@ -273,96 +282,3 @@ def _losses(space: Space, widths: Widths, score: StageScores, values: Sequence[S
         alike = np.zeros(widths.around[s])[:, None, None]  # what the width before adds was counted there
         tables.append(alike + of_width[s + 2][:, None] + score.stage_scores(s, stage_values))
     return [-_whole(table.ravel(), PER_SCORE) for table in tables]
-
-
-# -- joining ------------------------------------------------------------------------------------
-def _merge(parts: Sequence[_Part], columns: list[int], budget: Budget | None) -> _Part:
-    """Non-dominated whole subnets at one resolution; none where nothing can run.
-
-    Grown from both ends, the smaller part first, so that the last and largest join is pruned by two columns.
-    """
-    whole = _bounds(*parts)
-    left, *middle, right = (_pruned(part, whole, columns, budget) for part in parts)
-    while middle:
-        if len(left) <= len(right):
-            left = _join(left, middle.pop(0), whole, columns, budget)
-        else:
-            right = _join(middle.pop(), right, whole, columns, budget)
-    last = [column for column in columns if column in (LATENCY, LOSS)] if LOSS in columns else columns
-    return _join(left, right, whole, last, budget)
-
-
-def _bounds(*parts: _Part) -> tuple[Ints, Ints]:
-    """Least and most of each column over the parts together."""
-    return total(np.stack([p.least for p in parts]), axis=0), total(np.stack([p.most for p in parts]), axis=0)
-
-
-def _join(left: _Part, right: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> _Part:
-    """Every partial of `left` followed by every one of `right` that begins with the width it ends with, pruned; in
-    slices, so that memory is bounded."""
-    least, most = _bounds(left, right)
-    slices = []
-    for width in np.unique(left.last):
-        before, after = left.some(left.last == width), right.some(right.first == width)
-        step = max(1, _ROWS // max(1, len(after)))
-        for start in range(0, len(before) if len(after) else 0, step):
-            pairs = _pairs(before.some(slice(start, start + step)), after, least, most)
-            slices.append(_pruned(pairs, whole, columns, budget))
-    if len(slices) == 1:
-        return slices[0]
-    if not slices:
-        return _pairs(left.some(slice(0)), right.some(slice(0)), least, most)
-    first, last, costs, rows = (
-        np.concatenate(column) for column in zip(*((p.first, p.last, p.costs, p.rows) for p in slices), strict=True)
-    )
-    return _pruned(_Part(first, last, costs, rows, least, most), whole, columns, budget)
-
-
-def _pairs(left: _Part, right: _Part, least: Ints, most: Ints) -> _Part:
-    costs = left.costs[:, None] + right.costs
-    np.maximum(left.costs[:, None, PEAK], right.costs[:, PEAK], out=costs[:, :, PEAK])
-    i, j = (index.ravel() for index in np.indices(costs.shape[:2]))
-    rows = np.concatenate([left.rows[i], right.rows[j]], axis=1)
-    return _Part(left.first[i], right.last[j], costs.reshape(-1, costs.shape[2]), rows, least, most)
-
-
-def _pruned(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> _Part:
-    return part.some(_keep(part, whole, columns, budget))
-
-
-def _keep(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> Ints:
-    """Which partials to go on with: their numbers, rising.
-
-    With a budget, partials that break a limit even with the cheapest rest are dropped first. Then a cost so low that
-    no rest could break the limit counts as being just that low: partials that differ only below it are equals. A
-    limit that cannot bind makes its column constant that way, and the pruning is as cheap as without it.
-    """
-    if budget is None:
-        return _front_of(part, np.arange(len(part)), part.costs, columns)
-    rest_least, rest_most = whole[0] - part.least, whole[1] - part.most
-    costs = part.costs.copy()
-    np.maximum(costs[:, PEAK], whole[0][PEAK], out=costs[:, PEAK])
-    fits = np.ones(len(costs), dtype=bool)
-    harmless = [np.inf]
-    if budget.size_bytes is not None:
-        fits &= costs[:, BYTES] + rest_least[BYTES] <= budget.size_bytes
-        harmless.append(budget.size_bytes)
-    if budget.memory_bytes is not None:
-        fits &= costs[:, BYTES] + rest_least[BYTES] + costs[:, PEAK] <= budget.memory_bytes
-        harmless.append(budget.memory_bytes - whole[1][PEAK])
-        np.maximum(costs[:, PEAK], budget.memory_bytes - whole[1][BYTES], out=costs[:, PEAK])
-    if BYTES in columns:
-        np.maximum(costs[:, BYTES], int(min(harmless)) - rest_most[BYTES], out=costs[:, BYTES])
-    if budget.macs is not None:
-        fits &= costs[:, MACS] + rest_least[MACS] <= budget.macs
-        np.maximum(costs[:, MACS], budget.macs - rest_most[MACS], out=costs[:, MACS])
-    alive = np.flatnonzero(fits)
-    return _front_of(part, alive, costs, columns)
-
-
-def _front_of(part: _Part, alive: Ints, costs: Ints, columns: list[int]) -> Ints:
-    """The non-dominated of these partials, each compared with those of the same widths at both ends."""
-    ends = part.first[alive] * (int(part.last.max(initial=0)) + 1) + part.last[alive]
-    groups = [alive[ends == end] for end in np.unique(ends)]
-    kept = [group[nondominated(costs[group][:, columns])] for group in groups]
-    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *kept]))

@@ -137,6 +137,40 @@ class DrawnScores:
 
 
 @dataclass(frozen=True)
+class PlacedScores(DrawnScores):
+    """As AdditiveAccuracy's: at a fixed depth of a stage a sum over its places."""
+
+    def choice_score(self, stage_index: int, choice: tuple[object, ...]) -> float:
+        of_depth = f"{stage_index} {len(choice)}"
+        places = (drawn(self.seed, f"{of_depth} {i} {block}", self.step) for i, block in enumerate(choice))
+        return drawn(self.seed, of_depth, self.step) + sum(places)
+
+
+@dataclass(frozen=True)
+class DrawnEnergy:
+    """Blocks take drawn whole microjoules; a network's interval is `width` times its value wide on either side."""
+
+    seed: int
+    step: float = 1e-3
+    offset_mj: float = 0.25
+    width: float = 0.0
+
+    @lru_cache(maxsize=1 << 16)  # noqa: B019 (a model is a small value)
+    def block_mj(self, block: Block) -> float:
+        return drawn(self.seed, f"energy {block.key}", self.step) + self.step
+
+    def value(self, blocks: Sequence[Block]) -> float:
+        return self.offset_mj + sum(map(self.block_mj, blocks))
+
+    def estimate(self, blocks: Sequence[Block], confidence: float = 0.95) -> Estimate:
+        value = self.value(blocks)
+        return Estimate(value, value * (1 - self.width), value * (1 + self.width)) if self.width else Estimate(value)
+
+    def margin(self, confidence: float = 0.95) -> float:
+        return self.width
+
+
+@dataclass(frozen=True)
 class Listed:
     """One subnet of a listed space."""
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.frontier import exact_front, nearest
+from ofa_edge.search.limits import Limits
 from ofa_edge.space.arch import Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
@@ -24,6 +25,7 @@ from tests.search.doubles import (
     COUPLED,
     REDUCED,
     SMALL,
+    DrawnEnergy,
     DrawnLatency,
     DrawnScores,
     front_by_listing,
@@ -108,6 +110,42 @@ def test_equals_listing_where_elastic_widths_couple_the_stages(seed, step, faile
         assert keeps(cost(blocks), budget)
         assert latency.value(blocks) == pytest.approx(latency_ms, abs=1e-8)
         assert scores.score(arch) == pytest.approx(score, abs=1e-8)
+
+
+@given(seed=SEEDS, step=STEPS, share=st.floats(0, 1), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_equals_listing_under_a_limit_on_energy_too(seed, step, share, data):
+    space = data.draw(st.sampled_from([SMALL, COUPLED]))
+    latency, scores, energy = DrawnLatency(seed, step), DrawnScores(seed, step, space), DrawnEnergy(seed)
+    budget = data.draw(st.none() | side_limits(space=space))
+    draws = {subnet.arch: energy.value(subnet.blocks) for subnet in listed(space)}
+    limit = sorted(draws.values())[int(share * (len(draws) - 1))]
+    limited = Budget(**({} if budget is None else budget.as_json()), energy_mj=limit + 1e-5)
+    expected = [
+        point for point in points_by_listing(space, latency, scores, budget) if draws[point[2]] <= limited.energy_mj
+    ]
+    front = exact_front(space, latency, scores, space.resolutions, limited, energy)
+    assert_same(front, front_by_listing(expected), archs=False)
+    assert all(draws[front.arch(i)] <= limited.energy_mj for i in range(len(front)))
+
+
+@given(seed=SEEDS, margin=st.sampled_from([0.0, 0.07]), ms=st.floats(0.5, 20), mj=st.floats(0.5, 20))
+@settings(max_examples=30, deadline=None)
+def test_integer_limits_are_the_budgets(seed, margin, ms, mj):
+    """A cost keeps the integer limit exactly where the value with its margin keeps the budget."""
+    limits = Limits.of(Budget(latency_ms=ms, energy_mj=mj), margin, margin)
+    for n, per, limit in ((limits.latency, 10**9, ms), (limits.energy, 10**6, mj)):
+        assert n / per * (1 + margin) <= limit < (n + 1) / per * (1 + margin)
+
+
+def test_an_energy_limit_without_energies_is_refused():
+    for search in (
+        lambda budget: exact_front(SMALL, DrawnLatency(1), DrawnScores(1), SMALL.resolutions, budget),
+        lambda budget: nearest(SMALL, DrawnLatency(1), SMALL.resolutions, budget),
+    ):
+        with pytest.raises(UsageError, match="energy limit needs") as caught:
+            search(Budget(energy_mj=1.0))
+        assert "ofa-edge profile --energy" in caught.value.hint
 
 
 def test_the_whole_of_ofa_resnet50d_is_searched():

@@ -1,0 +1,56 @@
+"""Budgets for tests of search under several limits, and the answers by listing."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import strategies as st
+
+from ofa_edge.search.budget import Budget
+from tests.search.doubles import listed
+
+FIELDS = ("latency_ms", "memory_bytes", "size_bytes", "macs", "energy_mj")
+
+
+def uses_of(subnet, latency, energy, margin=0.0, energy_margin=0.0):
+    """What a listed subnet uses, by field of the Budget."""
+    c = subnet.cost
+    return {
+        "latency_ms": latency.value(subnet.blocks) * (1 + margin),
+        "memory_bytes": c.weight_bytes + c.peak_activation_bytes,
+        "size_bytes": c.weight_bytes,
+        "macs": c.macs,
+        "energy_mj": energy.value(subnet.blocks) * (1 + energy_margin),
+    }
+
+
+@st.composite
+def budgets(draw, space, latency, energy, margin=0.0, energy_margin=0.0):
+    """One to five limits, each a little more or less than what some subnet uses, or just that or a unit below."""
+    fields = draw(st.sets(st.sampled_from(FIELDS), min_size=1))
+    limits = {}
+    for field in sorted(fields):
+        use = math.inf
+        while math.isinf(use):
+            subnet = draw(st.sampled_from(listed(space)))
+            use = uses_of(subnet, latency, energy, margin, energy_margin)[field]
+        use *= draw(st.sampled_from([0.6, 0.95, 1, 1, 1, 1.05]))
+        if field in ("latency_ms", "energy_mj"):
+            limits[field] = use * (1 + draw(st.sampled_from([-1e-5, 1e-5])))
+        else:
+            limits[field] = max(1, int(use) - draw(st.sampled_from([0, 1])))
+    return Budget(**limits)
+
+
+def fits(uses, budget):
+    return all(uses[field] <= limit for field, limit in budget.as_json().items())
+
+
+def fitting(space, latency, energy, budget, margin=0.0, energy_margin=0.0):
+    """The listed subnets that can run and keep all limits."""
+    return [
+        subnet
+        for subnet in listed(space)
+        if math.isfinite(latency.value(subnet.blocks))
+        and fits(uses_of(subnet, latency, energy, margin, energy_margin), budget)
+    ]
