@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.space.arch import Arch, Space, Stage
+from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage
 from ofa_edge.space.arrays import StageArrays
 
 Ints = NDArray[np.int64]
@@ -104,14 +104,21 @@ class ArchArrays:
 
     def arch(self, row: int) -> Arch:
         """One row as an arch."""
-        space = self.space
-        stages = tuple(self.take(slice(row, row + 1)).stage(s).choice(0) for s in range(len(space.stages)))
-        widths = tuple(choices[n] for choices, n in zip(space.width_choices, self.widths[row].tolist(), strict=True))
-        return Arch(int(self.resolution[row]), stages, widths, space.stem.depths[int(self.stem_depth[row])])
+        return self.take([row]).archs()[0]
 
     def archs(self) -> list[Arch]:
         """All rows as archs."""
-        return [self.arch(row) for row in range(len(self))]
+        space, stages = self.space, []
+        for s, stage in enumerate(space.stages):
+            blocks = [BlockChoice(kernel, expand) for kernel in stage.kernels for expand in stage.expands]
+            rows = zip(self.codes[s].tolist(), self.depth[:, s].tolist(), strict=True)
+            stages.append([tuple(blocks[code - 1] for code in codes[:depth]) for codes, depth in rows])
+        widths = [
+            tuple(choices[n] for choices, n in zip(space.width_choices, row, strict=True))
+            for row in self.widths.tolist()
+        ]
+        depths = [space.stem.depths[n] for n in self.stem_depth.tolist()]
+        return list(map(Arch, self.resolution.tolist(), zip(*stages, strict=True), widths, depths))
 
     def matrix(self) -> Ints:
         """(n, columns) all axes side by side: equal archs are equal rows."""
