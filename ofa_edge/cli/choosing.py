@@ -63,12 +63,10 @@ def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95) ->
 def _exact(models: Models, budget: Budget, how: How) -> Chosen:
     accuracy = models.predictions
     if isinstance(accuracy, AdditiveAccuracy):
-        return searching.choose(
-            models.space, models.latency, accuracy, budget, energy=models.energy(budget), **_common(models, how)
-        )
+        return searching.choose(models.space, models.latency, accuracy, budget, **_common(models, budget, how))
     from ofa_edge.search import polish
 
-    return polish.choose(models.space, models.latency, accuracy, budget, **_common(models, how))
+    return polish.choose(models.space, models.latency, accuracy, budget, **_common(models, budget, how))
 
 
 def _evolution(models: Models, budget: Budget, how: How) -> Chosen:
@@ -80,7 +78,7 @@ def _evolution(models: Models, budget: Budget, how: How) -> Chosen:
         models.predictions,
         budget,
         preset=how.evolution,
-        **_common(models, how),
+        **_common(models, budget, how),
     )
 
 
@@ -93,7 +91,7 @@ def _random(models: Models, budget: Budget, how: How) -> Chosen:
         models.predictions,
         budget,
         samples=how.samples,
-        **_common(models, how),
+        **_common(models, budget, how),
     )
 
 
@@ -109,10 +107,11 @@ def _table(models: Models, budget: Budget, how: How) -> Chosen:
         resolutions=models.latency.resolutions,
         confidence=how.confidence,
         top=how.top,
+        energy=models.energy(budget),
     )
 
 
-def _common(models: Models, how: How) -> dict[str, Any]:
+def _common(models: Models, budget: Budget, how: How) -> dict[str, Any]:
     """What every search of a space is told."""
     return {
         "resolutions": searching.shared_resolutions(models.latency.resolutions, models.predictions),
@@ -120,6 +119,7 @@ def _common(models: Models, how: How) -> dict[str, Any]:
         "confidence": how.confidence,
         "seed": models.seed,
         "top": how.top,
+        "energy": models.energy(budget),
     }
 
 
@@ -226,6 +226,8 @@ def choose_each(members: Sequence[Asked], how: How, then: Any = None) -> list[Ch
             chosen = choose(member.models, member.mode.budget, how)
             found.append((member, then(chosen, member.models) if then else chosen))
         except InfeasibleBudget as error:
+            if not member.name:  # it is alone, and there is nothing to tell apart
+                raise
             failed.append((member, error))
     if failed:
         raise _infeasible(failed, found)
