@@ -35,7 +35,7 @@ from ofa_edge.search.choose import Chosen, shared_resolutions
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.posterior import Bools, predictors_error
 from ofa_edge.search.shortlist import TOP, Checked, Verdict
-from ofa_edge.search.truth_journal import TruthJournal, latency_of
+from ofa_edge.search.truth_journal import TruthJournal, latency_of, undisturbed
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.population import ArchArrays, concatenate
 
@@ -287,12 +287,14 @@ def _timed(
                 report=bar.advance,
             )
     _say_failed(failed, len(archs), out)
-    ran = [one for one in checked if one.candidate.arch not in failed]
-    return [replace(one, latency_ms=_latency(notes, under, one, model.reference_ms)) for one in ran]
-
-
-def _latency(notes: TruthJournal, under: str, one: Checked, reference_ms: float | None) -> Estimate:
-    return latency_of(notes.processes(under, one.candidate.arch), reference_ms)
+    processes = {arch: notes.processes(under, arch) for arch in archs if arch not in failed}
+    if busy := sum(undisturbed(several) is None for several in processes.values()):
+        out.warning(
+            f"of {busy} subnets most processes were disturbed by other work; the same command measures them again, at "
+            "a quieter time"
+        )
+    ran = [(one, processes[one.candidate.arch]) for one in checked if one.candidate.arch in processes]
+    return [replace(one, latency_ms=latency_of(several, model.reference_ms)) for one, several in ran]
 
 
 def runs_on_of(found: Conditions) -> RunsOn:
@@ -345,7 +347,7 @@ def _judge(data: Path, asked: Asked, models: Models, out: Output) -> _Judge:
         raise BadFile(f"checkpoint {asked.supernet} has no statistics {asked.bn}", hint="use --bn recalibrated")
     images, split, training = _images(data, checkpoint, asked.bn == "recalibrated", models, out)
     evaluator = Source(checkpoint, images, asked.bn, training, asked.bn_images).evaluator()
-    what = {"checkpoint": checkpoint.sha256, "images": images.sha256(), "bn": asked.bn}
+    what: dict[str, Any] = {"checkpoint": checkpoint.sha256, "images": images.sha256(), "bn": asked.bn}
     words = f"{data.name}, {split}, {len(images)} images, batch norm: {asked.bn}"
     if training is not None:
         what |= {"bn_images": asked.bn_images, "training": training.sha256()}

@@ -35,7 +35,9 @@ def time_missing(
     effort: Effort,
     report: Callable[[int], None] = lambda count: None,
 ) -> dict[Arch, str]:
-    """Time each subnet in fresh processes until the journal holds `processes` of it; why some could not be timed.
+    """Time each subnet in `processes` fresh processes, or as many as the journal lacks; why some could not be timed.
+
+    What the journal holds of disturbed processes is not counted, so another run at a quieter time replaces them.
 
     Args:
         under: the journal's key of the device, the anchor and the effort.
@@ -65,8 +67,11 @@ def time_missing(
             notes.add_process(under, keys[key], Process(found.figures.median, ratio, beside_ms, trial.flags))
         report(1)
 
+    def quiet(arch: Arch) -> int:
+        return sum(not process.disturbed for process in notes.processes(under, arch))
+
     for number in range(processes):
-        waiting = {key for key, arch in keys.items() if len(notes.processes(under, arch)) <= number}
+        waiting = {key for key, arch in keys.items() if quiet(arch) <= number}
         report(len(keys) - len(waiting))
         left = {key: source for key, source in sources.items() if key in waiting and keys[key] not in failed}
         if left:

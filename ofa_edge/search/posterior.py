@@ -23,6 +23,7 @@ pair instead, that of subnets which happened to be right more often is smaller, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -89,13 +90,13 @@ def sampling_noise(right: Bools) -> float:
     Args:
         right: (k, n) which images each subnet gets right.
     """
-    k, n = right.shape
+    k, n = map(int, right.shape)
     shares = right.mean(axis=1)
-    own = float(np.mean(shares * (1 - shares)))
+    own: float = np.mean(shares * (1 - shares)).item()
     if k == 1:
         return own / n
     # The variance of the sum is k x own + k (k - 1) x what two share.
-    shared = (float(right.sum(axis=0).var()) - k * own) / (k * (k - 1))
+    shared: float = (right.sum(axis=0).var().item() - k * own) / (k * (k - 1))
     return max(own - shared, 0.0) / n
 
 
@@ -109,5 +110,5 @@ def predictors_error(top1: Floats, half_widths: Floats, confidence: float, n: fl
         n: images of each row the predictor was fitted on; infinite where the interval holds no sampling.
     """
     deviations = half_widths / NormalDist().inv_cdf((1 + confidence) / 2)
-    variance = float(np.mean(deviations**2 - top1 * (1 - top1) / n))
-    return max(variance, 0.0) ** 0.5
+    variance: float = np.mean(deviations**2 - top1 * (1 - top1) / n).item()
+    return math.sqrt(max(variance, 0.0))

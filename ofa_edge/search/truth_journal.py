@@ -25,12 +25,17 @@ from ofa_edge import journal, strict_json
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency import stats
 from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.table import DISTURBING
+from ofa_edge.latency.trials import ANCHOR_OFF
 from ofa_edge.search.posterior import Bools
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import own_definition
 
 FORMAT = journal.Format("truth", (1, 0), frozenset({"under", "right", "process"}))
+
+# Undisturbed processes that are enough to leave the others out: the median of three bears a bad one.
+_ENOUGH = 3
 
 _HINT = "remove it, and what it holds is measured again"
 
@@ -44,18 +49,29 @@ class Process:
     anchor: float | None = None
     flags: tuple[str, ...] = ()
 
+    @property
+    def disturbed(self) -> bool:
+        return ANCHOR_OFF in self.flags or not DISTURBING.isdisjoint(self.flags)
+
+
+def undisturbed(processes: Sequence[Process]) -> Sequence[Process] | None:
+    """Those that were not disturbed; None where these are too few to go by."""
+    quiet = [process for process in processes if not process.disturbed]
+    return quiet if len(quiet) >= _ENOUGH or 2 * len(quiet) >= len(processes) > 0 else None
+
 
 def latency_of(processes: Sequence[Process], reference_ms: float | None) -> Estimate:
     """The median over processes, in ms: of ratios times the anchor's reference, raw where there is none.
 
-    With fewer than six processes the interval is from the least to the greatest (it covers 94 % for five); unknown for
-    one.
+    Disturbed processes are left out where enough others are there. With fewer than six processes the interval is from
+    the least to the greatest (it covers 94 % for five); unknown for one.
     """
-    ratios = [process.ratio for process in processes if process.ratio is not None]
-    if reference_ms is not None and len(ratios) == len(processes):
+    used = undisturbed(processes) or processes
+    ratios = [process.ratio for process in used if process.ratio is not None]
+    if reference_ms is not None and len(ratios) == len(used):
         values = [ratio * reference_ms for ratio in ratios]
     else:
-        values = [process.median for process in processes]
+        values = [process.median for process in used]
     low, high = stats.median_interval(values) or (min(values), max(values))
     return Estimate(float(np.median(values)), *((low, high) if len(values) > 1 else (None, None)))
 
@@ -153,8 +169,9 @@ class TruthJournal:
                 raise ValueError(f"it does not hold {row['correct']} right of {n}")
             self._right[key] = right
         else:
-            figures = [None if row[name] is None else float(row[name]) for name in ("ratio", "anchor")]
-            self._processes[key].append(Process(_positive(row["median"]), *figures, tuple(map(str, row["flags"]))))
+            ratio, anchor = (None if row[name] is None else _positive(row[name]) for name in ("ratio", "anchor"))
+            flags = tuple(map(str, row["flags"]))
+            self._processes[key].append(Process(_positive(row["median"]), ratio, anchor, flags))
 
 
 def _positive(value: Any) -> float:

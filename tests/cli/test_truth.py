@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -184,21 +184,29 @@ def test_device_and_images_decide(run: Run) -> None:
     assert Selection.from_bytes(selection.to_bytes(), "it", REDUCED) == selection
 
 
+def quiet(lines: Sequence[str]) -> str:
+    """A journal as on a machine that does nothing else."""
+    rows = [json.loads(line) for line in lines]
+    return "".join(json.dumps(row | ({"flags": []} if "flags" in row else {})) + "\n" for row in rows)
+
+
 def test_a_second_run_measures_nothing_and_chooses_the_same(models: Models, run: Run, tmp_path: Path) -> None:
-    records = [json.loads(line)["record"] for line in run.kept.read_text().splitlines()]
+    lines = run.kept.read_text().splitlines()
+    records = [json.loads(line)["record"] for line in lines]
     assert (records.count("process"), records.count("right"), records.count("under")) == (6, 3, 2)
     again = tmp_path / "kept.jsonl"
-    again.write_bytes(run.kept.read_bytes())
-    found = truth.check(run.chosen, models, replace(run.asked, kept=again), heard()[0])
-    assert again.read_bytes() == run.kept.read_bytes()
-    assert found.selection.to_bytes() == run.found.selection.to_bytes()
+    again.write_text(quiet(lines))
+    found = [truth.check(run.chosen, models, replace(run.asked, kept=again), heard()[0]) for _ in range(2)]
+    assert again.read_text() == quiet(lines)
+    assert found[0].selection.to_bytes() == found[1].selection.to_bytes()
+    assert found[0].selection.measured is not None
 
 
 def test_where_nothing_fits_as_measured_nothing_is_evaluated(models: Models, run: Run, tmp_path: Path) -> None:
     """Measured before: processes a thousand times as slow as predicted."""
     kept = tmp_path / "kept.jsonl"
     lines = [line for line in run.kept.read_text().splitlines() if '"record":"right"' not in line]
-    kept.write_text("\n".join([*lines, ""]).replace('"ratio":', '"ratio":1000').replace('"median":', '"median":1000'))
+    kept.write_text(quiet(lines).replace('"ratio": ', '"ratio": 1000').replace('"median": ', '"median": 1000'))
     with pytest.raises(InfeasibleBudget, match="none of the 3 best subnets fits latency=100ms as measured") as caught:
         truth.check(chosen_at(models, "100ms"), models, replace(run.asked, kept=kept, bn="bank"), heard()[0])
     assert caught.value.details["needed"]["latency_ms"] > 100

@@ -15,7 +15,7 @@ from ofa_edge.latency.plan import QUICK, middle
 from ofa_edge.latency.simulated import Law, SimulatedDevice
 from ofa_edge.latency.workload import network_source
 from ofa_edge.search.checking import evaluate_missing, time_missing
-from ofa_edge.search.truth_journal import Process, TruthJournal, latency_of
+from ofa_edge.search.truth_journal import Process, TruthJournal, latency_of, undisturbed
 from tests.search.doubles import REDUCED, SMALL
 
 ARCHS = [REDUCED.sample(np.random.default_rng(i), 32) for i in range(4)]
@@ -92,6 +92,28 @@ def test_a_disturbed_process_is_repeated_before_it_counts(path: Path) -> None:
         kept = notes.processes(notes.under(board="one"), ARCHS[1])
     assert Counter(key for key, _ in there.asked) == {"0": 2, "1": 3, "2": 2, "3": 2}
     assert [process.flags for process in kept] == [(), ()]
+
+
+def test_processes_that_stayed_disturbed_are_left_out_and_replaced_by_a_later_run(path: Path) -> None:
+    busy = device(flags=lambda key, before: ("preempted",) if key == "1" else (), slow=lambda key, before: 3.0)
+    with TruthJournal.open(path, REDUCED) as notes:
+        timed(notes, busy, archs=ARCHS[:2])
+        kept = notes.processes(notes.under(board="one"), ARCHS[1])
+        assert len(kept) == 3
+        assert undisturbed(kept) is None
+    again = device()
+    with TruthJournal.open(path, REDUCED) as notes:
+        timed(notes, again, archs=ARCHS[:2])
+        kept = notes.processes(notes.under(board="one"), ARCHS[1])
+    assert again.asked == [("1", True)] * 3
+    assert latency_of(kept, REFERENCE).value == pytest.approx(true(ARCHS[1]), rel=1e-3)
+
+
+def test_few_quiet_processes_are_used_where_they_are_not_fewer_than_the_others() -> None:
+    quiet, busy = Process(5.0), Process(9.0, flags=("steal",))
+    assert latency_of([quiet, busy], None) == Estimate(5.0)
+    assert latency_of([quiet, busy, busy], None) == Estimate(9.0, 5.0, 9.0)
+    assert latency_of([quiet] * 3 + [busy] * 9, None) == Estimate(5.0, 5.0, 5.0)
 
 
 def test_a_subnet_that_crashes_costs_no_other(path: Path) -> None:
