@@ -85,8 +85,8 @@ def _front_figure(content: Content, found: Sequence[DeviceFront], number: int) -
     sizes = ", ".join(map(str, found[0].resolutions))
     caption = (
         f"Space {accuracy.space.name} at {sizes} px. Lines: the best predicted top-1 within each predicted latency, "
-        f"exact over all subnets. Bands: the {content.interval} of the latency. Small dots: subnets of the accuracy "
-        "table, their top-1 measured. Numbered: the chosen subnets, with the intervals of both."
+        f"exact over all subnets. Bands: the {content.interval} of the latency. Small dots: some subnets of the "
+        "accuracy table, their top-1 measured. Numbered: the chosen subnets, with the intervals of both."
     )
     entries = [(f.device.series, f.device.name) for f in found]
     tables = [details(f"Front of {f.device.name}", _front_table(f)) for f in found]
@@ -114,8 +114,9 @@ def _front_svg(
         ]
         layers.append(figures.band(frame, f.device.series, edges))
         layers.append(figures.steps(frame, f.device.series, f.latency_ms.tolist(), (100 * f.top1).tolist()))
-    layers.append(figures.points(frame, [p for f in found for p in _stops(f)]))
-    layers.append(figures.badges(frame, numbered))
+    reached = [p for f in found for p in _stops(f)]
+    layers += [figures.points(frame, reached), figures.badges(frame, numbered)]
+    layers.append(figures.stops(frame, [*reached, *(p for _, p in numbered)]))
     title = f"Top-1 against latency on {', '.join(f.device.name for f in found)}"
     ends = "; ".join(
         f"{f.device.name}: {percent(f.shown[0].top1.value)} at {milliseconds(f.shown[0].latency_ms)} to "
@@ -237,7 +238,8 @@ def _budget_svg(compared: _Comparison, pixels: float, ident: str) -> Markup:
         points.append(Point(x, 100 * c.top1.value, device.series, lines, y_range=y_range))
     said = "; ".join(f"{p.lines[0]} {p.lines[1]}: {p.lines[2]}" for p in points) or "no subnet fits any budget"
     title = "Best top-1 for each budget and device"
-    return figures.svg(ident, (frame.width, frame.height), title, said, frame.draw(), figures.points(frame, points))
+    layers = [frame.draw(), figures.points(frame, points), figures.stops(frame, points)]
+    return figures.svg(ident, (frame.width, frame.height), title, said, *layers)
 
 
 def _budget_table(compared: _Comparison) -> Markup:
@@ -291,7 +293,12 @@ def subnets(content: Content) -> Section:
     missing = []
     if not content.sources.selections:
         missing.append("No selection was given, so these are the best of each front for the middle budget.")
-    body: list[Child] = []
+    caption = (
+        "From the input at the top to the classifier. Blocks of one stage stand together; a place that a subnet leaves "
+        "out is a dotted line, so the same place of two subnets is at the same height. What was chosen more than once "
+        "is drawn once."
+    )
+    body: list[Child] = [paragraph(caption, class_="quiet")]
     by_space = groupby(sorted(content.picks, key=lambda p: p.space.name), key=lambda p: p.space.name)
     for _, group in by_space:
         body.append(_columns(sorted(group, key=lambda p: p.number)))
@@ -302,11 +309,6 @@ def subnets(content: Content) -> Section:
 
 
 def _columns(chosen: Sequence[Pick]) -> Markup:
-    caption = (
-        "From the input at the top to the classifier. Blocks of one stage stand together; a place that a subnet leaves "
-        "out is a dotted line, so the same place of two subnets is at the same height. What was chosen more than once "
-        "is drawn once."
-    )
     same: dict[Arch, list[Pick]] = {}
     for pick in chosen:
         same.setdefault(pick.arch, []).append(pick)
@@ -314,7 +316,7 @@ def _columns(chosen: Sequence[Pick]) -> Markup:
     more = len(same) - len(drawn)
     rest = paragraph(f"{more} more are in the table only.", class_="quiet") if more > 0 else None
     legend = figures.legend([], *drawings.kernel_signs(chosen[0].space))
-    return joined([paragraph(caption, class_="quiet"), legend, element("div", {"class": "columns"}, *drawn), rest])
+    return joined([legend, element("div", {"class": "columns"}, *drawn), rest])
 
 
 def _column(picks: Sequence[Pick]) -> Markup:

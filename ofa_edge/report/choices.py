@@ -33,6 +33,8 @@ from ofa_edge.space.population import ArchArrays
 
 # Points of a front that get an interval, and so a row in its table.
 _SHOWN = 40
+# Measured subnets that are drawn behind a front.
+_MOST_DOTS = 500
 _BUDGETS = 5
 _NONE_FITS = "no subnet fits"
 
@@ -54,7 +56,7 @@ class DeviceFront:
     Attributes:
         latency_ms, top1: (n,) of every point, fastest first, as the models give them.
         shown: a part of the points, both ends among them, with intervals.
-        measured: (m, 2) predicted latency in ms and measured top-1 of the accuracy table's subnets.
+        measured: (m, 2) predicted latency in ms and measured top-1 of some of the accuracy table's subnets.
     """
 
     device: Device
@@ -176,6 +178,7 @@ def _measured(model: LatencyModel, accuracy: Accuracy, resolutions: Sequence[int
         return np.empty((0, 2))
     frame = accuracy.table.frame
     frame = frame[frame["resolution"].isin(resolutions)]
+    frame = frame.iloc[:: -(-len(frame) // _MOST_DOTS) or 1]
     if frame.empty:
         return np.empty((0, 2))
     archs = ArchArrays.of(accuracy.space, list(frame["arch"]))

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency import health
 from ofa_edge.latency.conditions import UNKNOWN, unknown_conditions
@@ -20,7 +22,7 @@ from ofa_edge.latency.table import LatencyTable
 from ofa_edge.report.markup import number
 from ofa_edge.space.arch import Arch, Space
 
-_MODEL_CHARACTERS = 28
+_MOST_CHARACTERS = 28
 
 
 @dataclass(frozen=True)
@@ -82,25 +84,33 @@ def devices(tables: Sequence[LatencyTable]) -> list[Device]:
     ]
 
 
+# What tells tables of one device apart, the most telling first.
+_PARTS: tuple[Callable[[LatencyTable], str], ...] = (
+    lambda t: t.conditions.runtime,
+    lambda t: _plural(t.conditions.threads, "thread"),
+    lambda t: t.conditions.precision,
+    lambda t: t.header.space,
+    lambda t: t.conditions.thermal,
+    lambda t: f"governor {t.conditions.governor}",
+    lambda t: "cores " + " ".join(map(str, np.atleast_1d(np.asarray(t.conditions.cores)))),
+    lambda t: t.conditions.runtime_version,
+    lambda t: "quick" if t.header.plan.quick else "full",
+    lambda t: t.header.provenance.created[:16].replace("T", " "),
+)
+
+
 def _names(tables: Sequence[LatencyTable]) -> list[str]:
-    """The device, then of these as many as differ and are needed to tell the tables apart; at last a number."""
-    parts: list[Callable[[LatencyTable], str]] = [
-        lambda t: t.conditions.runtime,
-        lambda t: _plural(t.conditions.threads, "thread"),
-        lambda t: t.conditions.precision,
-        lambda t: t.header.space,
-        lambda t: t.conditions.thermal,
-        lambda t: f"governor {t.conditions.governor}",
-        lambda t: t.conditions.runtime_version,
-        lambda t: t.header.provenance.created,
-    ]
+    """The device, and where several tables are of it what tells them apart; at last a number."""
     names = [_device(table) for table in tables]
-    for part in parts:
-        if len(set(names)) == len(names):
-            break
-        values = [part(table) for table in tables]
-        if len(set(values)) > 1:
-            names = [f"{name}, {value}" if value else name for name, value in zip(names, values, strict=True)]
+    for part in _PARTS:
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(names):
+            groups.setdefault(name, []).append(i)
+        for name, rows in groups.items():
+            values = [part(tables[i]) for i in rows]
+            if len(set(values)) > 1:
+                for i, value in zip(rows, values, strict=True):
+                    names[i] = f"{name}, {_shortened(value)}"
     counts, seen = Counter(names), Counter[str]()
     for i, name in enumerate(names):
         if counts[name] > 1:
@@ -110,9 +120,12 @@ def _names(tables: Sequence[LatencyTable]) -> list[str]:
 
 
 def _device(table: LatencyTable) -> str:
-    model = table.conditions.device_model
-    name = model if len(model) <= _MODEL_CHARACTERS else model[: _MODEL_CHARACTERS - 1] + "…"
+    name = _shortened(table.conditions.device_model)
     return f"{name} (emulated)" if table.conditions.emulated is True else name
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MOST_CHARACTERS else name[: _MOST_CHARACTERS - 1] + "…"
 
 
 def _plural(count: Any, what: str) -> str:

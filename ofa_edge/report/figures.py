@@ -134,12 +134,16 @@ def whiskers(frame: Frame, point: Point) -> Markup | None:
 
 
 def points(frame: Frame, found: Iterable[Point]) -> Markup:
-    """Points with whiskers, and above all of them what can be reached: later ones do not cover what one says."""
+    """Points with their whiskers; `stops` makes them reachable."""
     found = list(found)
     drawn = [whiskers(frame, point) for point in found]
     drawn += [in_series(p.series, mark(p.series, *frame.at(p.x, p.y), hollow=p.hollow)) for p in found]
-    drawn += [reachable(frame, frame.at(p.x, p.y), p.lines) for p in found if p.lines]
     return joined(drawn)
+
+
+def stops(frame: Frame, found: Iterable[Point]) -> Markup:
+    """What of these points can be reached: the last thing in a figure, so that nothing covers what they say."""
+    return joined(reachable(frame, frame.at(p.x, p.y), p.lines) for p in found if p.lines)
 
 
 def reachable(frame: Frame, at: tuple[float, float], lines: Sequence[str]) -> Markup:
@@ -171,7 +175,7 @@ def steps(frame: Frame, series: int, xs: Sequence[float], ys: Sequence[float]) -
     path = f"M{number(last[0], 1)} {number(last[1], 1)}"
     for i in range(1, len(xs)):
         here = frame.at(xs[i], ys[i])
-        if i < len(xs) - 1 and max(abs(here[0] - last[0]), abs(here[1] - last[1])) < 0.5:
+        if i < len(xs) - 1 and max(abs(here[0] - last[0]), abs(here[1] - last[1])) < 1:
             continue
         path += f"H{number(here[0], 1)}V{number(here[1], 1)}"
         last = here
@@ -210,7 +214,7 @@ def join(frame: Frame, a: Point, b: Point) -> Markup:
 
 # -- badges ---------------------------------------------------------------------------------------
 def badges(frame: Frame, found: Sequence[tuple[str, Point]]) -> Markup:
-    """Numbered points: each with its intervals, a line to its number, and what it says."""
+    """Numbered points: each with its intervals and a line to its number."""
     places = [frame.at(p.x, p.y) for _, p in found]
     centres = place_badges(places, frame)
     drawn: list[Child] = [whiskers(frame, p) for _, p in found]
@@ -220,7 +224,6 @@ def badges(frame: Frame, found: Sequence[tuple[str, Point]]) -> Markup:
     for (name, point), (x, y), (cx, cy) in zip(found, places, centres, strict=True):
         drawn.append(in_series(point.series, mark(point.series, x, y, size=5.5)))
         drawn.append(badge(name, cx, cy))
-    drawn += [reachable(frame, at, p.lines) for (_, p), at in zip(found, places, strict=True) if p.lines]
     return joined(drawn)
 
 

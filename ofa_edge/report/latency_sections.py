@@ -147,9 +147,8 @@ def _prediction_panel(content: Content, device: Device, found: Sequence[Network]
     said = _accuracy_of(device, found)
     title = f"Error of predicted latency on {device.name}"
     size = (frame.width, frame.height)
-    picture = figures.svg(
-        ident, size, title, "; ".join(said), frame.draw(), figures.level(frame, 0.0), figures.points(frame, shown)
-    )
+    layers = [frame.draw(), figures.level(frame, 0.0), figures.points(frame, shown), figures.stops(frame, shown)]
+    picture = figures.svg(ident, size, title, "; ".join(said), *layers)
     headers = ["network", "role", "measured, ms", "interval of it", "predicted, ms", "interval", "error"]
     rows: list[list[Child]] = [
         [
@@ -255,7 +254,7 @@ def _macs_panel(proxy: Proxy) -> Markup:
     layers: list[Child] = [frame.draw(), figures.dots(frame, device.series, millions, proxy.latency_ms)]
     if len(pair) == 2:
         layers.append(figures.join(frame, pair[0], pair[1]))
-    layers.append(figures.points(frame, pair))
+    layers += [figures.points(frame, pair), figures.stops(frame, pair)]
     said = _proxy_words(proxy)
     title = f"MACs against latency on {device.name}"
     picture = figures.svg(f"macs{device.series}", (frame.width, frame.height), title, "; ".join(said), *layers)
@@ -269,8 +268,8 @@ def _proxy_words(proxy: Proxy) -> list[str]:
         said.append(f"rank correlation {proxy.rank:.3f}")
     if not math.isnan(proxy.spread):
         said.append(
-            f"at equal MACs (within {EQUAL:.0%}) the slow ones (95th percentile) take {percent(proxy.spread, 0)} "
-            "longer than the fast ones (5th)"
+            f"at equal MACs (within {percent(EQUAL, 0)}) the slow ones (95th percentile) take "
+            f"{percent(proxy.spread, 0)} longer than the fast ones (5th)"
         )
     if proxy.pair is not None:
         ratio = float(proxy.latency_ms[proxy.pair[1]] / proxy.latency_ms[proxy.pair[0]])

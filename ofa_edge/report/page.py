@@ -113,7 +113,7 @@ def _opening(content: Content) -> Markup:
     """What the page holds, and the main thing it says: the best subnet of each device for the middle budget."""
     parts: list[Child] = [element("h1", None, _title(content))]
     if content.devices:
-        names = "; ".join(f"{device.name} ({device.table.header.space})" for device in content.devices)
+        names = "; ".join(device.name for device in content.devices)
         count = len(content.devices)
         parts.append(paragraph(f"{count} latency table{'' if count == 1 else 's'}: {names}."))
     emulated = [device.name for device in content.devices if device.table.conditions.emulated is True]

@@ -53,6 +53,7 @@ p,ul,ol,dl{max-width:46rem;margin:.5rem 0}
 nav ol{columns:2 18rem;padding-left:1.5rem}
 .quiet,figcaption,caption{color:var(--quiet)}
 .missing{border-left:4px solid var(--rule);padding:.25rem .75rem;color:var(--quiet)}
+ul.missing{padding-left:1.75rem}
 .warn{border-left:4px solid var(--s1);padding:.25rem .75rem}
 code{font:.875em ui-monospace,"Cascadia Mono",Menlo,monospace;overflow-wrap:anywhere}
 figure{margin:1rem 0;break-inside:avoid}
@@ -63,9 +64,8 @@ figcaption{font-size:.9rem;max-width:46rem;margin:.25rem 0 .5rem}
 .grid figure{margin:0}
 .grid svg{max-width:29rem}
 .grid .card{max-width:36rem}
-.columns{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));align-items:end}
-.columns figure{margin:0}
-.columns svg{max-width:13rem}
+.columns{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-end}
+.columns figure{margin:0;flex:1 1 9.25rem;max-width:14rem}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:.5rem;padding:.75rem 1rem;break-inside:avoid}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;list-style:none;padding:0;font-size:.9rem;max-width:none}
 .legend li{display:flex;align-items:center}
@@ -83,7 +83,7 @@ table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-num
 caption{text-align:left;padding:.25rem 0}
 th,td{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--rule);white-space:nowrap}
 th,td{vertical-align:top}
-th{color:var(--quiet);font-weight:600}
+th{color:var(--quiet);font-weight:600;white-space:normal}
 .n{text-align:right}
 .verdict{display:inline-block;border:2px solid var(--ink);border-radius:1rem;padding:0 .6rem;font-weight:600}
 footer{font-size:.85rem}

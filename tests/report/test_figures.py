@@ -138,7 +138,7 @@ def test_what_a_point_says_is_spoken_and_shown_inside_the_figure() -> None:
     frame = Frame.of(360, 300, [0.0, 10.0], [0.0, 10.0], LABELS)
     for x, y in itertools.product((0.0, 5.0, 10.0), repeat=2):
         lines = ("a device with a name", "1.23 ms (1.20 to 1.26)")
-        seen = Seen.of(figures.points(frame, [Point(x, y, 0, lines)]))
+        seen = Seen.of(figures.stops(frame, [Point(x, y, 0, lines)]))
         (reached,) = [a for tag, a in seen.elements if a.get("tabindex") == "0"]
         assert reached["aria-label"] == "; ".join(lines)
         (box,) = [a for tag, a in seen.elements if tag == "rect"]
@@ -149,7 +149,8 @@ def test_what_a_point_says_is_spoken_and_shown_inside_the_figure() -> None:
 
 def test_points_without_a_text_are_no_stops_for_the_keyboard() -> None:
     frame = Frame.of(360, 300, [0.0, 1.0], [0.0, 1.0], LABELS)
-    assert "tabindex" not in figures.points(frame, [Point(0.5, 0.5, 0)])
+    assert figures.stops(frame, [Point(0.5, 0.5, 0)]) == ""
+    assert "tabindex" not in figures.points(frame, [Point(0.5, 0.5, 0, ("words",))])
 
 
 # -- colours --------------------------------------------------------------------------------------

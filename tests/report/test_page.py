@@ -226,7 +226,7 @@ def test_tables_are_told_apart_by_what_differs(folder: Path, tmp_path: Path) -> 
     names = [device.name for device in devices(read.latency)]
     assert names == [
         "Simulated Board, onnxruntime, 1 thread",
-        "Simulated Board, litert, 2 threads",
+        "Simulated Board, litert",
         "Simulated Board, onnxruntime, 4 threads",
     ]
 
@@ -348,6 +348,15 @@ def test_every_figure_is_named_described_and_has_its_data_in_a_table(whole: Page
         assert section.body is not None
         if "<svg" in section.body:
             assert "<table>" in section.body, section.ident
+
+
+def test_nothing_is_drawn_over_what_a_point_says(whole: Page) -> None:
+    pictures = re.findall(r"<svg viewBox.*?</svg>", whole.content.decode(), re.DOTALL)
+    reached = [picture[picture.index('<g class="p"') :] for picture in pictures if '<g class="p"' in picture]
+    assert len(reached) >= 8
+    for rest in reached:
+        tip = r'<g class="tip"[^>]*><rect[^>]*></rect>(<text[^>]*>[^<]*</text>)+</g>'
+        assert re.fullmatch(rf'(<g class="p"[^>]*><circle[^>]*></circle>{tip}</g>)+</svg>', rest)
 
 
 def test_a_full_page_is_a_few_hundred_kilobytes(whole: Page) -> None:
