@@ -11,10 +11,11 @@ so the tables come from FOLDER and its network has random weights. Ours are aske
     pairwise    the same
     mlp         the reference's own network and weights
 
-All runs are of one process and alternate, --repeats of each; times are medians, per arch. `agree` is the greatest
-relative difference to the reference's latency (our table has one figure for a block that several resolutions share:
-their mean), and the greatest difference of its network's outputs. `population of 100` is what one generation of an
-evolution asks at once; `from archs` adds what it takes to make arrays of Arch values.
+All runs are of one process with one thread and alternate, --repeats of each; times are medians of the CPU's, which a
+busy machine changes less than the clock's, per arch. `population of 100` is what one generation of an evolution asks at
+once; `from archs` adds what it takes to make arrays of Arch values. The last line has the greatest relative difference
+to the reference's latency (our table has one figure for a block that several resolutions share: their mean), and the
+greatest difference of its network's outputs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -54,7 +56,8 @@ from tests import reference_ofa
 
 SPACE = OFA_MBV3_W12
 SIZES = (160, 176, 192, 208, 224)  # those that the reference searches at
-_GENERATION = 100
+_GENERATION, _CALLS = 100, 50
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def tutorial(name: str) -> types.ModuleType:
@@ -126,10 +129,11 @@ def predictors(reference: Reference) -> dict[str, AccuracyPredictor]:
     }
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+def seconds(action: Callable[[], Any], calls: int) -> float:
+    start = time.process_time()
+    for _ in range(calls):
+        action()
+    return (time.process_time() - start) / calls
 
 
 def agreement(reference: Reference, costs: BatchCosts, mlp: AccuracyPredictor, archs: ArchArrays) -> dict[str, float]:
@@ -167,7 +171,7 @@ def figures(tables: Mapping[int, Path], count: int, reference_count: int, repeat
     taken: dict[str, list[float]] = {name: [] for name in actions}
     for repeat in range(repeats + 1):
         for name, (n, action) in actions.items():
-            found = seconds(action) / n
+            found = seconds(action, _CALLS if n == _GENERATION else 1) / n
             taken[name] += [found] if repeat else []
     us = {name: 1e6 * statistics.median(times) for name, times in taken.items()}
     theirs = us["reference: table query"] + us["reference: predictor"]
@@ -199,6 +203,8 @@ def main() -> None:
     if options.tables is None:
         print("no --tables: nothing to compare with")
         return
+    if not os.environ.items() >= _ONE_THREAD.items():  # libraries read these when they are loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | _ONE_THREAD)
     tables = {size: options.tables / f"{size}_lookup_table.yaml" for size in SIZES}
     value = figures(tables, options.archs, options.reference_archs, options.repeats)
     if options.json:

@@ -10,6 +10,7 @@ choices like any other. The order of columns is fixed: resolutions, stages, then
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,7 @@ def _code_columns(stage: Stage, terms: str) -> Floats:
     return found
 
 
+@lru_cache(maxsize=256)
 def stage_width(stage: Stage, terms: str) -> int:
     """How many columns `stage_columns` makes."""
     return len(stage_columns(stage, StageArrays.of(stage, []), terms).T)
