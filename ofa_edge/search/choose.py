@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from ofa_edge.search.candidate import Latency as Latency
 from ofa_edge.search.candidate import candidate_of as candidate_of
 from ofa_edge.search.candidate import excess as excess
 from ofa_edge.search.candidate import excess_of_counts as excess_of_counts
+from ofa_edge.search.costs import CostTables
 from ofa_edge.search.frontier import Front
 from ofa_edge.search.limits import Limits, uses
 from ofa_edge.search.refusal import refusal, rounded_up
@@ -142,7 +144,7 @@ def _best(
     while True:
         front, whole = best_front(
             models.space,
-            models.latency,
+            models.tables,
             accuracy,
             models.resolutions,
             models.limits(budget),
@@ -171,6 +173,11 @@ class Models:
     resolutions: tuple[int, ...]
     confidence: float
     energy: Energy | None
+
+    @cached_property
+    def tables(self) -> CostTables:
+        """The latency, for searches."""
+        return CostTables(self.space, self.latency, self.energy)
 
     @property
     def margin(self) -> float:
@@ -208,7 +215,7 @@ def infeasible(models: Models, budget: Budget) -> InfeasibleBudget:
     """The refusal of a budget that no subnet fits, with its certificate."""
     space, margins = models.space, (models.margin, models.energy_margin)
     found, front = certificate.of(
-        space, models.latency, models.resolutions, budget, margins[0], models.energy, margins[1]
+        space, models.tables, models.resolutions, budget, margins[0], models.energy, margins[1]
     )
 
     def candidate(row: int) -> Candidate:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from ofa_edge.space.block import Block, Layer
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
 
 Floats = NDArray[np.float64]
+Numbers = TypeVar("Numbers", Ints, Floats)
 
 # Columns of all costs here; PEAK joins by maximum, the others are sums. The tables leave LOSS, the negated score, 0.
 # ENERGY is 0 without a model of it.
@@ -93,8 +94,19 @@ class Costs:
 
     @classmethod
     def of(cls, space: Space, latency: BlockLatencies, resolution: int, energy: BlockEnergies | None = None) -> Costs:
-        known: dict[Block, list[int]] = {}
+        if isinstance(latency, CostTables) and (latency.space, latency.energy) == (space, energy):
+            return latency.at(resolution)
+        return cls._made(space, latency, resolution, energy, {})
 
+    @classmethod
+    def _made(
+        cls,
+        space: Space,
+        latency: BlockLatencies,
+        resolution: int,
+        energy: BlockEnergies | None,
+        known: dict[Block, list[int]],
+    ) -> Costs:
         def row(block: Block) -> list[int]:
             if block not in known:
                 known[block] = _row(latency, energy, block)
@@ -112,10 +124,45 @@ class Costs:
         places = np.arange(table.shape[2])
         return total(table[:, :, places, values.code], axis=3)
 
+    def least(self) -> Floats:
+        """(COLUMNS,) what no subnet is below, whatever it chooses."""
+        parts = [self.stem.reshape(-1, len(COLUMNS)).min(axis=0).astype(np.float64)]
+        for stage, table in zip(self.space.stages, self.stages, strict=True):
+            places = table[:, :, :, 1:].min(axis=(0, 1, 3)).astype(np.float64)
+            parts.append(np.min([total(places[:depth], axis=0) for depth in stage.depths], axis=0))
+        return total(np.stack([*parts, self.head.min(axis=0)]), axis=0)
 
-def total(rows: Ints, axis: int) -> Ints:
+
+class CostTables:
+    """A latency that keeps what it is asked for: passed where a latency is, costs are made once for each resolution.
+
+    For several searches with the same models.
+    """
+
+    def __init__(self, space: Space, latency: BlockLatencies, energy: BlockEnergies | None = None):
+        self.space = space
+        self.latency = latency
+        self.energy = energy
+        self._rows: dict[Block, list[int]] = {}
+        self._costs: dict[int, Costs] = {}
+
+    @property
+    def offset_ms(self) -> float:
+        return self.latency.offset_ms
+
+    def block_ms(self, block: Block) -> float:
+        return self.latency.block_ms(block)
+
+    def at(self, resolution: int) -> Costs:
+        """As Costs.of."""
+        if resolution not in self._costs:
+            self._costs[resolution] = Costs._made(self.space, self.latency, resolution, self.energy, self._rows)
+        return self._costs[resolution]
+
+
+def total(rows: Numbers, axis: int) -> Numbers:
     """Rows joined along an axis: the sum, and for PEAK the greatest."""
-    found: Ints = rows.sum(axis=axis)
+    found: Numbers = rows.sum(axis=axis)
     found[..., PEAK] = rows[..., PEAK].max(axis=axis)
     return found
 

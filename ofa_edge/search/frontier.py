@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import COLUMNS, LATENCY, LOSS, PER_MS, BlockEnergies, BlockLatencies, Costs, Widths
-from ofa_edge.search.joining import Part, bounds, cut_down, link, merge, running
+from ofa_edge.search.costs import COLUMNS, FAILED, LATENCY, LOSS, PER_MS, BlockEnergies, BlockLatencies, Costs, Widths
+from ofa_edge.search.joining import Part, cut_down, link, merge, running
 from ofa_edge.search.limits import Limits, uses
 from ofa_edge.search.pareto import Ints, nondominated
 from ofa_edge.space.arch import Arch, Space
@@ -147,8 +147,9 @@ def front_within(
             continue
         of_head = -_whole(np.full(widths.around[-1], score.offset(resolution)), PER_SCORE)
         costs = Costs.of(space, latency, resolution, energy)
-        chain = _chain(costs, values, [*losses, of_head], None if cuts is None else cuts[resolution])
-        if all(len(part) for part in chain):
+        cut = None if cuts is None else cuts[resolution]
+        chain = _chain(costs, values, [*losses, of_head], cut, None if cut is None else _within(cut))
+        if chain:
             found = merge(chain, columns, limits if limits.columns else None)
             parts.append((np.full(len(found.rows), resolution), found.rows, found.costs[:, : len(COLUMNS)]))
     resolution_, rows, all_costs = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -178,11 +179,11 @@ def cheapest(
     values = [StageArrays.all(stage) for stage in space.stages]
     parts: list[tuple[Ints, Ints, Ints]] = []
     for resolution in sorted(set(resolutions)):
-        chain = _chain(Costs.of(space, latency, resolution, energy), values)
-        least = bounds(*chain)[0][columns]
-        if any((costs[:, columns] <= least).all(axis=1).any() for _, _, costs in parts):
+        made = Costs.of(space, latency, resolution, energy)
+        if any((costs[:, columns] <= made.least()[columns]).all(axis=1).any() for _, _, costs in parts):
             continue  # a subnet of another resolution is as cheap as the cheapest of every column here
-        if all(len(part) for part in chain):
+        only = [_undominated(table, v, columns) for table, v in zip(made.stages, values, strict=True)]
+        if chain := _chain(made, values, only=only):
             found = merge(chain, list(columns), None)
             parts.append((np.full(len(found.rows), resolution), found.rows, found.costs))
     if not parts:
@@ -255,23 +256,57 @@ def _chain(
     values: Sequence[StageArrays],
     losses: Sequence[Ints] | None = None,
     cut: Sequence[Ints] | None = None,
+    only: Sequence[Ints] | None = None,
 ) -> list[Part]:
-    """Stem, stages and head as parts; LOSS is 0 where no losses are given (see `_losses`). With a cut it is CUT, and
-    what is above it alone is left out."""
+    """Stem, stages and head as parts; none where one of them has nothing that can run.
+
+    Args:
+        losses: LOSS of the entries of the tables (see `_losses`); 0 without it.
+        cut: CUT likewise; what is above it alone is left out.
+        only: numbers of the choices of each stage that are to be parts at all.
+    """
+    numbers = [np.arange(len(v)) for v in values] if only is None else only
+    if not all(map(len, numbers)):
+        return []
     links = [link(costs.stem, lambda m, a, d: (0 * a, a, [m, a, d]))]
-    links += [link(costs.of_stage(s, v), lambda b, a, n: (b, a, [n, a])) for s, v in enumerate(values)]
+    for s, (v, n) in enumerate(zip(values, numbers, strict=True)):
+        table = costs.of_stage(s, StageArrays(v.stage, v.depth[n], v.code[n]))
+        links.append(link(table, lambda b, a, i, n=n: (b, a, [n[i], a])))
     links.append(link(costs.head, lambda b: (b, 0 * b, [])))
+    some: list[Any] = [slice(None), *numbers, slice(None)]
     if losses is not None:
-        for part, loss in zip(links, losses, strict=True):
-            part.costs[:, LOSS] = loss
+        for part, loss, kept in zip(links, losses, some, strict=True):
+            part.costs[:, LOSS] = loss[..., kept].ravel()
     if cut is not None:
-        links = [part.beside(lost.ravel()) for part, lost in zip(links, cut, strict=True)]
+        links = [part.beside(lost[..., kept].ravel()) for part, lost, kept in zip(links, cut, some, strict=True)]
     links = [running(part) for part in links]
-    return links if cut is None else cut_down(links)
+    if cut is not None:
+        links = cut_down(links)
+    return links if all(map(len, links)) else []
+
+
+def _within(cut: Sequence[Ints]) -> list[Ints]:
+    """Numbers of the choices of each stage whose CUT is not above 0 with the least of all else."""
+    least = sum(int(table.min()) for table in cut)
+    return [np.flatnonzero(table.min(axis=(0, 1)) + (least - int(table.min())) <= 0) for table in cut[1:-1]]
+
+
+def _undominated(table: Ints, values: StageArrays, columns: Sequence[int]) -> Ints:
+    """Numbers of the choices of a stage that have at no place a block than which another is as cheap in all columns,
+    whatever the widths."""
+    places = np.arange(table.shape[2])
+    fine = np.ones(table.shape[2:4], dtype=bool)
+    table = np.where(table[..., LATENCY, None] < FAILED, table, FAILED)  # what cannot run is no cheaper than anything
+    for place in places:
+        costs = np.moveaxis(table[:, :, place, 1:][..., columns], 2, 0).reshape(table.shape[3] - 1, -1)
+        fine[place, 1:] = False
+        fine[place, 1 + nondominated(costs)] = True
+    return np.flatnonzero(fine[places, values.code].all(axis=1))
 
 
 def _losses(space: Space, widths: Widths, score: StageScores, values: Sequence[StageArrays]) -> list[Ints]:
-    """What stem and stages add to LOSS, in the order of `_chain`'s entries."""
+    """What stem and stages add to LOSS, as tables like those of costs.py: of a stage (width before, width after,
+    choice)."""
     of_width = [np.zeros(n) for n in (widths.middle, *widths.around)]
     if space.elastic_width:
         of_width = [score.width_scores(place) for place in range(len(of_width))]
@@ -281,4 +316,4 @@ def _losses(space: Space, widths: Widths, score: StageScores, values: Sequence[S
     for s, stage_values in enumerate(values):
         alike = np.zeros(widths.around[s])[:, None, None]  # what the width before adds was counted there
         tables.append(alike + of_width[s + 2][:, None] + score.stage_scores(s, stage_values))
-    return [-_whole(table.ravel(), PER_SCORE) for table in tables]
+    return [-_whole(table, PER_SCORE) for table in tables]

@@ -187,10 +187,10 @@ def _highs(program: Program, above: float, forbidden: Sequence[Ints], seconds: f
         constraints.append(LinearConstraint(inequalities, -np.inf, right))
     if above > -math.inf:
         constraints.append(LinearConstraint(costs[None], -np.inf, (program.constant - above) * factor))
-    for chosen in forbidden:
+    for earlier in forbidden:
         row = np.zeros(len(program) + 1)
-        row[chosen] = 1
-        constraints.append(LinearConstraint(row[None], -np.inf, len(chosen) - 1))
+        row[earlier] = 1
+        constraints.append(LinearConstraint(row[None], -np.inf, len(earlier) - 1))
     with _nothing_printed():
         result = milp(
             costs,
@@ -203,7 +203,7 @@ def _highs(program: Program, above: float, forbidden: Sequence[Ints], seconds: f
         return _Found(None, -math.inf, True)
     bound = result.mip_dual_bound
     bound = math.inf if bound is None or not math.isfinite(bound) else program.constant - float(bound) / factor
-    chosen = None if result.x is None else np.flatnonzero(result.x[:-1] > 0.5)
+    chosen: Ints | None = None if result.x is None else np.flatnonzero(result.x[:-1] > 0.5).astype(np.int64)
     return _Found(chosen, bound, result.status == 0)
 
 

@@ -222,13 +222,13 @@ def _equations(space: Space, numbers: dict[tuple[int, ...], int]) -> Any:
             for i in range(space.stages[s].depths[d]):
                 enter(("blocks", s, d, i, a), variable, -1.0)
         else:
-            s, d, i, _, b, a = index
+            s, d, i, _code, b, a = index
             enter(("blocks", s, d, i, a), variable, 1.0)
             if i == 0:
                 enter(("before", s, b), variable, 1.0)
     entries = [(i, j, value) for i, row in enumerate(rows.values()) for j, value in row]
-    i, j, value = zip(*entries, strict=True)
-    return csc_array((value, (i, j)), shape=(len(rows), len(numbers)))
+    at, variables, values = zip(*entries, strict=True)
+    return csc_array((values, (at, variables)), shape=(len(rows), len(numbers)))
 
 
 # -- what variables cost ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog
@@ -21,6 +22,8 @@ from ofa_edge.search.limits import Limits
 from ofa_edge.search.program import Layout, Program
 from ofa_edge.search.scores import PlaceScores
 from ofa_edge.space.arch import Space
+
+_SOLVE: Any = linprog  # its stubs know neither sparse matrices nor arrays of bounds
 
 # The greatest score counts so much for the solvers, so that an absolute gap of 1e-6 is 1e-11 of it.
 _SCORES = 1e5
@@ -91,11 +94,11 @@ def relax(program: Program) -> Relaxed:
     sums = program.layout.right
     if bounds[-1, 0] > bounds[-1, 1] or not len(program):
         return Relaxed(program, -math.inf, np.zeros(len(program)))
-    found = linprog(costs, A_ub=inequalities, b_ub=right, A_eq=equations, b_eq=sums, bounds=bounds, method="highs")
+    found = _SOLVE(costs, A_ub=inequalities, b_ub=right, A_eq=equations, b_eq=sums, bounds=bounds, method="highs")
     if found.status == 2:
         return Relaxed(program, -math.inf, np.zeros(len(program)))
     if found.status != 0:  # no multipliers: those of the equations alone give a bound too
-        found = linprog(costs, A_eq=equations, b_eq=sums, bounds=bounds, method="highs")
+        found = _SOLVE(costs, A_eq=equations, b_eq=sums, bounds=bounds, method="highs")
         inequalities, right = inequalities[:0], right[:0]
     of_sums = np.asarray(found.eqlin.marginals)
     of_limits = np.minimum(np.asarray(found.ineqlin.marginals), 0.0) if len(right) else np.zeros(0)

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ofa_edge.search.costs import BlockEnergies, BlockLatencies, Widths
+from ofa_edge.search.costs import BlockEnergies, BlockLatencies, CostTables, Widths
 from ofa_edge.search.frontier import PER_SCORE, Front, StageScores, cheapest, front_within
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.pareto import Ints
@@ -62,6 +62,7 @@ def best_front(
         UsageError: as `exact_front`.
         BadFile: no subnet can run at all.
     """
+    latency = latency if isinstance(latency, CostTables) else CostTables(space, latency, energy)
     scores = PlaceScores.of(space, score, resolutions)
     found = relaxations(space, latency, scores, limits, energy)
     relaxed = [one for one in found if one.bound > -np.inf]
