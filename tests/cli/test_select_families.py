@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ofa_edge import settings
@@ -370,3 +371,37 @@ def test_a_selection_whose_predictor_changed_is_refused(run: Run, here: Path) ->
 def test_a_selection_remembers_its_tables_headers(run: Run, tmp_path: Path) -> None:
     assert run(SELECT + " --budget 1s --out {out}")[0] == 0
     assert set(Selection.read(tmp_path / "out").headers) == {"latency-table", "accuracy-table"}
+
+
+# -- the truth step: the wiring; how it measures and chooses is tests/cli/test_truth.py's ----------
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures of each class."""
+    image = pytest.importorskip("PIL.Image")
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("amber", "birch", "coral", "dune", "elm")):
+        (folder / "val" / name).mkdir(parents=True)
+        for i in range(4):
+            pixels = rng.integers(0, 128, (40, 40, 3), dtype=np.uint8) + 25 * label
+            image.fromarray(pixels.astype(np.uint8)).save(folder / "val" / name / f"{i}.png")
+    return folder
+
+
+def test_images_choose_among_the_best_of_every_mode(run: Run, data: Path, tmp_path: Path) -> None:
+    line = f"{SELECT} {MODES} --data {data} --bn bank --supernet {{ckpt}} --top 3"
+    code, value = run(f"{line} --out {{out}}")
+    assert code == 0, value
+    for one in value["members"]:
+        assert one["selection"]["measured"]["n"] == 20
+        assert "as measured" in one["selection"]["model"]
+        assert {"images", "supernet"} <= one["selection"]["inputs"].keys()
+    found = families.read(tmp_path / "out")
+    assert isinstance(found, Family)
+    assert all(member.selection.measured and member.selection.headers for member in found.members)
+
+
+def test_a_device_chooses_where_it_answers(run: Run) -> None:
+    code, value = run(f"{SELECT} --budget 1s --top 1 --host nobody@127.0.0.1:1")
+    assert code == 5
+    assert "127.0.0.1" in value["error"]["message"]
