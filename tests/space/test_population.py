@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ofa_edge.space.population import ArchArrays, concatenate
+from ofa_edge.space.population import ArchArrays, code_count, concatenate
 from ofa_edge.space.spaces import SPACES
 
 
@@ -41,3 +41,23 @@ def test_every_value_of_every_axis_is_drawn_about_as_often():
         counts = np.unique(axis, return_counts=True)[1]
         assert len(counts) == values
         assert counts.min() > 0.9 * 6000 / values
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_archs_at_other_sizes_are_the_same_subnets(space):
+    drawn = ArchArrays.sample(space, np.random.default_rng(3), 30, space.resolutions)
+    sizes = np.random.default_rng(4).choice(space.resolutions, 30)
+    assert drawn.at(sizes).archs() == [arch.at(int(r)) for arch, r in zip(drawn.archs(), sizes, strict=True)]
+    assert drawn.at(space.resolutions[0]).archs() == [arch.at(space.resolutions[0]) for arch in drawn.archs()]
+    assert drawn.arch(-1) == drawn.archs()[-1]
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+def test_places_of_a_stage_are_numbered(space):
+    drawn = ArchArrays.sample(space, np.random.default_rng(5), 200, space.resolutions)
+    for s, stage in enumerate(space.stages):
+        base = code_count(stage)
+        numbers = drawn.number(s, 0, stage.max_depth)
+        digits = [numbers // base**place % base for place in reversed(range(stage.max_depth))]
+        assert np.array_equal(np.stack(digits, axis=1), drawn.codes[s])
+        assert np.array_equal(drawn.number(s, 0, 1), drawn.codes[s][:, 0])
