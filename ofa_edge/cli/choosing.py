@@ -1,7 +1,7 @@
-"""What `select` does with models and budgets: a strategy for one of each, and families for several.
+"""What `select` chooses from, and how: files to models, and a strategy on models and a budget.
 
-In: models (inputs.py), budgets or modes, a strategy. Out: Chosen, one for each mode and device. Rules kept: times of an
-emulated device are held against no budget; a mode that cannot be kept does not hide what was chosen for the others.
+In: what a person named. Out: Models for each latency table, and a Chosen. Rule kept: times of an emulated device are
+held against no budget.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli import inputs
 from ofa_edge.cli.inputs import KeptPredictor, Models
 from ofa_edge.cli.output import Output
-from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.conditions import mismatches
 from ofa_edge.search import choose as searching
-from ofa_edge.search.families import Family, Member, Mode, labels
 from ofa_edge.weights import checkpoint as checkpoints
 
 if TYPE_CHECKING:
@@ -178,131 +177,3 @@ def _require_different(models: Sequence[Models]) -> None:
                     " conditions",
                     hint="give one table for each device; `ofa-edge table merge` makes one of two",
                 )
-
-
-# -- families -------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a member of a family is for, and what it is chosen from.
-
-    Attributes:
-        device: label of the device; '' where there is one only.
-    """
-
-    mode: Mode
-    device: str
-    models: Models
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        mode = "" if self.mode.name is None else f"mode {self.mode.name}"
-        return f"{mode} on {self.device}" if mode and self.device else mode or self.device
-
-    def said(self, budget: object) -> str:
-        """The option that asks for it with another budget."""
-        return f"--budget {budget}" if self.mode.name is None else f"--mode {self.mode.name}:{budget}"
-
-
-def asked(models: Sequence[Models], modes: Sequence[Mode]) -> list[Asked]:
-    """Every mode on every device."""
-    devices = labels([one.latency_table.conditions for one in models]) if len(models) > 1 else [""]
-    return [Asked(mode, device, one) for mode in modes for device, one in zip(devices, models, strict=True)]
-
-
-def choose_each(members: Sequence[Asked], how: How, then: Any = None) -> list[Chosen]:
-    """One subnet for each member.
-
-    Args:
-        then: what is done with a choice and its models, such as measuring it.
-
-    Raises:
-        InfeasibleBudget: for a member there is none; details hold those, and what was chosen for the others.
-    """
-    found: list[tuple[Asked, Chosen]] = []
-    failed: list[tuple[Asked, InfeasibleBudget]] = []
-    for member in members:
-        try:
-            chosen = choose(member.models, member.mode.budget, how)
-            found.append((member, then(chosen, member.models) if then else chosen))
-        except InfeasibleBudget as error:
-            if not member.name:  # it is alone, and there is nothing to tell apart
-                raise
-            failed.append((member, error))
-    if failed:
-        raise _infeasible(failed, found)
-    return [chosen for _, chosen in found]
-
-
-def _infeasible(
-    failed: Sequence[tuple[Asked, InfeasibleBudget]], found: Sequence[tuple[Asked, Chosen]]
-) -> InfeasibleBudget:
-    """One error for all members without a subnet."""
-    from ofa_edge.search.budget import Budget
-
-    hints = []
-    for member, error in failed:
-        needed = error.details.get("needed")
-        hints.append(f"try {member.said(Budget(**needed))}" if needed else error.hint)
-    return InfeasibleBudget(
-        "; ".join(f"{member.name}: {error.message}" for member, error in failed),
-        hint="; ".join(dict.fromkeys(hints)),
-        details={
-            "infeasible": [
-                {"mode": member.mode.name, "device": member.models.latency_table.conditions.device_model}
-                | error.details
-                for member, error in failed
-            ],
-            "members": [
-                Member(member.mode.name, member.models.latency_table.conditions, chosen.selection).as_json(
-                    chosen.as_json()
-                )
-                for member, chosen in found
-            ],
-        },
-    )
-
-
-def choose_common(members: Sequence[Asked], how: How) -> list[Chosen]:
-    """The one subnet that is best for all members, as chosen for each.
-
-    Raises:
-        InfeasibleBudget: no subnet keeps all budgets.
-        UsageError: the predictor is not an additive one, or no resolution is shared.
-    """
-    from ofa_edge.search.together import Wanted, choose_together
-
-    for member in members:
-        member.models.require_real(member.mode.budget)
-    models = members[0].models
-    resolutions = set.intersection(*(set(member.models.latency.resolutions) for member in members))
-    if not resolutions:
-        raise UsageError("the latency tables share no resolution", hint="profile the devices at the same --resolutions")
-    chosen = choose_together(
-        models.space,
-        [
-            Wanted(one.name, m.latency, one.mode.budget, m.inputs, m.energy(one.mode.budget))
-            for one in members
-            for m in [one.models]
-        ],
-        models.accuracy,
-        resolutions=searching.shared_resolutions(sorted(resolutions), models.accuracy),
-        confidence=how.confidence,
-        seed=models.seed,
-        top=how.top,
-    )
-    return [
-        replace(one, selection=replace(one.selection, headers=member.models.headers))
-        for member, one in zip(members, chosen, strict=True)
-    ]
-
-
-def family_of(members: Sequence[Asked], chosen: Sequence[Chosen], common: bool) -> Family:
-    """The family of what was chosen."""
-    return Family(
-        tuple(
-            Member(member.mode.name, member.models.latency_table.conditions, one.selection)
-            for member, one in zip(members, chosen, strict=True)
-        ),
-        common,
-    )

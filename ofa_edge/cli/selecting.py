@@ -106,6 +106,7 @@ def select(
     NAME` takes its members.
     """
     from ofa_edge.cli import choosing
+    from ofa_edge.cli import members as families
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.families import Mode, parse_modes
 
@@ -141,16 +142,16 @@ def select(
         confidence=confidence,
         top=top if top is not None else _ALTERNATIVES,
     )
-    members = choosing.asked(models, modes)
+    members = families.purposes(models, modes)
     if mode is None and len(models) == 1:
-        (chosen,) = choosing.choose_each(members, how, check)
+        (chosen,) = families.choose_each(members, how, check)
         if out_file is not None:
             chosen.selection.write(out_file)
         value = chosen.as_json()
         out.result(value, lambda: describe(value, out_file))
         return
-    each = choosing.choose_common(members, how) if common else choosing.choose_each(members, how, check)
-    family = choosing.family_of(members, each, common)
+    each = families.choose_common(members, how) if common else families.choose_each(members, how, check)
+    family = families.family_of(members, each, common)
     if out_file is not None:
         family.write(out_file)
     out.result(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ofa_edge.cli.output import fields, milliseconds, size, table
 
 if TYPE_CHECKING:
-    from ofa_edge.cli.choosing import Asked
+    from ofa_edge.cli.members import Purpose
     from ofa_edge.search.choose import Chosen
 
 _AXES = {"d": "depth", "ks": "kernel", "e": "expand", "w": "width"}
@@ -66,7 +66,7 @@ def _optimal(value: dict[str, Any]) -> str:
     return "proven" if value["proven_optimal"] else f"bound {100 * value['bound']:.2f} %"
 
 
-def describe_family(members: Sequence[Asked], each: Sequence[Chosen], common: bool, file: Path | None = None) -> str:
+def describe_family(members: Sequence[Purpose], each: Sequence[Chosen], common: bool, file: Path | None = None) -> str:
     """A family for people: a row a member; of a common one the subnet once."""
     rows = []
     for member, chosen in zip(members, each, strict=True):

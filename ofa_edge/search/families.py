@@ -74,26 +74,24 @@ def _require_name(name: str) -> None:
         raise UsageError(what, hint=EXAMPLE)
 
 
+# What a person would tell two devices of one model apart by, first; the other conditions come in their own order.
+_TELLING = ("runtime", "threads", "precision", "cores", "governor")
+
+
 def labels(devices: Sequence[Conditions]) -> list[str]:
-    """Short names of devices that tell them apart: the model, and where models repeat the conditions that differ."""
-    models = [device.device_model for device in devices]
-    found = []
-    for device in devices:
-        alike = [other for other in devices if other.device_model == device.device_model]
-        differing = [
-            name
-            for name in Conditions.model_fields
-            if any(_value(other, name) != _value(device, name) for other in alike)
-        ]
-        said = ", ".join(f"{name.replace('_', ' ')} {_value(device, name)}" for name in differing)
-        found.append(
-            f"{device.device_model} ({said})" if said and models.count(device.device_model) > 1 else device.device_model
-        )
-    return found
+    """Short names of devices: the model, and where models repeat the few conditions that tell them apart."""
+    return [_label(device, [d for d in devices if d.device_model == device.device_model]) for device in devices]
 
 
-def _value(device: Conditions, name: str) -> Any:
-    return getattr(device, name)
+def _label(device: Conditions, alike: Sequence[Conditions]) -> str:
+    names = dict.fromkeys((*_TELLING, *Conditions.model_fields))
+    told: list[str] = []
+    for name in names:
+        same = [d for d in alike if all(getattr(d, n) == getattr(device, n) for n in told)]
+        if any(getattr(other, name) != getattr(device, name) for other in same):
+            told.append(name)
+    said = (f"{name.replace('_', ' ')} {getattr(device, name)}".removeprefix("runtime ") for name in told)
+    return f"{device.device_model} ({', '.join(said)})" if told else device.device_model
 
 
 # -- the family ---------------------------------------------------------------------------------

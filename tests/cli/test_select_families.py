@@ -168,15 +168,17 @@ def test_a_member_without_a_subnet_is_named_and_the_others_are_reported(run: Run
     assert error["details"]["members"][0]["selection"]["arch"]
     assert not (tmp_path / "out").exists()
     # What the hint says works.
-    saver = error["hint"].split("try --mode ")[1].split(";")[0]
-    assert run(f"{SELECT} --mode {saver}")[0] == 0
+    assert run(f"{BOTH} {error['hint'].removeprefix('try ')}")[0] == 0
 
 
 def test_common_names_the_member_that_no_subnet_keeps(run: Run) -> None:
     code, value = run(f"{SELECT} --mode full:1s --mode saver:1us --common")
     assert (code, value["error"]["code"]) == (3, 3)
     assert value["error"]["message"].startswith("mode saver: no subnet of reduced fits")
-    assert [one["member"] for one in value["error"]["details"]["infeasible"]] == ["mode saver"]
+    (one,) = value["error"]["details"]["infeasible"]
+    assert (one["mode"], one["device"]) == ("saver", "Simulated Board")
+    saver = value["error"]["hint"].removeprefix("try ")
+    assert run(f"{SELECT} --mode full:1s {saver} --common")[0] == 0
 
 
 # -- wrong combinations ---------------------------------------------------------------------------

@@ -99,6 +99,9 @@ def test_a_wrong_mode_is_named_and_says_what_to_type(texts, said):
 def test_devices_are_called_by_what_tells_them_apart():
     assert labels([BOARD, PHONE]) == ["Board", "Phone"]
     assert labels([BOARD, FOUR, PHONE]) == ["Board (threads 1)", "Board (threads 4)", "Phone"]
+    litert = FOUR.model_copy(update={"runtime": "litert", "runtime_version": "2.3", "delegate": "xnnpack"})
+    assert labels([BOARD, litert]) == ["Board (onnxruntime)", "Board (litert)"]
+    assert labels([BOARD, FOUR, litert])[1:] == ["Board (onnxruntime, threads 4)", "Board (litert)"]
 
 
 # -- the file -----------------------------------------------------------------------------------
