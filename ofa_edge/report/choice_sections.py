@@ -19,6 +19,7 @@ from ofa_edge.report.devices import Device, milliseconds, percent, size
 from ofa_edge.report.figures import Point
 from ofa_edge.report.markup import Child, Markup, details, element, items, joined, paragraph, table
 from ofa_edge.report.sources import Sources
+from ofa_edge.report.style import SERIES
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Candidate
 from ofa_edge.space import codecs
@@ -191,7 +192,9 @@ def budgets(content: Content) -> Section:
     if not content.fronts.found:
         words = "Give latency tables and an accuracy table of the same space; --budget B names budgets of your own."
         return Section("budgets", title, None, (words,))
-    return Section("budgets", title, joined(_budgets(content, group) for group in _by_space(content.fronts.found)))
+    return Section(
+        "budgets", title, joined(_budgets(content, group, i) for i, group in enumerate(_by_space(content.fronts.found)))
+    )
 
 
 @dataclass(frozen=True)
@@ -204,14 +207,14 @@ class _Comparison:
     rows: list[list[Candidate | str]]
 
 
-def _budgets(content: Content, found: list[DeviceFront]) -> Markup:
+def _budgets(content: Content, found: list[DeviceFront], number: int) -> Markup:
     space = found[0].accuracy.space.name
     limits = content.budgets[space]
     rows = [[best(f, budget, content.confidence) for f in found] for budget in limits]
     compared = _Comparison(space, found, limits, rows)
 
     def draw(pixels: float, suffix: str) -> Markup:
-        return _budget_svg(compared, pixels, f"budgets-{_slug(space)}-{suffix}")
+        return _budget_svg(compared, pixels, f"budgets{number}{suffix}")
 
     caption = (
         f"Space {space}. The highest predicted top-1 within each budget, with its {content.interval}. A budget limits "
@@ -352,16 +355,13 @@ def lines_of(*lines: Child) -> Markup:
 
 
 def _by_space(found: Sequence[DeviceFront]) -> list[list[DeviceFront]]:
-    return [list(group) for _, group in groupby(sorted(found, key=_space), key=_space)]
+    """Fronts of one space, as many as there are series, for a figure each."""
+    groups = [list(group) for _, group in groupby(sorted(found, key=_space), key=_space)]
+    return [group[i : i + SERIES] for group in groups for i in range(0, len(group), SERIES)]
 
 
 def _space(front: DeviceFront) -> str:
     return front.accuracy.space.name
-
-
-def _slug(name: str) -> str:
-    """A name as a part of an id."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in name)
 
 
 def notes(entries: Sequence[str]) -> Markup | None:

@@ -157,7 +157,7 @@ def _front(device: Device, known: Sequence[Accuracy], confidence: float, accept_
             f"there is no accuracy table of space {device.table.header.space}",
             hint="give one, or a predictor of kind additive",
         )
-    if model.space.with_classes(accuracy.space.classes) != accuracy.space:
+    if not _of_space(device, accuracy.space):
         raise UsageError(f"its space and that of {accuracy.name} differ, though both are called {accuracy.space.name}")
     resolutions = shared_resolutions(model.resolutions, accuracy.model)
     front = exact_front(accuracy.space, model, accuracy.model, resolutions)
@@ -266,6 +266,8 @@ def picks(
         found_ = choice.selection
         parts = Candidate(found_.arch, found_.top1, found_.latency_ms, found_.cost, found_.energy_mj)
         device = by_table.get(found_.inputs.get("latency-table", ""))
+        if device is not None and not _of_space(device, found_.space):
+            device = None
         name = choice.device if device is None else device.name
         said = ", ".join(part for part in (choice.mode, name, budget_name(found_.budget)) if part)
         number = len(chosen) + 1
@@ -279,6 +281,12 @@ def picks(
             number, words = len(chosen) + 1, "best of the front"
             chosen.append(Pick(number, said, words, of.accuracy.space, best_one, budget, of.device))
     return chosen
+
+
+def _of_space(device: Device, space: Space) -> bool:
+    """Whether a table is of this space, whatever the number of classes; two may have one name."""
+    model = device.model
+    return model is None or model.space.with_classes(space.classes) == space
 
 
 def budget_name(budget: Budget, *, short: bool = False) -> str:

@@ -31,10 +31,12 @@ class Device:
 
     Attributes:
         name: short, and different for each.
-        series: colour and shape.
+        index: its place among the page's tables.
+        series: its place among those of its space, which is its colour and shape.
     """
 
     name: str
+    index: int
     series: int
     table: LatencyTable
     health: health.Report
@@ -78,10 +80,11 @@ class Network:
 
 def devices(tables: Sequence[LatencyTable]) -> list[Device]:
     """One a table, in their order."""
-    names = _names(tables)
-    return [
-        Device(name, i, table, health.check(table)) for i, (name, table) in enumerate(zip(names, tables, strict=True))
-    ]
+    found: list[Device] = []
+    for index, (name, table) in enumerate(zip(_names(tables), tables, strict=True)):
+        series = sum(device.table.header.space == table.header.space for device in found)
+        found.append(Device(name, index, series, table, health.check(table)))
+    return found
 
 
 # What tells tables of one device apart, the most telling first.

@@ -80,7 +80,7 @@ def subnet(space: Space, arch: Arch, ident: str, title: str) -> Markup:
     largest = max(space.resolutions)
     drawn: list[Child] = [_block(0.0, arch.resolution / largest, "kf", f"input {arch.resolution} px")]
     y = _ROW + _GAP
-    y = _fixed(drawn, y, "stem")
+    y = _fixed(drawn, y, "stem, optional block" if arch.stem_depth else "stem")
     expand = max(max(stage.expands) for stage in space.stages)
     for s, (stage, choice) in enumerate(zip(space.stages, arch.stages, strict=True)):
         y += _HEADING

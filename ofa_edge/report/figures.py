@@ -65,16 +65,17 @@ def both(draw: Callable[[float, str], Markup]) -> Markup:
 def svg(ident: str, size: tuple[float, float], title: str, description: str, *children: Child) -> Markup:
     """A picture that is named and described to those who do not see it; its points stay reachable."""
     width, height = size
+    content = joined(children)
     return element(
         "svg",
         {
             "viewBox": f"0 0 {number(width)} {number(height)}",
-            "role": "group",
+            "role": "group" if 'tabindex="0"' in content else "img",
             "aria-labelledby": f"{ident}-t {ident}-d",
         },
         element("title", {"id": f"{ident}-t"}, title),
         element("desc", {"id": f"{ident}-d"}, description),
-        *children,
+        content,
     )
 
 

@@ -69,12 +69,7 @@ def _blocks_caption() -> Markup:
 def _times(pick: Pick) -> list[BlockTime]:
     """Of every block of a chosen subnet; empty where its table holds none or one of them cannot be told."""
     device = pick.device
-    if (
-        device is None
-        or device.model is None
-        or device.table.blocks.empty
-        or device.table.header.space != pick.space.name
-    ):
+    if device is None or device.model is None or device.table.blocks.empty:
         return []
     known, measured = device.model.times, device.table.blocks
     layers = device.model.space.layers(pick.arch)
@@ -143,7 +138,7 @@ def predictions(content: Content) -> Section:
 
 def _prediction_panel(content: Content, device: Device, found: Sequence[Network]) -> Markup:
     frame, shown = _errors(device, found)
-    ident = f"predictions{device.series}"
+    ident = f"predictions{device.index}"
     said = _accuracy_of(device, found)
     title = f"Error of predicted latency on {device.name}"
     size = (frame.width, frame.height)
@@ -257,7 +252,7 @@ def _macs_panel(proxy: Proxy) -> Markup:
     layers += [figures.points(frame, pair), figures.stops(frame, pair)]
     said = _proxy_words(proxy)
     title = f"MACs against latency on {device.name}"
-    picture = figures.svg(f"macs{device.series}", (frame.width, frame.height), title, "; ".join(said), *layers)
+    picture = figures.svg(f"macs{device.index}", (frame.width, frame.height), title, "; ".join(said), *layers)
     caption = lines_of(element("strong", None, device.name), *said)
     return figures.figure(caption, picture, details("Data", _deciles(proxy)))
 

@@ -12,6 +12,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ofa_edge import __version__
 from ofa_edge.errors import UsageError
 from ofa_edge.report import accuracy_sections, choice_sections, choices, latency_sections, style
@@ -67,6 +69,12 @@ def page(
         raise UsageError(
             "there is nothing to draw", hint="give latency tables, accuracy tables with rows, or selections"
         )
+    # What absurd figures in a file overflow to is judged by the tables' health, not by warnings.
+    with np.errstate(all="ignore"):
+        return _page(sources, confidence, budgets, accept_unknown)
+
+
+def _page(sources: Sources, confidence: float, budgets: Sequence[Budget], accept_unknown: bool) -> Page:
     found = devices(sources.latency)
     known = choices.accuracies(sources)
     fronts = choices.fronts(found, known, confidence, accept_unknown=accept_unknown)

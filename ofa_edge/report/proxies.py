@@ -24,6 +24,7 @@ SAMPLE = 1500
 # MACs within this are called equal; fewer subnets than _FEWEST tell no spread.
 EQUAL = 0.02
 _FEWEST = 8
+_COMPARED = 6  # tables of a space that are compared in pairs
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,11 @@ def proxies(found: Sequence[Device]) -> list[Proxy]:
 
 
 def likenesses(found: Sequence[Device]) -> list[Likeness]:
-    """Every two devices of one space."""
+    """Every two devices of one space, of the first few of each."""
     alike = []
     for i, a in enumerate(found):
         for b in found[i + 1 :]:
-            if a.table.header.space != b.table.header.space:
+            if a.table.header.space != b.table.header.space or b.series >= _COMPARED:
                 continue
             try:
                 blocks = None if a.table.blocks.empty or b.table.blocks.empty else diff(a.table, b.table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,11 +14,14 @@ from typing import Any
 
 import pytest
 
+from ofa_edge import journal
 from ofa_edge.accuracy import family
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.cli.app import main
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.report import choices, sources
+from ofa_edge.latency.table import FORMAT
+from ofa_edge.report import choice_sections, choices, sources
+from ofa_edge.report.choice_sections import Content
 from ofa_edge.report.devices import devices, networks
 from ofa_edge.report.page import Page, page
 from ofa_edge.report.proxies import proxies, spearman
@@ -231,6 +235,18 @@ def test_tables_are_told_apart_by_what_differs(folder: Path, tmp_path: Path) -> 
     ]
 
 
+def test_more_devices_than_series_are_drawn_in_several_figures(folder: Path, tmp_path: Path) -> None:
+    for threads in range(1, 9):
+        materials.renamed(folder / "slow.jsonl", tmp_path / f"{threads}.jsonl", threads=threads)
+    read = sources.read([*(tmp_path / f"{threads}.jsonl" for threads in range(1, 9)), folder / "accuracy.jsonl"])
+    found, known = devices(read.latency), choices.accuracies(read)
+    drawn = choices.fronts(found, known, 0.95)
+    section = choice_sections.fronts(Content(read, tuple(found), tuple(known), drawn, {}, (), 0.95))
+    legends = re.findall(r'<ul class="legend">(.*?)</ul>', section.body or "", re.DOTALL)
+    assert [re.findall(r"Simulated Board, (\d) thread", legend) for legend in legends] == [list("123456"), list("78")]
+    assert [device.series for device in found] == list(range(8))
+
+
 def test_times_of_unknown_conditions_are_held_against_a_budget_only_when_asked(folder: Path, tmp_path: Path) -> None:
     materials.renamed(folder / "slow.jsonl", tmp_path / "t.jsonl", governor="unknown")
     files = [tmp_path / "t.jsonl", folder / "accuracy.jsonl"]
@@ -302,6 +318,21 @@ def test_its_policy_allows_its_own_style_sheet_and_nothing_else(whole: Page) -> 
     assert "unsafe" not in (policy or "")
     head = markup[: markup.index("</head>")]
     assert head.index("Content-Security-Policy") < head.index("<style>")
+
+
+@pytest.mark.parametrize("value", [1e300, 1e-300, 1e15, 0.0])
+@pytest.mark.parametrize("record", ["block", "network"])
+def test_absurd_times_end_in_a_page_or_a_refusal(folder: Path, tmp_path: Path, record: str, value: float) -> None:
+    contents = journal.read(folder / "slow.jsonl", FORMAT)
+    rows = [dict(row) for row in contents.rows]
+    changed = next(row for row in rows if row["record"] == record)
+    figures = dict.fromkeys(("min", "p10", "median", "p90", "low", "high", "mean"), value)
+    changed.update(figures if record == "block" else {"figures": changed["figures"] | figures, "ratio": None})
+    journal.write(tmp_path / "t.jsonl", FORMAT, contents.header, rows, version=contents.version)
+    with contextlib.suppress(BadFile):
+        found = page(sources.read([tmp_path / "t.jsonl", folder / "accuracy.jsonl"]))
+        assert not re.search(r"\b(nan|inf)\b", text_of(found))
+        assert len(found.content) < 300_000
 
 
 @pytest.mark.parametrize("field", ["device_model", "soc", "governor", "runtime_version"])
