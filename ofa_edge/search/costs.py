@@ -198,11 +198,12 @@ def _stage(space: Space, row: Row, s: int, resolution: int) -> Ints:
     choices = [BlockChoice(kernel, expand) for kernel in stage.kernels for expand in stage.expands]
     before, after = Widths.of(space).around[s : s + 2]
     table = np.zeros((before, after, stage.max_depth, len(choices) + 1, len(COLUMNS)), dtype=np.int64)
-    for b, a, i in itertools.product(range(before), range(after), range(stage.max_depth)):
+    for b, a, i in itertools.product(range(before), range(after), range(min(stage.max_depth, 2))):
         in_size = size if i == 0 else -(-size // stage.stride)
         around = _around(space, s, b, a)
         for code, choice in enumerate(choices, 1):
             table[b, a, i, code] = row(space.stage_block(s, i, choice, in_size, around))
+    table[:, :, 2:] = table[:, :, 1:2]  # the third block of a stage is as the second
     return table
 
 

@@ -28,7 +28,18 @@ from numpy.typing import NDArray
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import COLUMNS, FAILED, LATENCY, LOSS, PER_MS, BlockEnergies, BlockLatencies, Costs, Widths
+from ofa_edge.search.costs import (
+    COLUMNS,
+    FAILED,
+    LATENCY,
+    LOSS,
+    PER_MS,
+    BlockEnergies,
+    BlockLatencies,
+    Costs,
+    CostTables,
+    Widths,
+)
 from ofa_edge.search.joining import Part, cut_down, link, merge, running
 from ofa_edge.search.limits import Limits, uses
 from ofa_edge.search.pareto import Ints, nondominated
@@ -137,6 +148,7 @@ def front_within(
     if not resolutions:
         raise UsageError("there is no resolution to search at", hint="give tables that share one")
     require_energy(limits, energy)
+    latency = latency if isinstance(latency, CostTables) else CostTables(space, latency, energy)
     values = [StageArrays.all(stage) for stage in space.stages]
     columns = [LATENCY, LOSS, *(column for column in limits.columns if column != LATENCY)]
     widths = Widths.of(space)
@@ -148,7 +160,10 @@ def front_within(
         of_head = -_whole(np.full(widths.around[-1], score.offset(resolution)), PER_SCORE)
         costs = Costs.of(space, latency, resolution, energy)
         cut = None if cuts is None else cuts[resolution]
-        chain = _chain(costs, values, [*losses, of_head], cut, None if cut is None else _within(cut))
+        only = None if cut is None else _within(cut)
+        if cut is None and columns == [LATENCY, LOSS] and not space.elastic_width:
+            only = [_best_of_two(costs, s, v, losses[s + 1][0, 0]) for s, v in enumerate(values)]
+        chain = _chain(costs, values, [*losses, of_head], cut, only)
         if chain:
             found = merge(chain, columns, limits if limits.columns else None)
             parts.append((np.full(len(found.rows), resolution), found.rows, found.costs[:, : len(COLUMNS)]))
@@ -289,6 +304,15 @@ def _within(cut: Sequence[Ints]) -> list[Ints]:
     """Numbers of the choices of each stage whose CUT is not above 0 with the least of all else."""
     least = sum(int(table.min()) for table in cut)
     return [np.flatnonzero(table.min(axis=(0, 1)) + (least - int(table.min())) <= 0) for table in cut[1:-1]]
+
+
+def _best_of_two(costs: Costs, s: int, values: StageArrays, loss: Ints) -> Ints:
+    """Numbers of the choices of a stage, of fixed widths, on the front of latency and loss; the other costs of the rest
+    need not be added up."""
+    table = costs.stages[s][0, 0, :, :, LATENCY]
+    latency = table[np.arange(len(table)), values.code].sum(axis=1)
+    runs = np.flatnonzero(latency < FAILED)
+    return np.asarray(runs[nondominated(np.stack([latency[runs], loss[runs]], axis=1))])
 
 
 def _undominated(table: Ints, values: StageArrays, columns: Sequence[int]) -> Ints:

@@ -113,8 +113,11 @@ def _join(left: Part, right: Part, whole: tuple[Ints, Ints], columns: list[int],
         before, after = left.some(left.last == width), right.some(right.first == width)
         step = max(1, _ROWS // max(1, len(after)))
         for start in range(0, len(before) if len(after) else 0, step):
-            pairs = _pairs(before.some(slice(start, start + step)), after, least, most)
-            slices.append(_pruned(pairs, whole, columns, limits))
+            some = before.some(slice(start, start + step))
+            if limits is None and CUT not in range(some.costs.shape[1]):
+                slices.append(_front_of_pairs(some, after, least, most, columns))
+            else:
+                slices.append(_pruned(_pairs(some, after, least, most), whole, columns, limits))
     if len(slices) == 1:
         return slices[0]
     if not slices:
@@ -126,11 +129,28 @@ def _join(left: Part, right: Part, whole: tuple[Ints, Ints], columns: list[int],
 
 
 def _pairs(left: Part, right: Part, least: Ints, most: Ints) -> Part:
-    costs = left.costs[:, None] + right.costs
-    np.maximum(left.costs[:, None, PEAK], right.costs[:, PEAK], out=costs[:, :, PEAK])
-    i, j = (index.ravel() for index in np.indices(costs.shape[:2]))
+    i, j = (index.ravel() for index in np.indices((len(left), len(right))))
+    return _some_pairs(left, right, i, j, least, most)
+
+
+def _some_pairs(left: Part, right: Part, i: Ints, j: Ints, least: Ints, most: Ints) -> Part:
+    """Rows `i` of the left followed by rows `j` of the right."""
+    costs = left.costs[i] + right.costs[j]
+    np.maximum(left.costs[i, PEAK], right.costs[j, PEAK], out=costs[:, PEAK])
     rows = np.concatenate([left.rows[i], right.rows[j]], axis=1)
-    return Part(left.first[i], right.last[j], costs.reshape(-1, costs.shape[2]), rows, least, most)
+    return Part(left.first[i], right.last[j], costs, rows, least, most)
+
+
+def _front_of_pairs(left: Part, right: Part, least: Ints, most: Ints, columns: Sequence[int]) -> Part:
+    """The non-dominated of all pairs, without limits: only the columns compared are added up for all."""
+    added = []
+    for column in columns:
+        join = np.maximum if column == PEAK else np.add
+        added.append(join(left.costs[:, None, column], right.costs[:, column]).ravel())
+    first, last = np.repeat(left.first, len(right)), np.tile(right.last, len(left))
+    keep = _front_among(first, last, np.stack(added).T)
+    i, j = np.divmod(keep, len(right))
+    return _some_pairs(left, right, i, j, least, most)
 
 
 def _pruned(part: Part, whole: tuple[Ints, Ints], columns: list[int], limits: Limits | None) -> Part:
@@ -168,8 +188,16 @@ def _keep(part: Part, whole: tuple[Ints, Ints], columns: list[int], limits: Limi
 
 
 def _front_of(part: Part, alive: Ints, costs: Ints, columns: list[int]) -> Ints:
-    """The non-dominated of these partials, each compared with those of the same widths at both ends."""
-    ends = part.first[alive] * (int(part.last.max(initial=0)) + 1) + part.last[alive]
-    groups = [alive[ends == end] for end in np.unique(ends)]
-    kept = [group[nondominated(costs[group][:, columns])] for group in groups]
+    """The non-dominated of these partials."""
+    return alive[_front_among(part.first[alive], part.last[alive], costs[alive][:, columns])]
+
+
+def _front_among(first: Ints, last: Ints, costs: Ints) -> Ints:
+    """Numbers, rising, of the non-dominated rows (n, columns), each compared with those of the same widths at both
+    ends."""
+    if not first.any() and not last.any():
+        return nondominated(costs)
+    ends = first * (int(last.max(initial=0)) + 1) + last
+    groups = [np.flatnonzero(ends == end) for end in np.unique(ends)]
+    kept = [group[nondominated(costs[group])] for group in groups]
     return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *kept]))
