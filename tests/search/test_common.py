@@ -14,10 +14,10 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search import listing
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.common import Device, best_common, nearest_common
-from ofa_edge.search.costs import BYTES, FAILED, LATENCY, MACS, PEAK, PER_MS
+from ofa_edge.search.costs import BYTES, FAILED, LATENCY, MACS, PEAK, PER_MJ, PER_MS
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.population import ArchArrays
-from tests.search.doubles import COUPLED, REDUCED, SMALL, DrawnLatency, DrawnScores, listed
+from tests.search.doubles import COUPLED, REDUCED, SMALL, DrawnEnergy, DrawnLatency, DrawnScores, listed
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,24 @@ def test_the_optimum_of_a_hundred_thousand_subnets(seed, share, devices):
     assert bool(best) == bool(keeps.any())
     if best:
         assert best[0][0] == pytest.approx(reached[keeps].max(), abs=1e-9)
+
+
+@given(seed=st.integers(0, 40), shares=st.lists(share, min_size=4, max_size=4))
+@settings(max_examples=10, deadline=None)
+def test_energy_is_limited_on_each_device(seed, shares):
+    latencies, energies = (DrawnLatency(seed), DrawnLatency(seed + 1)), (DrawnEnergy(seed), DrawnEnergy(seed + 1))
+    scores = DrawnScores(seed)
+    found = listing_of(SMALL, latencies, scores)
+    drawn = np.array([[round(e.value(s.blocks) * PER_MJ) for e in energies] for s in listed(SMALL)])
+    used = np.concatenate([found.costs[:, :, LATENCY], drawn], axis=1)
+    bounds = np.quantile(used, shares, axis=0, method="lower").diagonal()
+    limits = [Limits(latency=int(bounds[d]), energy=int(bounds[2 + d])) for d in range(2)]
+    keeps = (used <= bounds).all(axis=1)
+    devices = [Device(*one) for one in zip(latencies, limits, energies, strict=True)]
+    best = best_common(SMALL, devices, scores, SMALL.resolutions)
+    assert bool(best) == bool(keeps.any())
+    if best:
+        assert best[0][0] == pytest.approx(found.scores[keeps].max(), abs=1e-9)
 
 
 @given(seed=st.integers(0, 10**6), shares=st.tuples(share, share), sides=st.tuples(some, some, some))
