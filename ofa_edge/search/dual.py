@@ -21,6 +21,7 @@ good multipliers; the same input takes the same steps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ from ofa_edge.search.pareto import Ints
 
 # Columns of W: more bound more of the concave part and cost more time.
 RANK = 16
+
+# Steps after which the bound is looked at.
+_LOOK = 20
 
 # Square roots of mu to begin with: at 0 they would stay.
 _ROOT = 0.5
@@ -116,6 +120,12 @@ class Dual:
                 and L-BFGS takes so many steps on each.
             target: a bound that is low enough.
         """
+        steps_taken = itertools.count(1)
+
+        def look(xk: Floats) -> None:
+            if next(steps_taken) % _LOOK == 0 and self.at(xk).bound <= target:
+                raise StopIteration
+
         best, lowest = z, self.at(z).bound
         for temperature, steps in stages:
             if lowest <= target:
@@ -126,6 +136,7 @@ class Dual:
                 (temperature,),
                 jac=True,
                 method="L-BFGS-B",
+                callback=look,
                 options={"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-12, "gtol": 1e-9},
             )
             z = found.x

@@ -151,14 +151,14 @@ def search(
     sizes: Sequence[int],
     *,
     seed: int = 0,
-    nodes: int = bounds.NODES,
+    proof: bool = True,
     energy: BlockEnergies | None = None,
 ) -> Found | None:
     """The best subnets within the limits, and a bound; None where no subnet keeps them.
 
     Args:
         sizes: resolutions that the predictor was measured at.
-        nodes: effort of the proof, see bound.prove.
+        proof: look for a bound, and for what the moves missed; without it the bound is infinite.
         energy: what a limit on energy needs.
 
     Raises:
@@ -173,15 +173,15 @@ def search(
     climbs = [climber.climb(starts.take(slice(i, i + 1))) for i in order]
     best, top = max(climbs, key=lambda climb: climb[1])
     bound, how = np.inf, "no bound is known"
-    if isinstance(predictor, PairwiseAccuracy):
+    if proof and isinstance(predictor, PairwiseAccuracy):
         costs = [Costs.of(space, latency, r, energy) for r in sizes]
         quadratic, points = Quadratic(*predictor.polynomial), _points(score, top)
-        proof = bounds.prove(quadratic, predictor.resolutions, costs, limits, climber.keeps, best, points, nodes=nodes)
-        bound = proof.bound
+        proven = bounds.prove(quadratic, predictor.resolutions, costs, limits, climber.keeps, best, points)
+        bound = proven.bound
         how = "bounded by Lagrange multipliers and branch and bound"
-        if proof.score > top:
-            climber.climb(proof.best)  # its neighbours are the alternatives
-    elif isinstance(predictor, MlpAccuracy):
+        if proven.score > top:
+            climber.climb(proven.best)  # its neighbours are the alternatives
+    elif proof and isinstance(predictor, MlpAccuracy):
         from ofa_edge.search import network
 
         bound = network.network_bound(space, latency, predictor, limits, sizes, energy)
