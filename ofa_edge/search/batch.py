@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.accuracy.family import AccuracyPredictor
 from ofa_edge.accuracy.interpolation import interpolate_all
 from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.accuracy.ridge import LINKS
@@ -39,6 +39,9 @@ from ofa_edge.search.scores import PlaceScores
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.population import ArchArrays, code_count
+
+if TYPE_CHECKING:
+    from ofa_edge.accuracy.family import AccuracyPredictor
 
 # Archs added up at once, and values of one table: both stay in the cache.
 _ROWS = 1 << 13

@@ -13,10 +13,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ofa_edge.accuracy.family import AccuracyPredictor
 from ofa_edge.errors import UsageError
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.breeding import OFA, PRESETS, SPOS, Breeder, Constraint, Preset, named, some_that_fit
@@ -29,6 +29,9 @@ from ofa_edge.search.genes import Genes, keys
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays, Ints
+
+if TYPE_CHECKING:
+    from ofa_edge.accuracy.family import AccuracyPredictor
 
 __all__ = ["OFA", "PRESETS", "SPOS", "Evolved", "Preset", "choose_evolution", "evolve", "named"]
 
@@ -100,7 +103,8 @@ def evolve(
         evaluations += len(children)
         best.add(children, found)
         parents, worth = np.concatenate([parents, children]), np.concatenate([worth, found])
-        order = np.argsort(-worth, kind="stable")[: chosen.parents]
+        # Of equals the newer first, as the published code has it: what skipped blocks hold may then drift.
+        order = np.argsort(worth, kind="stable")[::-1][: chosen.parents]
         parents, worth = parents[order], worth[order]
         history.append(float(worth[0]))
     archs = genes.archs(best.rows)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ofa_edge.accuracy.family import AccuracyPredictor
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import UsageError
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
@@ -26,6 +26,9 @@ from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays
 from ofa_edge.space.sampling import ATTEMPTS, none_fits
+
+if TYPE_CHECKING:
+    from ofa_edge.accuracy.family import AccuracyPredictor
 
 # Archs drawn at once.
 _DRAWS = 250
