@@ -9,8 +9,9 @@ give.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
 from ofa_edge.latency.energy_model import EnergyModel
 from ofa_edge.latency.model import Estimate, LatencyModel
-from ofa_edge.report.devices import Device
+from ofa_edge.report.devices import Device, size
+from ofa_edge.report.markup import number
 from ofa_edge.report.sources import Sources
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
@@ -270,16 +272,16 @@ def picks(
             device = None
         name = choice.device if device is None else device.name
         said = ", ".join(part for part in (choice.mode, name, budget_name(found_.budget)) if part)
-        number = len(chosen) + 1
-        chosen.append(Pick(number, said, choice.origin, found_.space, parts, found_.budget, device, found_.measured))
+        place = len(chosen) + 1
+        chosen.append(Pick(place, said, choice.origin, found_.space, parts, found_.budget, device, found_.measured))
     for of in () if chosen else drawn.found:
         limits = budgets[of.accuracy.space.name]
         budget = limits[len(limits) // 2]
         best_one = best(of, budget, confidence)
         if isinstance(best_one, Candidate):
             said = f"{of.device.name}, {budget_name(budget)}"
-            number, words = len(chosen) + 1, "best of the front"
-            chosen.append(Pick(number, said, words, of.accuracy.space, best_one, budget, of.device))
+            place, words = len(chosen) + 1, "best of the front"
+            chosen.append(Pick(place, said, words, of.accuracy.space, best_one, budget, of.device))
     return chosen
 
 
@@ -290,13 +292,16 @@ def _of_space(device: Device, space: Space) -> bool:
 
 
 def budget_name(budget: Budget, *, short: bool = False) -> str:
-    """'1.5 ms', with other limits as typed."""
-    limits = str(budget).split(",")
-    if budget.latency_ms is not None:
-        limits[0] = f"{budget.latency_ms:g} ms"
-    if short and len(limits) > 1:
-        return f"{limits[0]} +{len(limits) - 1}"
-    return ", ".join(limits)
+    """'1.5 ms, weights 6 MB'; in short the first limit, and how many more there are."""
+    written: dict[str, Callable[[Any], str]] = {
+        "latency_ms": lambda ms: f"{ms:g} ms",
+        "memory_bytes": lambda count: f"memory {size(count, 3)}",
+        "size_bytes": lambda count: f"weights {size(count, 3)}",
+        "macs": lambda count: f"{number(count / 1e6, 3)} M MACs",
+        "energy_mj": lambda mj: f"{mj:g} mJ",
+    }
+    limits = [written[name](limit) for name, limit in budget.as_json().items()]
+    return f"{limits[0]} +{len(limits) - 1}" if short and len(limits) > 1 else ", ".join(limits)
 
 
 def on_other(pick_: Candidate, of: DeviceFront, confidence: float) -> Estimate | None:

@@ -199,11 +199,11 @@ def digits_of(ms: float) -> int:
     return 1 if ms >= 100 else 2 if ms >= 1 else 3 if ms >= 0.1 else 4
 
 
-def size(value: int) -> str:
+def size(value: int, digits: int = 1) -> str:
     """Bytes in decimal units, as budgets are written."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= factor:
-            return f"{number(value / factor, 1)} {unit}"
+            return f"{number(value / factor, digits)} {unit}"
     return f"{value} B"
 
 

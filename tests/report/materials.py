@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.simulated import FACTS, Law
 from ofa_edge.latency.table import FORMAT, LatencyTable
+from ofa_edge.report import sources
+from ofa_edge.report.page import Page, page
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
 from ofa_edge.space.block import Block
 from tests.reduced import REDUCED, simulated, write_accuracies, write_latencies
+from tests.report.test_markup import Seen
 
 TASK = campaign.Task(REDUCED, REDUCED.resolutions, RunsOn(), PlanSettings(seed=1, quick=False, networks=8, holdout=4))
 CHECKPOINT = "c0ffee" + "0" * 58
+EVERYTHING = ("slow.jsonl", "fast.jsonl", "accuracy.jsonl", "slow.json", "fast.json", "pairwise.safetensors")
+SECTIONS = ["fronts", "budgets", "subnets", "blocks", "predictions", "macs", "accuracy", "health"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,18 @@ def renamed(source: Path, target: Path, **conditions: Any) -> None:
     contents = journal.read(source, FORMAT)
     header = contents.header | {"conditions": contents.header["conditions"] | conditions}
     journal.write(target, FORMAT, header, contents.rows, version=contents.version)
+
+
+def made(folder: Path, *names: str, **options: Any) -> Page:
+    """The page of these files of a folder."""
+    return page(sources.read([folder / name for name in names]), **options)
+
+
+def drawn(found: Page) -> list[str]:
+    """Its sections that have a body."""
+    return [section.ident for section in found.sections if section.body is not None]
+
+
+def text_of(found: Page) -> str:
+    """What can be read on it."""
+    return " ".join(Seen.of(re.sub(r"<style>.*?</style>", "", found.content.decode())).data.split())

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from ofa_edge.report import sources
-from ofa_edge.report.page import page
-from tests.reduced import registered
-from tests.report import chromium, materials
+from ofa_edge.report.page import Page
+from tests.report import chromium
 
 CHROMIUM = chromium.find()
 pytestmark = [
@@ -42,16 +40,11 @@ return [e.tagName, e.getAttribute("aria-label"), e.getAttribute("class"), t && g
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(whole: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of two boards and what was chosen for each."""
-    folder = tmp_path_factory.mktemp("browser")
-    with registered():
-        slow, fast, accuracy = materials.write_tables(folder)
-        materials.write_selection(folder / "slow.json", slow, accuracy)
-        materials.write_selection(folder / "fast.json", fast, accuracy)
-        files = [slow, fast, accuracy, folder / "slow.json", folder / "fast.json"]
-        (folder / "report.html").write_bytes(page(sources.read(files)).content)
-    return folder / "report.html"
+    path = tmp_path_factory.mktemp("browser") / "report.html"
+    path.write_bytes(whole.content)
+    return path
 
 
 @pytest.fixture(scope="module")
