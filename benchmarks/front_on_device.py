@@ -9,7 +9,7 @@ own predicted upper bound (95 % two-sided, so 2.5 % should break it), here in a 
 measured in fresh processes interleaved with the anchor. Its top-1, with the bank's statistics as it was deployed, is
 counted on images that neither the published initial weights nor this training nor the table have seen ('clean'), and on
 the rest of val. With --save each point is kept when it is done, and a second run, or --only another part, adds what is
-missing.
+missing and takes again what other work disturbed.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def deploy(
     ):
         require_same(models.latency_table, session)
         for i, (candidate, point) in enumerate(zip(candidates, found, strict=True)):
-            if "deploy" in point:
+            if not point.get("deploy", {"disturbed": True})["disturbed"]:
                 continue
             bundle = assemble.assemble(
                 selection_of(models, candidate),
@@ -121,6 +121,7 @@ def deploy(
                 outcome = error.details
             keys = ("state", "promise", "measured_ms", "budget_ms", "reason", "notices")
             point["deploy"] = {key: outcome[key] for key in keys}
+            point["deploy"]["disturbed"] = any("disturbed" in said for said in (outcome["reason"], *outcome["notices"]))
             print(f"{i + 1} of {len(found)}: {point['deploy']}", file=sys.stderr)
             keep()
 
@@ -183,8 +184,10 @@ def summary(found: Sequence[Point]) -> dict[str, Any]:
     result: dict[str, Any] = {"points": len(found)}
     promised = [point["deploy"] for point in found if "deploy" in point]
     if promised:
-        result["held"] = sum(one["promise"] == "held" for one in promised)
         result["deployed"] = len(promised)
+        result["held"] = sum(one["promise"] == "held" for one in promised)
+        result["disturbed"] = sum(one["disturbed"] for one in promised)
+        result["held_undisturbed"] = sum(one["promise"] == "held" and not one["disturbed"] for one in promised)
     measured = [(point["predicted"]["latency_ms"], point["measure"]) for point in found if "measure" in point]
     for kind in ("anchored", "raw") if measured else ():
         truth = np.array([one[kind]["value"] for _, one in measured])

@@ -8,17 +8,20 @@ Why: the greatest of k noisy figures is on average greater than what it measures
 curse of Smith and Winkler, Management Science 52, 2006). Posterior means have no such bias, however the subnet was
 picked (Efron, "Tweedie's formula and selection bias", JASA 106, 2011), if the prior is right; so it is estimated from
 the shortlist itself, which is the empirical Bayes of James and Stein (Efron and Morris, JASA 68, 1973; around a
-prediction instead of a common mean: Morris, JASA 78, 1983):
+regression instead of a common mean: Morris, JASA 78, 1983):
 
-    measured   y = theta + c + e,     e ~ N(0, s^2)     c: by how much the images are easier, the same for all
-    true       theta = m + b + d,     d ~ N(0, t^2)     m: predicted; b: common to all; t: the predictor's error
-    expected   m + mean(y - m) + B (y - m - mean(y - m)),      B = t^2 / (t^2 + s^2)
+    measured   y = theta + e,           e ~ N(0, s^2)       s: of the sampling of images
+    true       theta = a + b m + d,     d ~ N(0, t^2)       m: predicted; t: the predictor's error
+    expected   b m + mean(y - b m) + B (y - b m - mean(y - b m)),      B = t^2 / (t^2 + s^2)
 
-b is what the predictor is off for all of the shortlist (other images, other batch-norm statistics, the optimism of
-having been searched); it has a flat prior and takes c with it. t has a half-Cauchy prior whose scale is the predictor's
-left-out error (Gelman, Bayesian Analysis 1, 2006), and is integrated out, weighted by its restricted likelihood,
-instead of being plugged in: with 20 subnets its estimate is too often 0. One s for all: with the covariance of each
-pair instead, that of subnets which happened to be right more often is smaller, and the correction is biased again.
+a has a flat prior: it holds what is common to the shortlist (easier images, other batch-norm statistics, the optimism
+of having been searched). b is what part of the predicted differences within the shortlist is real, equally likely all
+from 0 to 1: a predictor that is right over all subnets (b = 1) is not so among the best within one budget, where much
+of what still tells them apart is its error; measured on real accuracies b is .4 to .7 there (benchmarks/picking.py). t
+has a half-t prior of _DEGREES whose scale is the predictor's left-out error (Gelman, Bayesian Analysis 1, 2006). Both
+are integrated out, weighted by their restricted likelihood, instead of being plugged in: with 20 subnets the estimate
+of t is too often 0. One s for all: with the covariance of each pair instead, that of subnets which happened to be right
+more often is smaller, and the correction is biased again.
 """
 
 from __future__ import annotations
@@ -29,12 +32,16 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# Values of t that are summed over: the middles of so many equally likely parts of its prior.
-_POINTS = 256
+# A predictor may be wrong about the best subnets three times as much as about drawn ones (one in 25), hardly ever ten
+# times.
+_DEGREES = 4
+# Values of t and of b that are summed over: the middles of so many equally likely parts of their priors.
+_ERRORS, _SLOPES = 128, 20
 # Of t, a share: a predictor is not believed to be surer than that.
 _LEAST_ERROR = 5e-4
 
@@ -45,12 +52,14 @@ class Corrected:
 
     Attributes:
         top1: (k,) shares.
-        offset: b + c, by how much the shortlist is better than predicted.
+        offset: by how much the shortlist is better than predicted, on average.
+        slope: b, what part of the predicted differences is believed, 0..1.
         belief: B, what part of a measured difference to the prediction is believed, 0..1.
     """
 
     top1: Floats
     offset: float
+    slope: float
     belief: float
 
 
@@ -68,21 +77,27 @@ def corrected(predicted: Floats, measured: Floats, noise: float, error: float) -
     k = len(measured)
     if k == 0 or predicted.shape != (k,):
         raise ValueError(f"{predicted.shape} predicted and {measured.shape} measured")
-    better = measured - predicted
-    offset = float(better.mean())
+    offset = float(np.mean(measured - predicted))
     if k == 1:
-        return Corrected(measured, offset, 1.0)
-    parts = (np.arange(_POINTS) + 0.5) / _POINTS
-    variances = (max(error, _LEAST_ERROR) * np.tan(np.pi / 2 * parts)) ** 2
-    seen = variances + noise
-    likelihood = -0.5 * ((k - 1) * np.log(seen) + ((better - offset) ** 2).sum() / seen)
+        return Corrected(measured, offset, 1.0, 1.0)
+    slopes = (np.arange(_SLOPES) + 0.5) / _SLOPES
+    parts = (np.arange(_ERRORS) + 0.5) / _ERRORS
+    variances = (max(error, _LEAST_ERROR) * stdtrit(_DEGREES, (1 + parts) / 2)) ** 2
+    beliefs = variances / (variances + noise)
+    # What is left of each subnet's measurement, without what is common to all: (slopes, k).
+    explained = slopes[:, None] * (predicted - predicted.mean())
+    left = measured - measured.mean() - explained
+    squares = (left**2).sum(axis=1)[:, None]
+    likelihood = -0.5 * ((k - 1) * np.log(variances + noise) + squares / (variances + noise))
     weights = np.exp(likelihood - likelihood.max())
-    belief = float(weights @ (variances / seen) / weights.sum())
-    return Corrected(np.clip(predicted + offset + belief * (better - offset), 0.0, 1.0), offset, belief)
+    weights /= weights.sum()
+    of_slope, believed = weights.sum(axis=1), weights @ beliefs
+    top1 = measured.mean() + of_slope @ explained + believed @ left
+    return Corrected(np.clip(top1, 0.0, 1.0), offset, float(of_slope @ slopes), float(believed.sum()))
 
 
 def sampling_noise(right: Bools) -> float:
-    """Variance s^2 of a measured top-1 around the truth, but for what all subnets have in common.
+    """Variance s^2 of a measured top-1 around the truth, but for what is common to all subnets.
 
     The binomial p (1 - p) / n, less the covariance of two of them, averaged over the shortlist: subnets of one supernet
     err on the same images, so two of them are told apart far better than their own intervals say.

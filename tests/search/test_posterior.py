@@ -15,13 +15,20 @@ ERRORS = 4.0
 
 
 def picked(
-    seed: int, *, repeats: int, k: int, spread: float | np.ndarray, noise: float, believed: float
+    seed: int,
+    *,
+    repeats: int,
+    k: int,
+    spread: float | np.ndarray,
+    noise: float,
+    believed: float,
+    slope: float | np.ndarray = 0.5,
 ) -> tuple[np.ndarray, ...]:
     """(repeats,) each: measured less true top-1 of the greatest measured; corrected less true, of the greatest
     corrected; and of what was picked, by how much it is truly better than what the measurement alone would pick."""
     rng = np.random.default_rng(seed)
     predicted = 0.9 + rng.normal(0, 0.002, (repeats, k))
-    true = predicted - 0.01 + rng.normal(0, spread, (repeats, k))
+    true = 0.88 + slope * (predicted - 0.9) + rng.normal(0, spread, (repeats, k))
     measured = true + rng.normal(0, noise, (repeats, k))
     found = np.stack([corrected(m, y, noise**2, believed).top1 for m, y in zip(predicted, measured, strict=True)])
     row = np.arange(repeats)
@@ -37,14 +44,15 @@ def picked(
 def test_the_corrected_maximum_is_right_on_average_and_the_raw_one_is_not(spread: float, noise: float) -> None:
     raw, fixed, _ = picked(0, repeats=2000, k=20, spread=spread, noise=noise, believed=spread)
     assert raw.mean() > ERRORS * 2 * raw.std() / 2000**0.5
-    # At one fixed spread, which the prior only holds among others, a twentieth of the bias may be left.
+    # At one fixed spread and slope, which the prior holds only among others, a twentieth of the bias may be left.
     assert abs(fixed.mean()) < ERRORS * fixed.std() / 2000**0.5 + raw.mean() / 20
 
 
 def test_where_the_prior_holds_there_is_no_bias_at_all() -> None:
     repeats, error = 4000, 0.003
-    spread = error * np.tan(np.pi / 2 * np.random.default_rng(9).random((repeats, 1)))
-    raw, fixed, _ = picked(6, repeats=repeats, k=8, spread=np.minimum(spread, 0.05), noise=0.004, believed=error)
+    rng = np.random.default_rng(9)
+    spread, slope = error * np.abs(rng.standard_t(4, (repeats, 1))), rng.random((repeats, 1))
+    raw, fixed, _ = picked(6, repeats=repeats, k=8, spread=spread, noise=0.004, believed=error, slope=slope)
     assert raw.mean() > ERRORS * 2 * raw.std() / repeats**0.5
     assert abs(fixed.mean()) < ERRORS * fixed.std() / repeats**0.5
 
@@ -52,7 +60,7 @@ def test_where_the_prior_holds_there_is_no_bias_at_all() -> None:
 def test_a_predictor_that_misjudges_itself_costs_little_of_the_correction() -> None:
     for believed in (0.001, 0.012):
         raw, fixed, _ = picked(1, repeats=1000, k=20, spread=0.004, noise=0.004, believed=believed)
-        assert abs(fixed.mean()) < raw.mean() / 4
+        assert abs(fixed.mean()) < raw.mean() / 3
 
 
 def test_what_is_picked_is_on_average_better_than_the_greatest_measured() -> None:
@@ -67,7 +75,7 @@ def test_it_is_right_on_average_on_images_that_all_subnets_share() -> None:
     raw, fixed = np.empty(repeats), np.empty(repeats)
     for i in range(repeats):
         predicted = 0.85 + rng.normal(0, 0.004, k)
-        true = predicted + rng.normal(0, 0.008, k)
+        true = 0.85 + (predicted - 0.85) / 2 + rng.normal(0, 0.008, k)
         ease = shared**0.5 * rng.normal(size=n) + (1 - shared) ** 0.5 * rng.normal(size=(k, n))
         right = ease < ndtri(true)[:, None]
         measured = right.mean(axis=1)
@@ -108,6 +116,7 @@ def test_what_all_have_in_common_changes_nothing_between_them(
     assert shifted.offset == pytest.approx(found.offset - off, abs=1e-9)
     assert found.top1.mean() == pytest.approx(y.mean())
     assert 0 < found.belief < 1
+    assert 0 < found.slope < 1
     order = rng.permutation(k)
     np.testing.assert_allclose(corrected(m[order], y[order], noise, error).top1, found.top1[order], atol=1e-9)
 
