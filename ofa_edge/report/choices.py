@@ -227,12 +227,12 @@ def _best_of_several(of: DeviceFront, budget: Budget, confidence: float) -> Cand
     return Candidate(found.arch, found.top1, found.latency_ms, found.cost, found.energy_mj)
 
 
-def default_budgets(found: Sequence[DeviceFront]) -> list[Budget]:
+def default_budgets(found: Sequence[DeviceFront], confidence: float = 0.95) -> list[Budget]:
     """Latencies, evenly spaced as ratios, from where every device has a subnet to where none gains any more."""
     if not found:
         return []
-    least = max(float(f.latency_ms[0]) * (1 + f.model.margin()) for f in found)
-    most = max(float(f.latency_ms[-1]) * (1 + f.model.margin()) for f in found)
+    least = max(float(f.latency_ms[0]) * (1 + f.model.margin(confidence)) for f in found)
+    most = max(float(f.latency_ms[-1]) * (1 + f.model.margin(confidence)) for f in found)
     least = min(least * 1.1, most)
     steps = np.geomspace(least, max(most, least * 1.01), _BUDGETS)
     return [Budget(latency_ms=ms) for ms in dict.fromkeys(_two_digits(float(step)) for step in steps)]
@@ -245,11 +245,11 @@ def _two_digits(ms: float) -> float:
 
 
 # -- the subnets of the page ------------------------------------------------------------------------
-def budgets_of(drawn: Fronts, asked: Sequence[Budget]) -> dict[str, tuple[Budget, ...]]:
+def budgets_of(drawn: Fronts, asked: Sequence[Budget], confidence: float) -> dict[str, tuple[Budget, ...]]:
     """For each space with fronts: what was asked, else `default_budgets`."""
     spaces = dict.fromkeys(front.accuracy.space.name for front in drawn.found)
     return {
-        name: tuple(asked or default_budgets([f for f in drawn.found if f.accuracy.space.name == name]))
+        name: tuple(asked or default_budgets([f for f in drawn.found if f.accuracy.space.name == name], confidence))
         for name in spaces
     }
 

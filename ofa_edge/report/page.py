@@ -78,7 +78,7 @@ def _page(sources: Sources, confidence: float, budgets: Sequence[Budget], accept
     found = devices(sources.latency)
     known = choices.accuracies(sources)
     fronts = choices.fronts(found, known, confidence, accept_unknown=accept_unknown)
-    limits = choices.budgets_of(fronts, budgets)
+    limits = choices.budgets_of(fronts, budgets, confidence)
     picks = choices.picks(sources, found, fronts, limits, confidence)
     content = Content(sources, tuple(found), tuple(known), fronts, limits, tuple(picks), confidence)
     sections = tuple(section(content) for section in _SECTIONS)

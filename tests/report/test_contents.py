@@ -17,6 +17,7 @@ from ofa_edge.report.page import Page, page
 from ofa_edge.report.proxies import proxies, spearman
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Candidate
+from ofa_edge.search.choose import choose
 from ofa_edge.search.families import Family, Member
 from ofa_edge.search.selection import Selection
 from tests.reduced import REDUCED
@@ -147,6 +148,24 @@ def test_budgets_are_kept_and_the_best_of_the_front_is_taken(folder: Path) -> No
     fitting = choices.best(front, small, 0.95)
     assert isinstance(fitting, Candidate)
     assert fitting.cost.macs <= (small.macs or 0)
+
+
+def test_the_best_of_a_budget_is_what_select_chooses(folder: Path) -> None:
+    read = sources.read([folder / "fast.jsonl", folder / "accuracy.jsonl"])
+    (front,) = choices.fronts(devices(read.latency), choices.accuracies(read), 0.9).found
+    for budget in choices.default_budgets([front], 0.9):
+        chosen = choose(
+            REDUCED,
+            front.model,
+            front.accuracy.model,
+            budget,
+            resolutions=front.resolutions,
+            inputs={},
+            confidence=0.9,
+        ).selection
+        found = choices.best(front, budget, 0.9)
+        assert isinstance(found, Candidate)
+        assert (found.arch, found.top1, found.latency_ms) == (chosen.arch, chosen.top1, chosen.latency_ms)
 
 
 def test_the_asked_budgets_are_compared(folder: Path) -> None:
