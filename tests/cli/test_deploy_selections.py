@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ofa_edge import settings
-from ofa_edge.device import ConnectOptions, open_device
+from ofa_edge.device import open_device
 from ofa_edge.search import families
 from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
@@ -28,8 +28,10 @@ DEPLOY = "deploy --host local --supernet {ckpt} --dry-run --selection"
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
     """This machine's model, and a latency table of its conditions."""
     folder = tmp_path_factory.mktemp("own")
-    with open_device("local", options=ConnectOptions(root=str(folder / "root"))) as session:
-        facts = session.facts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(settings.HOME_VARIABLE, str(folder / "home"))
+        with open_device("local") as session:
+            facts = session.facts
     write_latencies(folder / "table", simulated(noise=0.01, facts=facts))
     return facts.device_model, (folder / "table").read_bytes()
 

@@ -245,3 +245,11 @@ def test_a_device_chooses_where_it_answers(run_boards: Run) -> None:
     code, value = run_boards(f"{SELECT} --budget 1s --top 1 --host nobody@127.0.0.1:1")
     assert code == 5
     assert "127.0.0.1" in value["error"]["message"]
+
+
+def test_a_host_for_every_command_in_the_settings_is_not_select_s(run_boards: Run, tmp_path: Path) -> None:
+    """Only --host asks for measuring: whoever names a device for deploy and profile still selects without it."""
+    (tmp_path / "ofa-edge.toml").write_text('host = "nobody@127.0.0.1:1"\n')
+    code, value = run_boards(f"{SELECT} --budget 1s")
+    assert code == 0
+    assert "measured" not in value
