@@ -32,8 +32,9 @@ from ofa_edge.search.frontier import StageScores
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.pareto import Ints
 from ofa_edge.search.program import Program
-from ofa_edge.search.relaxation import CORE, Relaxed, factor_of, relaxations
+from ofa_edge.search.relaxation import Relaxed, factor_of, relaxations
 from ofa_edge.search.scores import PlaceScores
+from ofa_edge.search.top import CORE
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays
 

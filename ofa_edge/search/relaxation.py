@@ -29,8 +29,6 @@ _SOLVE: Any = linprog  # its stubs know neither sparse matrices nor arrays of bo
 _SCORES = 1e5
 # Choices whose bound is this little under a threshold stay, for the roundings of sums.
 SLACK = 1e-9
-# So many choices with the least loss make a first threshold.
-CORE = 120
 
 
 @dataclass(eq=False)

@@ -1,7 +1,8 @@
 """The top of the exact front within a budget: the best subnets, without the rest.
 
-In: as the exact front's (frontier.py), and Limits. Out: a `Front` of its best points. Under several limits the whole
-front can have so many partial subnets that it takes minutes, and this a fraction of a second.
+In: as the exact front's (frontier.py), and Limits. Out: a `Front` of its best points. Under side limits the whole front
+can have so many partial subnets that it takes minutes, and this a fraction of a second; under a limit on latency alone
+the whole front is the quicker one, and is what is made.
 
 How: the linear relaxation of each resolution's program (relaxation.py) says of every choice how far below the
 resolution's bound a subnet with it is at least, and these losses add up. Partial subnets that have lost more than lies
@@ -16,22 +17,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ofa_edge.search.costs import BlockEnergies, BlockLatencies, CostTables, Widths
+from ofa_edge.search.costs import LATENCY, BlockEnergies, BlockLatencies, CostTables, Widths
 from ofa_edge.search.frontier import PER_SCORE, Front, StageScores, cheapest, front_within
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.pareto import Ints
-from ofa_edge.search.program import BLOCK, DEPTH, STEM, WIDTH
-from ofa_edge.search.relaxation import CORE, SLACK, Relaxed, relaxations
 from ofa_edge.search.scores import PlaceScores
 from ofa_edge.space.arch import Space
 from ofa_edge.space.arrays import StageArrays
 
+if TYPE_CHECKING:  # the solver takes long to import, and is needed under side limits only
+    from ofa_edge.search.relaxation import Relaxed
+
 # Each next threshold is so many times further from the bound, and so often before the whole front is asked for.
 _WIDER = 3.0
 _WIDENINGS = 4
+# So many choices with the least loss make the first threshold.
+CORE = 120
 
 _EXCLUDED = 1 << 50  # loss of a choice that no subnet within the limits makes; hundreds of them fit int64
 
@@ -62,6 +68,11 @@ def best_front(
         UsageError: as `exact_front`.
         BadFile: no subnet can run at all.
     """
+    if not limits.sides.columns:
+        front = front_within(space, latency, score, resolutions, limits.sides)
+        return (front if limits.latency is None else _some(front, front.costs[:, LATENCY] <= limits.latency)), True
+    from ofa_edge.search.relaxation import relaxations
+
     latency = latency if isinstance(latency, CostTables) else CostTables(space, latency, energy)
     scores = PlaceScores.of(space, score, resolutions)
     found = relaxations(space, latency, scores, limits, energy)
@@ -78,7 +89,7 @@ def best_front(
             if one.bound >= threshold
         }
         front = front_within(space, latency, score, resolutions, limits, energy, cuts)
-        front = _above(front, threshold)
+        front = _some(front, front.score >= threshold)
         if len(front) >= count:
             return front, False
         if turn == 0 and not len(front) and not _feasible(space, latency, resolutions, limits, energy):
@@ -87,8 +98,7 @@ def best_front(
     return front_within(space, latency, score, resolutions, limits, energy), True
 
 
-def _above(front: Front, threshold: float) -> Front:
-    keep = front.score >= threshold
+def _some(front: Front, keep: NDArray[np.bool_]) -> Front:
     return replace(front, resolution=front.resolution[keep], rows=front.rows[keep], costs=front.costs[keep])
 
 
@@ -104,6 +114,9 @@ def _feasible(
 
 def _tables(relaxed: Relaxed, space: Space, values: Sequence[StageArrays], room: float) -> list[Ints]:
     """The CUT of stem, stages and head, as `front_within` asks for: losses in units of the score, less the room."""
+    from ofa_edge.search.program import BLOCK, DEPTH, STEM, WIDTH
+    from ofa_edge.search.relaxation import SLACK
+
     layout, widths = relaxed.program.layout, Widths.of(space)
     lost = np.full(len(layout.kind), _EXCLUDED, dtype=np.int64)
     lost[relaxed.program.variables] = np.minimum(np.floor(relaxed.losses * PER_SCORE), _EXCLUDED)
