@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ofa_edge.errors import UsageError
-from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
+from ofa_edge.search.batch import BatchAccuracy, BatchCosts, greatest
 from ofa_edge.search.breeding import OFA, PRESETS, SPOS, Breeder, Constraint, Preset, named, some_that_fit
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, excess
+from ofa_edge.search.candidate import DIGITS, Energy, Latency
 from ofa_edge.search.choose import Chosen, Models, infeasible
 from ofa_edge.search.costs import Floats
 from ofa_edge.search.frontier import nearest, require_energy
 from ofa_edge.search.genes import Genes, keys
 from ofa_edge.search.selection import Selection
+from ofa_edge.search.within import keeping
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays, Ints
 
@@ -188,7 +189,7 @@ def choose_evolution(
         resolutions=models.resolutions,
         start=start,
     )
-    found = _candidates(models, accuracy, budget, evolved, top + 1)
+    found = keeping(models, accuracy, budget, evolved.best, top + 1)
     if not found:
         raise infeasible(models, budget)
     selection = Selection(
@@ -210,19 +211,3 @@ def choose_evolution(
         seed=seed,
     )
     return Chosen(selection, tuple(found[1:]), time.perf_counter() - begun)
-
-
-def _candidates(
-    models: Models, accuracy: AccuracyPredictor, budget: Budget, evolved: Evolved, count: int
-) -> list[Candidate]:
-    """The best that evolution found, as far as their own intervals keep the budget: the margin is a bound over a sample
-    of the space, and has not the last word."""
-    found: list[Candidate] = []
-    for arch in evolved.best.archs():
-        (top1,) = estimates(accuracy, [arch], models.confidence)
-        candidate = models.candidate(arch, top1)
-        if excess(candidate, budget) <= 1:
-            found.append(candidate)
-        if len(found) == count:
-            break
-    return found

@@ -1,7 +1,8 @@
 """Whether a subnet keeps a budget, and the random baseline of every search.
 
 In: a Space, a Budget, models. Out: a predicate for drawing (space/sampling.py), or `Chosen`. Rules kept: what counts is
-the upper bound of a subnet's own latency, as everywhere; random search promises nothing but the best of what it drew.
+the upper bound of a subnet's latency, by the margin while searching and by its own interval in the end, as everywhere;
+random search promises nothing but the best of what it drew.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import UsageError
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS, Energy, Latency, candidate_of, excess, excess_of_counts
-from ofa_edge.search.choose import Chosen, Models
+from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, candidate_of, excess, excess_of_counts
+from ofa_edge.search.choose import Chosen, Models, infeasible
 from ofa_edge.search.frontier import require_energy
-from ofa_edge.search.limits import Limits
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
-from ofa_edge.space.population import ArchArrays
+from ofa_edge.space.population import ArchArrays, concatenate
 from ofa_edge.space.sampling import ATTEMPTS, none_fits
 
 if TYPE_CHECKING:
@@ -88,12 +88,14 @@ def choose_random(
     """
     start = time.perf_counter()
     models = Models(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
-    all_drawn = _drawn(models, budget, samples, seed)
-    drawn = list(dict.fromkeys(all_drawn))
-    predicted = BatchAccuracy(accuracy, models.resolutions).top1(ArchArrays.of(space, drawn))
-    best = [drawn[i] for i in np.argsort(-np.round(predicted, DIGITS), kind="stable")[: top + 1]]
-    top1s = estimates(accuracy, best, confidence)
-    found = [models.candidate(arch, top1) for arch, top1 in zip(best, top1s, strict=True)]
+    archs = _drawn(models, budget, samples, seed)
+    _, first = np.unique(archs.matrix(), axis=0, return_index=True)
+    different = archs.take(np.sort(first))
+    predicted = BatchAccuracy(accuracy, models.resolutions).top1(different)
+    ranked = different.take(np.argsort(-np.round(predicted, DIGITS), kind="stable"))
+    found = keeping(models, accuracy, budget, ranked, top + 1)
+    if not found:
+        raise infeasible(models, budget)
     chosen = found[0]
     selection = Selection(
         space=space,
@@ -105,9 +107,9 @@ def choose_random(
         budget=budget,
         strategy="random",
         confidence=confidence,
-        model=f"greatest predicted top-1 of {len(all_drawn):,} subnets drawn at random, {len(drawn):,} of them"
-        f" different, from those of {space.name} at {', '.join(map(str, models.resolutions))} px that fit {budget}; "
-        + accuracy.describe(),
+        model=f"greatest predicted top-1 of {len(archs):,} subnets drawn at random, {len(different):,} of them"
+        f" different, from those of {space.name} at {', '.join(map(str, models.resolutions))} px that fit {budget}"
+        f" (latency counted {1 + models.margin:.3f} times); {accuracy.describe()}",
         proven_optimal=False,
         bound=round(greatest(accuracy, models.resolutions), DIGITS),
         inputs=dict(inputs),
@@ -116,40 +118,37 @@ def choose_random(
     return Chosen(selection, tuple(found[1:]), time.perf_counter() - start)
 
 
-def _drawn(models: Models, budget: Budget, samples: int, seed: int) -> list[Arch]:
-    """Subnets within the budget, in the order they were drawn; the first of them do not depend on how many are asked
-    for. Most draws are settled by their sums; a subnet's own interval is asked of the others."""
-    space, sizes = models.space, models.resolutions
-    rng, costs = np.random.default_rng(seed), BatchCosts(space, models.latency, sizes, models.energy)
-    loose = _loosened(models, budget)
-    require_energy(loose, models.energy)
-
-    def fits(arch: Arch) -> bool:
-        if not costs.keep(ArchArrays.of(space, [arch]), loose)[0]:
-            return False
-        return excess(models.candidate(arch, Top1(0.0, 0.0, 1.0)), budget) <= 1
-
-    found: list[Arch] = []
-    misses = 0
-    while len(found) < samples and misses < ATTEMPTS:
-        before, archs = len(found), ArchArrays.sample(space, rng, _DRAWS, sizes)
-        for row in np.flatnonzero(costs.keep(archs, loose)).tolist():
-            if len(found) < samples and fits(arch := archs.arch(row)):
-                found.append(arch)
-        misses = misses + _DRAWS if len(found) == before else 0
-    if not found:
-        raise none_fits(replace(space, resolutions=sizes), fits, misses)
+def keeping(
+    models: Models, accuracy: AccuracyPredictor, budget: Budget, archs: ArchArrays, count: int
+) -> list[Candidate]:
+    """The first so many of these archs whose own intervals keep the budget: margins are bounds over a sample of the
+    space, and have not the last word."""
+    found: list[Candidate] = []
+    for row in range(len(archs)):
+        arch = archs.arch(row)
+        (top1,) = estimates(accuracy, [arch], models.confidence)
+        candidate = models.candidate(arch, top1)
+        if excess(candidate, budget) <= 1:
+            found.append(candidate)
+        if len(found) == count:
+            break
     return found
 
 
-def _loosened(models: Models, budget: Budget) -> Limits:
-    """Limits that whatever fits keeps: sums may be above a network's own figures (latency/imported_model.py), by no
-    more than the margins."""
-    latency, energy = budget.latency_ms, budget.energy_mj
-    return Limits.of(
-        replace(
-            budget,
-            latency_ms=None if latency is None else latency * (1 + models.margin),
-            energy_mj=None if energy is None else energy * (1 + models.energy_margin),
-        )
-    )
+def _drawn(models: Models, budget: Budget, samples: int, seed: int) -> ArchArrays:
+    """Subnets within the budget, in the order they were drawn; the first of them do not depend on how many are asked
+    for."""
+    space, sizes, limits = models.space, models.resolutions, models.limits(budget)
+    require_energy(limits, models.energy)
+    rng, costs = np.random.default_rng(seed), BatchCosts(space, models.latency, sizes, models.energy)
+    found: list[ArchArrays] = []
+    count = misses = 0
+    while count < samples and misses < ATTEMPTS:
+        archs = ArchArrays.sample(space, rng, _DRAWS, sizes)
+        found.append(archs.take(costs.keep(archs, limits)))
+        count += len(found[-1])
+        misses = 0 if len(found[-1]) else misses + _DRAWS
+    if count == 0:
+        sized = replace(space, resolutions=sizes)
+        raise none_fits(sized, lambda arch: bool(costs.keep(ArchArrays.of(space, [arch]), limits)[0]), misses)
+    return concatenate(found).take(slice(samples))
