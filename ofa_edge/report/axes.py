@@ -21,6 +21,7 @@ LINE = 15.0
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _LOG_FROM = 20.0  # a ratio of the greatest to the least value
 _PADDING = 0.05
+_ABSURD = 1e15  # of whatever unit; keeps infinities and NaN out too
 _LEAST_RATIO = 1e-9  # of a value that a logarithmic axis shows to the greatest
 
 
@@ -63,7 +64,7 @@ def axis(values: Iterable[float], label: str, pixels: float, *, upright: bool = 
         upright: its texts stand above each other, not side by side.
         zero: it begins at 0.
     """
-    finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
+    finite = [v for v in values if abs(v) < _ABSURD] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     if low > 0 and high / low > _LOG_FROM and not zero and not upright:
         return _log_axis(low, high, label, pixels)

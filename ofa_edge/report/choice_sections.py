@@ -15,7 +15,7 @@ from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.report import drawings, figures
 from ofa_edge.report.axes import Frame
 from ofa_edge.report.choices import Accuracy, DeviceFront, Fronts, Pick, best, budget_name, on_other
-from ofa_edge.report.devices import Device, milliseconds, percent, size
+from ofa_edge.report.devices import Device, fixed, milliseconds, percent, size
 from ofa_edge.report.figures import Point
 from ofa_edge.report.markup import Child, Markup, details, element, items, joined, paragraph, table
 from ofa_edge.report.sources import Sources
@@ -102,6 +102,7 @@ def _front_svg(
     xs += [end for f in found for c in f.shown for end in (c.latency_ms.low, c.latency_ms.high) if end is not None]
     ys = [100 * top1 for f in found for top1 in f.top1.tolist()]
     numbered = [(str(p.number), _pick_point(content, p)) for p in chosen]
+    xs += [end for _, p in numbered for end in (p.x, *(p.x_range or ()))]
     ys += [end for _, p in numbered for end in p.y_range or ()]
     ys += [100 * top1 for f in found for top1 in f.measured[:, 1].tolist()]
     frame = Frame.of(pixels, 420 if pixels > 500 else 330, xs, ys, ("predicted latency, ms", "top-1, %"))
@@ -161,7 +162,7 @@ def _front_table(front: DeviceFront) -> Markup:
     headers = ["latency, ms", "interval", "top-1", "interval of top-1", "input", "depths", "MACs", "weights"]
     rows = [
         [
-            milliseconds(c.latency_ms, unit=False).split(" (")[0],
+            fixed(c.latency_ms.value),
             _ends(c.latency_ms.low, c.latency_ms.high),
             percent(c.top1.value, 2),
             f"{100 * c.top1.low:.1f} to {100 * c.top1.high:.1f}",

@@ -31,6 +31,7 @@ from ofa_edge.search.costs import FAILED, PER_MS
 from ofa_edge.search.frontier import Front, exact_front
 from ofa_edge.search.selection import Measured
 from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays
 
 # Points of a front that get an interval, and so a row in its table.
@@ -266,7 +267,8 @@ def picks(
     chosen: list[Pick] = []
     for choice in sources.selections:
         found_ = choice.selection
-        parts = Candidate(found_.arch, found_.top1, found_.latency_ms, found_.cost, found_.energy_mj)
+        counts = cost(found_.space.blocks(found_.arch))  # a file may say anything
+        parts = Candidate(found_.arch, found_.top1, found_.latency_ms, counts, found_.energy_mj)
         device = by_table.get(found_.inputs.get("latency-table", ""))
         if device is not None and not _of_space(device, found_.space):
             device = None

@@ -185,13 +185,18 @@ def model_arch(space: Space, value: Any) -> Arch | None:
 
 
 # -- words ----------------------------------------------------------------------------------------
-def milliseconds(estimate: Estimate, unit: bool = True) -> str:
+def milliseconds(estimate: Estimate) -> str:
     """'1.23 ms (1.20 to 1.26)'."""
-    digits = digits_of(estimate.value)
-    text = f"{estimate.value:.{digits}f}{' ms' if unit else ''}"
+    text = f"{fixed(estimate.value)} ms"
     if estimate.low is None or estimate.high is None:
-        return f"{text} (interval unknown)" if unit else text
-    return f"{text} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
+        return f"{text} (interval unknown)"
+    digits = digits_of(estimate.value)
+    return f"{text} ({fixed(estimate.low, digits)} to {fixed(estimate.high, digits)})"
+
+
+def fixed(ms: float, digits: int | None = None) -> str:
+    """With so many decimals, or as many as show three significant digits; what no network takes in short."""
+    return f"{ms:.{digits_of(ms) if digits is None else digits}f}" if ms < 1e6 else f"{ms:.3g}"
 
 
 def digits_of(ms: float) -> int:

@@ -17,7 +17,7 @@ from ofa_edge.report import drawings, figures
 from ofa_edge.report.axes import Frame
 from ofa_edge.report.choice_sections import Content, Section, lines_of
 from ofa_edge.report.choices import Pick
-from ofa_edge.report.devices import Device, Network, digits_of, milliseconds, networks, percent
+from ofa_edge.report.devices import Device, Network, fixed, milliseconds, networks, percent
 from ofa_edge.report.drawings import BlockTime
 from ofa_edge.report.figures import Point
 from ofa_edge.report.markup import Child, Markup, definitions, details, element, items, joined, paragraph, table
@@ -96,8 +96,7 @@ def _block_panel(pick: Pick, times: Sequence[BlockTime]) -> Markup:
     name = f"{pick.number} · {pick.name}"
     caption = lines_of(
         element("strong", None, name),
-        f"blocks alone {total:.{digits_of(total)}f} ms; the whole network, predicted: "
-        f"{milliseconds(pick.candidate.latency_ms)}",
+        f"blocks alone {fixed(total)} ms; the whole network, predicted: {milliseconds(pick.candidate.latency_ms)}",
     )
     picture = drawings.bars(times, f"blocks{pick.number}", f"Latency per block of subnet {name}")
     rows: list[list[Child]] = [
@@ -242,7 +241,7 @@ def _macs_panel(proxy: Proxy) -> Markup:
             float(millions[i]),
             float(proxy.latency_ms[i]),
             device.series,
-            (f"{millions[i]:.1f} M MACs", f"{proxy.latency_ms[i]:.{digits_of(float(proxy.latency_ms[i]))}f} ms"),
+            (f"{millions[i]:.1f} M MACs", f"{fixed(float(proxy.latency_ms[i]))} ms"),
         )
         for i in proxy.pair or ()
     ]

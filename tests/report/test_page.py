@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ofa_edge.latency.table import FORMAT
 from ofa_edge.report import sources
 from ofa_edge.report.page import Page, page
 from tests.report import materials
-from tests.report.materials import made, text_of
+from tests.report.materials import SECTIONS, drawn, made, text_of
 from tests.report.test_markup import Seen
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
@@ -93,6 +94,16 @@ def test_a_hostile_name_is_a_text(folder: Path, tmp_path: Path, field: str) -> N
     assert HOSTILE.split("<")[1] in text_of(found)  # and it is there, to be read
     ours = Seen.of(made(folder, "slow.jsonl", "accuracy.jsonl").content.decode())
     assert {tag for tag, _ in seen.elements} == {tag for tag, _ in ours.elements}
+
+
+def test_absurd_numbers_in_a_selection_break_no_figure(folder: Path, tmp_path: Path) -> None:
+    value = json.loads((folder / "slow.json").read_text())
+    value["predicted"] |= {"macs": 10**400, "latency_ms": {"value": 1e300, "low": 0.0, "high": 1e308}}
+    (tmp_path / "s.json").write_text(json.dumps(value))
+    found = page(sources.read([tmp_path / "s.json", folder / "slow.jsonl", folder / "accuracy.jsonl"]))
+    assert drawn(found) == SECTIONS
+    assert "1e+300 ms" in text_of(found)
+    assert len(found.content) < 300_000
 
 
 def test_a_hostile_file_name_is_a_text(folder: Path, tmp_path: Path) -> None:
