@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def measure(models: Models, candidates: Sequence[Candidate], found: list[Point],
             reference_ms=model.reference_ms,
             runs_on=runs_on,
             processes=assemble.TRIAL_PROCESSES,
-            effort=QUICK,
+            effort=replace(QUICK, attempts=1),
         )
         for arch, point in zip(archs, found, strict=True):
             processes = notes.processes(under, arch)
