@@ -16,10 +16,8 @@ from ofa_edge.search import certificate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import BYTES, ENERGY, LATENCY, MACS, PEAK
 from ofa_edge.search.frontier import cheapest
-from tests.search.budgets import FIELDS, budgets, uses_of
+from tests.search.budgets import FIELDS, SEEDS, budgets, listed_uses
 from tests.search.doubles import COUPLED, SMALL, DrawnEnergy, DrawnLatency, listed
-
-SEEDS = st.integers(0, 10**6)
 
 
 @pytest.mark.parametrize("space", [SMALL, COUPLED], ids=lambda space: space.name)
@@ -29,7 +27,7 @@ def test_equals_listing(space, seed, margin, data):
     latency, energy = DrawnLatency(seed), DrawnEnergy(seed)
     budget = data.draw(budgets(space, latency, energy, margin, 0.1))
     found, front = certificate.of(space, latency, space.resolutions, budget, margin, energy, 0.1)
-    uses = [uses_of(subnet, latency, energy, margin, 0.1) for subnet in listed(space)]
+    uses = [dict(zip(FIELDS, use, strict=True)) for use in listed_uses(space, latency, energy, margin, 0.1).tolist()]
     given = budget.as_json()
     assert [limit.field for limit in found.limits] == list(given)
     for limit in found.limits:

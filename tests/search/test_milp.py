@@ -23,10 +23,9 @@ from ofa_edge.search.program import Layout, Program
 from ofa_edge.search.relaxation import relaxations
 from ofa_edge.search.scores import PlaceScores
 from ofa_edge.space.spaces import OFA_LITE0
-from tests.search.budgets import budgets, fits, fitting, uses_of
+from tests.search.budgets import SEEDS, budgets, fits, fitting, nothing_runs, uses_of
 from tests.search.doubles import COUPLED, REDUCED, SMALL, DrawnEnergy, DrawnLatency, PlacedScores, listed
 
-SEEDS = st.integers(0, 10**6)
 STEPS = st.sampled_from([2**-4, 2**-20])  # many ties, hardly any
 
 
@@ -51,7 +50,7 @@ def assert_optimal(found, scores, kept):
 def test_equals_listing_under_any_limits(space, seed, step, margin, core, data):
     latency = DrawnLatency(seed, failed=data.draw(st.sampled_from([0.0, 0.02])))
     energy, scores = DrawnEnergy(seed), PlacedScores(seed, step, space)
-    if all(math.isinf(latency.value(subnet.blocks)) for subnet in listed(space)):
+    if nothing_runs(space, latency):
         return
     budget = data.draw(budgets(space, latency, energy, margin, 0.04))
     kept = fitting(space, latency, energy, budget, margin, 0.04)
