@@ -39,6 +39,17 @@ def test_the_command_writes_the_page(folder: Path, tmp_path: Path, run: Run) -> 
     assert all(section["drawn"] for section in value["sections"])
 
 
+def test_a_page_is_replaced_and_nothing_else_is(folder: Path, tmp_path: Path, run: Run) -> None:
+    table = tmp_path / "t.jsonl"
+    table.write_bytes((folder / "accuracy.jsonl").read_bytes())
+    code, value = run(table, "--out", table)
+    assert code == 2
+    assert "not replaced" in value["error"]["message"]
+    assert table.read_bytes() == (folder / "accuracy.jsonl").read_bytes()
+    sums = [run(table, "--out", tmp_path / "r.html")[1]["sha256"] for _ in range(2)]
+    assert sums[0] == sums[1]
+
+
 @pytest.mark.parametrize("damage", [b"", b"neither", b"{}", b'{"record":"header","schema":"other"}\n', b"\x00" * 20])
 def test_a_file_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, run: Run, damage: bytes) -> None:
     (tmp_path / "odd.bin").write_bytes(damage)
