@@ -123,7 +123,10 @@ def choose(
     if found is None or not candidates:
         raise infeasible(models, budget)
     chosen = candidates[0]
-    bound = max(chosen.top1.value, round(float(score_of(predictor).top1(np.array(found.bound))), DIGITS))
+    # Held against each other before they are rounded: a bound that is met is the value itself.
+    bound = min(1.0, float(score_of(predictor).top1(np.array(found.bound))))
+    gap = bound - float(predictor.predict([chosen.arch])[0])
+    proven = gap <= PROVEN
     selection = Selection(
         space=space,
         arch=chosen.arch,
@@ -134,9 +137,9 @@ def choose(
         budget=budget,
         strategy="exact",
         confidence=confidence,
-        model=_model(models, predictor, budget, found.how, bound - chosen.top1.value),
-        proven_optimal=bound - chosen.top1.value <= PROVEN,
-        bound=bound,
+        model=_model(models, predictor, budget, found.how, gap),
+        proven_optimal=proven,
+        bound=chosen.top1.value if proven else max(chosen.top1.value, round(bound, DIGITS)),
         inputs=dict(inputs),
         seed=seed,
     )

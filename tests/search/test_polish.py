@@ -105,7 +105,7 @@ def test_the_best_of_a_pairwise_model_is_found_and_proven(name, seed, share, wid
     selection = chosen_at(name, predictor, budget, latency).selection
     assert selection.top1.value == pytest.approx(best, abs=1e-8)
     assert selection.proven_optimal
-    assert selection.bound == pytest.approx(best, abs=2e-9)
+    assert selection.bound == selection.top1.value
     assert "proven: no subnet is better" in selection.model
     assert (selection.latency_ms.high or selection.latency_ms.value) <= budget.latency_ms
     assert budget.macs is None or selection.cost.macs <= budget.macs
@@ -172,6 +172,24 @@ def test_a_budget_that_nothing_fits_is_refused_with_what_would():
     with pytest.raises(InfeasibleBudget) as caught:
         chosen_at("small", predictor, Budget(latency_ms=0.01), latency)
     assert chosen_at("small", predictor, Budget(**caught.value.details["needed"]), latency).selection
+
+
+def test_a_predictor_of_which_nothing_is_known_is_searched_and_nothing_is_claimed():
+    latency, known = DrawnLatency(3), pairwise("small")
+
+    class Unknown:
+        """Another kind of predictor, with the same predictions."""
+
+        kind = "unknown"
+        space, resolutions = known.space, known.resolutions
+        predict, predict_arrays = known.predict, known.predict_arrays
+        intervals, describe, state = known.intervals, known.describe, known.state
+
+    budget = budget_at("small", latency, 0.4, True)
+    selection = chosen_at("small", Unknown(), budget, latency).selection
+    assert (selection.bound, selection.proven_optimal) == (1.0, False)
+    assert "no bound is known" in selection.model
+    assert selection.top1.value <= chosen_at("small", known, budget, latency).selection.bound
 
 
 def test_only_sizes_that_were_measured_are_searched():
