@@ -130,8 +130,13 @@ def load_models(
     supernet: str,
     seed: int,
     out: Output,
+    *,
+    find_table: bool = False,
 ) -> list[Models]:
     """Models of each latency table with the same accuracies; the newest table where none is named.
+
+    Args:
+        find_table: a predictor's accuracy table is looked for too, as measuring needs it.
 
     Raises:
         UsageError: a file is missing, they are of several spaces, or two latency tables are of one device.
@@ -147,7 +152,9 @@ def load_models(
         space = measured.header.space
     else:
         _require_checkpoint(kept, checkpoint)
-        measured = inputs.predictors_table(kept) if accuracy_table is None else AccuracyTable.read(accuracy_table)
+        measured = None if accuracy_table is None else AccuracyTable.read(accuracy_table)
+        if measured is None and find_table:
+            measured = inputs.predictors_table(kept)
         space = kept.fitted.predictor.space.name
     paths: Sequence[Path | None] = latency_tables or [None]
     tables = [inputs.named_latency_table(path, space, out) for path in paths]

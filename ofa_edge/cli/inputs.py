@@ -22,7 +22,6 @@ from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, require_match, unknown_conditions
-from ofa_edge.latency.energy_model import EnergyModel
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.table import LatencyTable, newest_match
@@ -36,6 +35,7 @@ from ofa_edge.weights.random import random_arrays
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
+    from ofa_edge.latency.energy_model import EnergyModel
     from ofa_edge.search.budget import Budget
 
 
@@ -316,6 +316,8 @@ class Models:
 
     @cached_property
     def _energies(self) -> EnergyModel:
+        from ofa_edge.latency.energy_model import EnergyModel  # it brings what measures energy along
+
         return EnergyModel.from_table(self.latency_table, self.latency)
 
     @property

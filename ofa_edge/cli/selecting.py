@@ -126,13 +126,14 @@ def select(
         host=measured_on,
     )
     modes = parse_modes(mode or []) or (Mode(None, Budget.parse(budget or "")),)
-    models = choosing.load_models(tables, accuracy_table, predictor, supernet, seed, out)
+    measures = data is not None or measured_on is not None
+    models = choosing.load_models(tables, accuracy_table, predictor, supernet, seed, out, find_table=measures)
     if not accept_unknown:
         for one in models:
             for wanted in modes:
                 one.require_known(wanted.budget)
     check = None
-    if data is not None or measured_on is not None:
+    if measures:
         connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
         check = _truth(data, bn, supernet, measured_on, connecting, accept_unknown, top, out)
     how = choosing.How(
