@@ -53,10 +53,11 @@ def trial(table: AccuracyTable, macs: np.ndarray, images: int, seed: int) -> np.
         chosen = fitting[np.argsort(-predicted[fitting, 0], kind="stable")[:SHORTLIST]]
         value, low, high = predicted[chosen].T
         true = truth[others[chosen]]
-        error = predictors_error(value, (high - low) / 2, CONFIDENCE, images)
+        sampling = float(np.mean(value * (1 - value))) / images
+        error = predictors_error((high - low) / 2, CONFIDENCE, sampling)
         for _ in range(DRAWS):
             measured = rng.binomial(images, true) / images
-            found = corrected(value, measured, float(np.mean(measured * (1 - measured))) / images, error).top1
+            found = corrected(value, measured, sampling, error).top1
             raw, best = measured.argmax(), found.argmax()
             claims = measured[raw] - true[raw], found[best] - true[best]
             rows.append([*claims, *(true.max() - true[[value.argmax(), raw, best]])])

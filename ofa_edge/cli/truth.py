@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,13 +34,14 @@ from ofa_edge.search import batch, checking, shortlist
 from ofa_edge.search.candidate import Candidate, candidate_of, excess
 from ofa_edge.search.choose import Chosen, shared_resolutions
 from ofa_edge.search.limits import Limits
-from ofa_edge.search.posterior import Bools, predictors_error
+from ofa_edge.search.posterior import Bools
 from ofa_edge.search.shortlist import TOP, Checked, Verdict
 from ofa_edge.search.truth_journal import TruthJournal, latency_of, undisturbed
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.population import ArchArrays, concatenate
 
 if TYPE_CHECKING:
+    from ofa_edge.accuracy.predictor import Top1
     from ofa_edge.cli.inputs import Models
     from ofa_edge.device import ConnectOptions
     from ofa_edge.latency.conditions import Conditions
@@ -54,10 +56,9 @@ BN = ("recalibrated", "bank", "running")
 # Fresh processes of each subnet, as in the trial of a deployment: the median of five bears two bad ones.
 PROCESSES = 5
 
-# What a shortlist may lose to its best by prediction, in standard deviations of a prediction's error.
-_TOLERANCE = 1.0
-# No predictor is believed to order subnets that are nearer to each other than this. Where the tolerance leaves too few
-# it is widened by these factors in turn.
+# A shortlist may lose to its best a standard deviation of a prediction's error: no predictor is believed to order
+# subnets that are nearer to each other than that, or than this share. Where it leaves too few subnets it is widened by
+# these factors in turn.
 _LEAST_TOLERANCE = 0.002
 _WIDER = (1, 2, 4, 8)
 
@@ -212,7 +213,7 @@ def shortlisted(chosen: Chosen, models: Models, top: int) -> list[Candidate]:
         batch.BatchCosts(space, latency, resolutions, energy),
         batch.BatchAccuracy(predictions, resolutions),
     )
-    tolerance = max(_TOLERANCE * _error([first], models, selection), _LEAST_TOLERANCE)
+    tolerance = max(_deviation(first.top1, selection.confidence), _LEAST_TOLERANCE)
     spread: list[Arch] = []
     for times in _WIDER:
         archs = shortlist.near_optimal(
@@ -232,11 +233,9 @@ def _relative_width(estimate: Estimate) -> float:
     return 0.0 if estimate.high is None else estimate.high / estimate.value - 1
 
 
-def _error(candidates: Sequence[Candidate], models: Models, selection: Selection) -> float:
-    """Standard deviation of the predictor's error around the truth."""
-    shares = np.array([one.top1.value for one in candidates])
-    halves = np.array([(one.top1.high - one.top1.low) / 2 for one in candidates])
-    return predictors_error(shares, halves, selection.confidence, _predicted_on(models, selection))
+def _deviation(top1: Top1, confidence: float) -> float:
+    """Of a prediction's error, from its interval."""
+    return (top1.high - top1.low) / 2 / NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def _predicted_on(models: Models, selection: Selection) -> float:

@@ -115,15 +115,15 @@ def sampling_noise(right: Bools) -> float:
     return max(own - shared, 0.0) / n
 
 
-def predictors_error(top1: Floats, half_widths: Floats, confidence: float, n: float) -> float:
+def predictors_error(half_widths: Floats, confidence: float, sampling: float) -> float:
     """Standard deviation, a share, of predictions around the truth.
 
-    A prediction's interval is made for a new measurement on n images, so it holds the sampling of these as well.
+    A prediction's interval is for a new measurement on the images it was fitted to, so it holds their sampling too.
 
     Args:
-        top1, half_widths: (k,) of the predictions and their two-sided intervals.
-        n: images of each row the predictor was fitted on; infinite where the interval holds no sampling.
+        half_widths: (k,) of the predictions' two-sided intervals.
+        sampling: variance of a measurement on those images, but for what is common to all subnets; 0 where the
+            intervals hold none.
     """
     deviations = half_widths / NormalDist().inv_cdf((1 + confidence) / 2)
-    variance: float = np.mean(deviations**2 - top1 * (1 - top1) / n).item()
-    return math.sqrt(max(variance, 0.0))
+    return math.sqrt(max(float(np.mean(deviations**2)) - sampling, 0.0))

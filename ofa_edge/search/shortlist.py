@@ -264,8 +264,10 @@ def _expected(checked: Sequence[Checked], confidence: float, predicted_on: float
     right = np.stack([found for _, found, _ in rows])
     predicted = np.array([top1.value for _, _, top1 in rows])
     halves = np.array([(top1.high - top1.low) / 2 for _, _, top1 in rows])
-    error = predictors_error(predicted, halves, confidence, predicted_on)
-    found = corrected(predicted, right.mean(axis=1), sampling_noise(right), error)
+    noise = sampling_noise(right)
+    # What tells two subnets apart on these images does so on those that the predictor was fitted to.
+    error = predictors_error(halves, confidence, noise * right.shape[1] / predicted_on)
+    found = corrected(predicted, right.mean(axis=1), noise, error)
     for (i, *_), top1 in zip(rows, found.top1.tolist(), strict=True):
         expected[i] = round(top1, DIGITS)
     return expected

@@ -142,12 +142,13 @@ def test_subnets_that_are_right_on_the_same_images_are_no_division_by_zero() -> 
     assert (found.top1 <= 1).all()
 
 
-def test_a_predictions_interval_holds_the_sampling_of_its_rows() -> None:
-    top1 = np.array([0.9, 0.92])
-    sampling = float(np.mean(top1 * (1 - top1) / 1000)) ** 0.5
-    half = 1.959964 * np.hypot(0.006, sampling)
-    assert predictors_error(top1, np.array([half, half]), 0.95, 1000) == pytest.approx(0.006, rel=1e-3)
-    assert predictors_error(top1, np.array([1e-4, 1e-4]), 0.95, 1000) == 0
-    assert predictors_error(top1, 1.959964 * np.array([0.006, 0.006]), 0.95, np.inf) == pytest.approx(0.006, rel=1e-3)
+def test_a_predictions_interval_holds_the_sampling_of_what_it_was_fitted_to() -> None:
+    halves = 1.959964 * np.hypot(0.006, 0.004) * np.ones(3)
+    assert predictors_error(halves, 0.95, 0.004**2) == pytest.approx(0.006, rel=1e-5)
+    assert predictors_error(halves, 0.95, 0.0) == pytest.approx(np.hypot(0.006, 0.004), rel=1e-5)
+    assert predictors_error(halves, 0.95, 1.0) == 0
+
+
+def test_shapes_that_do_not_fit_are_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="predicted"):
-        corrected(top1, np.array([0.9]), 1e-4, 0.01)
+        corrected(np.array([0.9, 0.8]), np.array([0.9]), 1e-4, 0.01)
