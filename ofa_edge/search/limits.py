@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import BYTES, ENERGY, LATENCY, MACS, PEAK, PER_MJ, PER_MS, Floats
+from ofa_edge.search.costs import BYTES, ENERGY, FAILED, LATENCY, MACS, PEAK, PER_MJ, PER_MS, Floats
 from ofa_edge.search.pareto import Ints
 
 
@@ -89,8 +89,11 @@ def uses(costs: Ints, budget: Budget, margin: float = 0.0, energy_margin: float 
 
 
 def _greatest(limit: float, per: int, margin: float) -> int:
-    """The greatest n with n / per x (1 + margin) <= limit, in the same floating point as `uses`."""
-    n = math.floor(limit / (1 + margin) * per)
+    """The greatest n with n / per x (1 + margin) <= limit, in the same floating point as `uses`; less than FAILED."""
+    whole = limit / (1 + margin) * per
+    if whole >= FAILED:
+        return FAILED - 1
+    n = math.floor(whole)
     while (n + 1) / per * (1 + margin) <= limit:
         n += 1
     while n / per * (1 + margin) > limit:

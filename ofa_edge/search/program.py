@@ -129,8 +129,9 @@ class Program:
         """(rows, m + 1) and what they are not to exceed, scaled."""
         dense, right = [], []
         for column, limit in self.limits.sums.items():
-            dense.append(np.append(self.rows[:, column] * (SCALE / limit), 0.0))
-            right.append(SCALE)
+            scale = SCALE / max(limit, 1)
+            dense.append(np.append(self.rows[:, column] * scale, 0.0))
+            right.append(limit * scale)
         if self.limits.memory is not None:
             scale = SCALE / self.limits.memory
             dense.append(np.append(self.rows[:, BYTES] * scale, 1.0))

@@ -22,6 +22,7 @@ from ofa_edge.search.milp import optimum
 from ofa_edge.search.program import Layout, Program
 from ofa_edge.search.relaxation import relaxations
 from ofa_edge.search.scores import PlaceScores
+from ofa_edge.search.top import best_front
 from ofa_edge.space.spaces import OFA_LITE0
 from tests.search.budgets import SEEDS, budgets, fits, fitting, nothing_runs, uses_of
 from tests.search.doubles import COUPLED, REDUCED, SMALL, DrawnEnergy, DrawnLatency, PlacedScores, listed
@@ -167,6 +168,20 @@ def test_what_is_missing_is_said():
     assert "ofa-edge profile --energy" in caught.value.hint
     with pytest.raises(UsageError, match="no resolution"):
         optimum(SMALL, latency, scores, (), Budget(latency_ms=3.0))
+
+
+@pytest.mark.parametrize("field", ["latency_ms", "energy_mj"])
+def test_limits_of_any_size_are_limits(field):
+    """One of less than a unit, which nothing keeps, and the greatest there may be, which everything does."""
+    latency, scores, energy = DrawnLatency(1), PlacedScores(1), DrawnEnergy(1)
+    for limit, searched in ((1e-11, None), (1e15, max(scores.score(subnet.arch) for subnet in listed(SMALL)))):
+        budget = Budget(**{field: limit}, macs=10**15, size_bytes=10**15, memory_bytes=10**15)
+        found = optimum(SMALL, latency, scores, SMALL.resolutions, budget, 0.1, energy=energy, energy_margin=0.1)
+        front, _ = best_front(SMALL, latency, scores, SMALL.resolutions, Limits.of(budget, 0.1, 0.1), energy)
+        assert found.proven_optimal
+        assert found.score == (-math.inf if searched is None else pytest.approx(searched, abs=1e-11))
+        assert (len(front) == 0) == (searched is None)
+        exact_front(SMALL, latency, scores, SMALL.resolutions, budget, energy)
 
 
 def test_nothing_runs_nothing_is_found():
