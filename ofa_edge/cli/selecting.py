@@ -132,8 +132,11 @@ def select(
         for one in models:
             for wanted in modes:
                 one.require_known(wanted.budget)
-    check = None
+    check, alternatives = None, _ALTERNATIVES
     if measures:
+        from ofa_edge.search.shortlist import TOP
+
+        alternatives = TOP  # strategy table has no others to measure
         connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
         check = _truth(data, bn, supernet, measured_on, connecting, accept_unknown, top, out)
     how = choosing.How(
@@ -141,7 +144,7 @@ def select(
         samples=samples or choosing.RANDOM_SAMPLES,
         evolution=evolution or "ofa",
         confidence=confidence,
-        top=top if top is not None else _ALTERNATIVES,
+        top=top if top is not None else alternatives,
     )
     members = families.purposes(models, modes)
     if mode is None and len(models) == 1:

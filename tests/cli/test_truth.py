@@ -16,6 +16,7 @@ from ofa_edge import settings
 from ofa_edge.accuracy import family
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.cli import truth
+from ofa_edge.cli.app import main
 from ofa_edge.cli.inputs import KeptPredictor, Models
 from ofa_edge.cli.output import Output
 from ofa_edge.device import open_device
@@ -257,6 +258,25 @@ def test_an_interrupted_check_says_where_it_goes_on(models: Models, ckpt: Path, 
     assert kept.read_text().count('"record":"right"') == 2
     truth.check(chosen_at(models), models, what, heard()[0])
     assert kept.read_text().count('"record":"right"') == 3
+
+
+def test_select_measures_where_it_is_given_images_and_its_file_says_so(
+    models: Models, ckpt: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latencies = Path(models.latency_table.path)
+    tables = ["--latency-table", latencies, "--accuracy-table", latencies.with_name("accuracy.jsonl")]
+    line = ["select", *tables, "--supernet", ckpt, "--budget", "1s", "--data", data, "--bn", "bank"]
+    for more, count in ((["--top", "3"], 3), (["--strategy", "table"], 20)):
+        out = tmp_path / f"{count}.json"
+        capsys.readouterr()
+        assert main([*map(str, line), *more, "--out", str(out), "--json"]) == 0
+        said = capsys.readouterr()
+        assert f"top-1 of {count} subnets on {data.name}" in said.err
+        value = json.loads(said.out)
+        assert value["measured"]["n"] == 30
+        assert len(value["alternatives"]) == count - 1
+        assert Selection.read(out, REDUCED).as_json()["measured"] == value["measured"]
+        assert f"best that differ, the best as measured: top-1 on {data.name}, val" in value["model"]
 
 
 # -- images ---------------------------------------------------------------------------------------
