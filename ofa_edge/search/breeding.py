@@ -61,8 +61,8 @@ class Preset:
 
 
 # Parent ratio .25, mutation ratio .5. Its 100 first subnets and 500 rounds of children are 500 generations here: the
-# children of its last round are evaluated and then left out. The resolution is a choice like any other, as in the code's
-# tutorial; its other copy draws it anew with probability .5.
+# children of its last round are evaluated and then left out. The resolution is a choice like any other, as in the
+# tutorial of its code; the other copy there draws it anew with probability .5.
 OFA = Preset("ofa", 100, 500, 25, 50, 0.1, whole=False, distinct=False)
 SPOS = Preset("spos", 50, 20, 10, 25, 0.1, whole=True, distinct=True)
 PRESETS = {preset.name: preset for preset in (OFA, SPOS)}
