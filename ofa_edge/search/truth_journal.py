@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from ofa_edge import journal, strict_json
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile, LockHeld, UsageError
 from ofa_edge.latency import stats
 from ofa_edge.latency.model import Estimate
 from ofa_edge.latency.table import DISTURBING
@@ -103,7 +103,11 @@ class TruthJournal:
             if any(contents.header.get(key) != value for key, value in header.items()):
                 raise BadFile(f"{path} is of space {contents.header.get('space')}, not of {space.name}", hint=_HINT)
 
-        contents, writer = journal.Writer.resume(path, FORMAT, header, accept)
+        try:
+            contents, writer = journal.Writer.resume(path, FORMAT, header, accept)
+        except LockHeld as error:
+            error.hint = "wait until the other `ofa-edge select` has measured"
+            raise
         try:
             return cls(space, path, writer, contents.rows)
         except (KeyError, TypeError, ValueError, UsageError, BadFile) as error:

@@ -180,8 +180,9 @@ def test_a_subnet_that_fails_costs_no_other_and_is_tried_again(path: Path) -> No
 def test_the_journal_has_one_writer_and_one_space(path: Path) -> None:
     with TruthJournal.open(path, REDUCED) as notes:
         notes.add_process(notes.under(board="one"), ARCHS[0], Process(1.5, 1.0, 1.5, ("steal",)))
-        with pytest.raises(LockHeld):
+        with pytest.raises(LockHeld) as caught:
             TruthJournal.open(path, REDUCED)
+        assert "wait until" in caught.value.hint
     with pytest.raises(BadFile, match="of space reduced, not of small"):
         TruthJournal.open(path, SMALL)
     with TruthJournal.open(path, REDUCED) as notes:
