@@ -17,6 +17,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dpotri
 from scipy.special import stdtrit
 
 from ofa_edge.accuracy.encoding import PLACES, encode, encode_arrays
@@ -177,7 +178,13 @@ class PairwiseAccuracy:
         kernel = linear + self.balance * linear**2
         centred = kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
         factor = cho_factor(centred + self.quality.ridge * np.eye(len(centred)), lower=True)
-        mean = float((np.sum(cho_solve(factor, centred) ** 2) + 1) / len(centred))
+        # |A^-1 centred|^2 for A = centred + ridge, which is |1 - ridge A^-1|^2: a third of the work of solving for it.
+        half, _ = dpotri(factor[0], lower=1)
+        diagonal = np.diag(half)
+        inverse_squared = 2 * np.sum(np.tril(half) ** 2) - np.sum(diagonal**2)
+        ridge = self.quality.ridge
+        squared = len(centred) - 2 * ridge * diagonal.sum() + ridge**2 * inverse_squared
+        mean = float((squared + 1) / len(centred))
         return kernel, factor, mean
 
     # -- to a file and back ---------------------------------------------------------------------
