@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, UsageError
@@ -249,3 +252,36 @@ def test_a_member_is_found_by_its_latency_table():
         FAMILY.member_of_table("low", "c" * 64)
     with pytest.raises(UsageError, match="has the modes full, low"):
         FAMILY.member_of_table(None, "b" * 64)
+
+
+@given(at=st.integers(0, len(FAMILY.to_bytes()) - 1), byte=st.integers(0, 255), cut=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_changed_it_is_a_family_or_refused(at, byte, cut):
+    data = bytearray(FAMILY.to_bytes())
+    if cut:
+        del data[at : at + byte]
+    else:
+        data[at] = byte
+    with contextlib.suppress(BadFile):
+        Family.from_bytes(bytes(data), "it").to_bytes()
+
+
+@given(
+    path=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+    value=st.sampled_from([None, True, -1, 1.5, "", "x" * 40, [], {}, [None], {"a": 1}, 10**30]),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_stands_in_place_of_a_value_it_is_a_family_or_refused(path, value):
+    """Any value anywhere in the tree replaced by one of another kind."""
+    whole = json.loads(FAMILY.to_bytes())
+    place = whole
+    for step in path[:-1]:
+        below = list(place) if isinstance(place, dict) else list(range(len(place)))
+        inner = place[below[step % len(below)]] if below else None
+        if not isinstance(inner, (dict, list)) or not inner:
+            break
+        place = inner
+    keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+    place[keys[path[-1] % len(keys)]] = value
+    with contextlib.suppress(BadFile):
+        Family.from_bytes(json.dumps(whole).encode(), "it").to_bytes()
