@@ -1,4 +1,5 @@
-"""How long a selection takes: the exact front of a whole space, with and without side limits, and the fits before it.
+"""How long a selection takes: the exact front of a whole space, with and without side limits, choosing under them, the
+refusal of a budget that nothing fits, and the fits before it.
 
     python benchmarks/front.py [--repeats 5] [--json]
 
@@ -14,11 +15,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.errors import InfeasibleBudget
 from ofa_edge.latency.block_times import BlockTimes
 from ofa_edge.latency.model import LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
@@ -114,10 +117,17 @@ def figures(space: Space, repeats: int) -> dict[str, Any]:
         ),
     }
     for name, side in sides.items():
+        both = replace(side, latency_ms=budget.latency_ms)
+        seconds[f"choose, {name} limited"] = median_seconds(
+            lambda both=both: choose(space, latency, accuracy, both, resolutions=sizes, inputs={}),  # type: ignore[misc]
+            repeats,
+        )
         seconds[f"front, {name} limited"] = median_seconds(
             lambda side=side: exact_front(space, latency, accuracy, sizes, side),  # type: ignore[misc]
             repeats,
         )
+    too_little = replace(sides["macs+size+memory"], latency_ms=float(front.latency_ms[0]))
+    seconds["refusal"] = median_seconds(lambda: refused(space, latency, accuracy, too_little), repeats)
     return {
         "space": space.name,
         "subnets": float(space.count() * len(sizes)),
@@ -125,6 +135,15 @@ def figures(space: Space, repeats: int) -> dict[str, Any]:
         "budget": str(budget),
         "seconds": seconds,
     }
+
+
+def refused(space: Space, latency: LatencyModel, accuracy: AdditiveAccuracy, budget: Budget) -> None:
+    """Choose under a budget that nothing fits."""
+    try:
+        choose(space, latency, accuracy, budget, resolutions=space.resolutions, inputs={})
+    except InfeasibleBudget:
+        return
+    raise SystemExit(f"{budget} is feasible")
 
 
 def main() -> None:

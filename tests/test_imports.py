@@ -40,13 +40,15 @@ BOTTOM = len(LAYERS)
 TRAINING_PACKAGES = {"torch", "torchvision", "PIL", "pyarrow", "accelerate"}
 TRAINING_COMMANDS = {"train", "training", "evaluate", "finetune", "supernet"}
 
-# The lazy imports by which a base command reaches training code: given images (`export --data`), or asked to train
-# (`predictor fit --kind mlp`).
+# The lazy imports by which a base command reaches training code: given images (`export --data`, `select --data`), or
+# asked to train (`predictor fit --kind mlp`).
 WITH_IMAGES = {
     ("ofa_edge.accuracy.family", "ofa_edge.accuracy.mlp_training"),
     ("ofa_edge.cli.exporting", "ofa_edge.accuracy.recalibrate"),
     ("ofa_edge.cli.exporting", "ofa_edge.train.images"),
     ("ofa_edge.cli.images", "ofa_edge.train.images"),
+    ("ofa_edge.cli.truth", "ofa_edge.accuracy.evaluate"),
+    ("ofa_edge.cli.truth", "ofa_edge.train.images"),
 }
 
 # These names shadow the standard library for whatever runs with their folder first on sys.path.

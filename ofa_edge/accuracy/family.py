@@ -30,6 +30,7 @@ from ofa_edge.accuracy.validation import VALIDATION_FOLDS, Rows, Validation, lef
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_result
 from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.population import ArchArrays
 from ofa_edge.space.spaces import named, own_definition
 
 Floats = NDArray[np.float64]
@@ -57,6 +58,10 @@ class AccuracyPredictor(Protocol):
 
     def predict(self, archs: Sequence[Arch]) -> Floats:
         """Shares (n,) of archs at measured resolutions."""
+        ...
+
+    def predict_arrays(self, arrays: ArchArrays) -> Floats:
+        """As `predict`, of archs as arrays."""
         ...
 
     def intervals(self, archs: Sequence[Arch], confidence: float = ...) -> Floats:

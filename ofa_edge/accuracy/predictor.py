@@ -26,13 +26,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from ofa_edge.accuracy.encoding import DEPTH_PLACES, PLACES, encode, hat, shared_columns, stage_columns, stage_width
+from ofa_edge.accuracy.encoding import (
+    DEPTH_PLACES,
+    PLACES,
+    encode,
+    encode_arrays,
+    hat,
+    shared_columns,
+    stage_columns,
+    stage_width,
+)
 from ofa_edge.accuracy.ridge import LINKS, FitQuality, Form, best_form, principal
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.accuracy.validation import Rows, errors_by_score
 from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage
 from ofa_edge.space.arrays import StageArrays
+from ofa_edge.space.population import ArchArrays
 
 Floats = NDArray[np.float64]
 
@@ -134,7 +144,7 @@ class AdditiveAccuracy:
         """
         row = hat(np.array([resolution]), self.resolutions)[0]
         part = self.weights[: len(self.resolutions)]
-        return self.intercept - float(self.mean @ self.weights) + float(row @ part)
+        return self._level + float(row @ part)
 
     def stage_scores(self, stage_index: int, values: StageArrays) -> Floats:
         """The terms of these choices of one stage, (n,)."""
@@ -143,10 +153,32 @@ class AdditiveAccuracy:
         scores: Floats = rows @ self.weights[start : start + self._widths[stage_index]]
         return scores
 
+    def width_scores(self, place: int) -> Floats:
+        """What each of `Space.width_choices[place]` adds: an elastic width belongs to no stage's blocks."""
+        choices = self.space.width_choices[place]
+        different = sorted(set(choices))  # as encoding.shared_columns has them
+        if len(different) < 2:
+            return np.zeros(len(choices))
+        before = sum(len(set(c)) for c in self.space.width_choices[:place] if len(set(c)) > 1)
+        part = self._shared_weights[before : before + len(different)]
+        return part[[different.index(width) for width in choices]]
+
+    def stem_depth_scores(self) -> Floats:
+        """What each of the stem's depths adds."""
+        depths = len(self.space.stem.depths)
+        return self._shared_weights[-depths:] if depths > 1 else np.zeros(1)
+
     def shared_score(self, arch: Arch) -> float:
-        """The terms of an arch's elastic widths and stem depth, which belong to no stage's blocks; 0 without any."""
-        start = len(self.resolutions) + sum(self._widths)
-        return float(shared_columns(self.space, [arch])[0] @ self.weights[start:])
+        """The terms of an arch's elastic widths and stem depth; 0 without any."""
+        return float(shared_columns(ArchArrays.of(self.space, [arch]))[0] @ self._shared_weights)
+
+    @property
+    def _shared_weights(self) -> Floats:
+        return self.weights[len(self.resolutions) + sum(self._widths) :]
+
+    @property
+    def _level(self) -> float:
+        return self.intercept - float(self.mean @ self.weights)
 
     @property
     def _widths(self) -> list[int]:
@@ -163,12 +195,8 @@ class AdditiveAccuracy:
     def greatest_score(self, resolutions: Sequence[int]) -> float:
         """The score that no subnet of the space exceeds at these resolutions, whatever it costs."""
         stages = (self._greatest_stage_score(s, stage) for s, stage in enumerate(self.space.stages))
-        shared = 0.0
-        start = len(self.resolutions) + sum(self._widths)
-        for choices in (*map(set, self.space.width_choices), self.space.stem.depths):
-            if len(choices) > 1:
-                shared += float(self.weights[start : start + len(choices)].max())
-                start += len(choices)
+        shared = float(self.stem_depth_scores().max())
+        shared += sum(float(self.width_scores(place).max()) for place in range(len(self.space.width_choices)))
         return max(map(self.offset, resolutions)) + sum(stages) + shared
 
     def _greatest_stage_score(self, s: int, stage: Stage) -> float:
@@ -207,11 +235,17 @@ class AdditiveAccuracy:
     # -- many at once ---------------------------------------------------------------------------
     def predict(self, archs: Sequence[Arch]) -> Floats:
         """Predicted top-1 of each arch, shares (n,)."""
-        return self.intervals(archs)[:, 0]
+        return self.predict_arrays(ArchArrays.of(self.space, archs))
+
+    def predict_arrays(self, arrays: ArchArrays) -> Floats:
+        """As `predict`, of archs as arrays."""
+        rows = encode_arrays(self.space, arrays, self.resolutions, self.quality.terms)
+        shares: Floats = LINKS[self.quality.link].inverse(rows @ self.weights + self._level)
+        return shares
 
     def intervals(self, archs: Sequence[Arch], confidence: float = 0.95) -> Floats:
         """value, low and high of each arch at a measured resolution, as `estimate` gives them: (n, 3)."""
-        scores = self._rows(archs) @ self.weights + (self.intercept - float(self.mean @ self.weights))
+        scores = self._rows(archs) @ self.weights + self._level
         halves = self._halves(archs, scores, confidence)
         shares: Floats = LINKS[self.quality.link].inverse(np.stack([scores, scores - halves, scores + halves], axis=1))
         return shares

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "select": Entry("selecting", "select", "Choose the best subnet inside a budget."),
     "export": Entry("exporting", "export", "Write a subnet as a model file."),
     "deploy": Entry("deploying", "deploy", "Bring a subnet to a device and prove that it holds its budget."),
+    "report": Entry("report", "report", "Tables and selections as one HTML page."),
     "status": Entry("releases", "status", "What runs on a device, and what happened there."),
     "releases": Entry("releases", "releases", "The releases a device keeps."),
     "rollback": Entry("releases", "rollback", "Switch a device back to its previous release."),

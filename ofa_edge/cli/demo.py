@@ -29,7 +29,7 @@ def demo(
 
     Without --budget it is the median latency of the best subnets this device can run, so it fits everywhere.
     """
-    from ofa_edge.cli import inputs, selecting
+    from ofa_edge.cli import choosing, inputs
     from ofa_edge.deploy.assemble import assemble
     from ofa_edge.device import open_device
     from ofa_edge.latency.campaign import Task
@@ -60,7 +60,7 @@ def demo(
             front = exact_front(space, models.latency, models.accuracy, sizes)
             limits = choose.default_budget(front, models.latency.margin())
             out.say(f"{len(front)} subnets are best for some budget; taking the middle one's: {limits}")
-        chosen = selecting.choose_exact(models, limits)
+        chosen = choosing.choose_exact(models, limits)
         selection_file = settings.home() / "selections" / f"{path.stem}.json"
         chosen.selection.write(selection_file)
         out.say(f"chosen in {chosen.seconds:.2f} s out of {space.count() * len(space.resolutions):,} subnets")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -13,16 +13,21 @@ from ofa_edge.cli.output import Output, fields, milliseconds, table
 from ofa_edge.errors import OfaEdgeError, UsageError
 
 if TYPE_CHECKING:
+    from device_agents.wire import Facts
     from ofa_edge.deploy.bundle import Bundle
     from ofa_edge.deploy.outcome import Outcome
     from ofa_edge.device import ConnectOptions
     from ofa_edge.device.session import Session
-    from ofa_edge.latency.conditions import RunsOn
+    from ofa_edge.latency.conditions import Conditions, RunsOn
     from ofa_edge.latency.model import LatencyModel
     from ofa_edge.search.budget import Budget
+    from ofa_edge.search.families import Family
+    from ofa_edge.search.selection import Selection
 
     # What a device gets: its bundle, and the latency model it was chosen with (None where its table is not at hand).
     Maker = Callable[[Session], tuple[Bundle, LatencyModel | None]]
+    # What was selected for a device, and the conditions it was selected under where they are known.
+    Pick = Callable[[Facts], tuple[Selection, Conditions | None]]
 
 
 def deploy(
@@ -32,6 +37,9 @@ def deploy(
     selection: Annotated[
         Path | None, typer.Option("--selection", metavar="FILE", help="What `ofa-edge select --out` wrote.")
     ] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", metavar="NAME", help="Which of a family's modes: `select --mode NAME:...`.")
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", metavar="DIR", help="A bundle folder, as --keep-bundle writes it.")
     ] = None,
@@ -40,6 +48,12 @@ def deploy(
     ] = None,
     table_file: options.LatencyTableFile = None,
     accuracy_table: options.AccuracyTableFile = None,
+    predictor: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictor", metavar="FILE", help="The predictor a selection was made with; it is only checked."
+        ),
+    ] = None,
     supernet: options.Supernet = "embedded",
     runtime: options.Runtime = "onnxruntime",
     threads: options.Threads = 1,
@@ -67,6 +81,9 @@ def deploy(
 
     out = Output(as_json)
     options.exactly_one(budget=budget, selection=selection, bundle=bundle)
+    for name, given in (("mode", mode), ("predictor", predictor)):
+        if given is not None and selection is None:
+            raise UsageError(f"--{name} is of --selection", hint=f"leave --{name} out, or give a selection's file")
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     hosts = expanded(host, connecting)
     if keep_bundle is not None and len(hosts) > 1:
@@ -81,7 +98,8 @@ def deploy(
     if bundle is not None:
         make = from_bundle(bundle, app)
     elif selection is not None:
-        make = from_selection(selection, table_file, out, supernet=supernet, app=app, runs_on=runs_on)
+        named = Named(table_file, accuracy_table, predictor)
+        make = from_selection(selection, mode, named, out, supernet=supernet, app=app, runs_on=runs_on)
     else:
         make = from_budget(
             Budget.parse(budget or ""),
@@ -122,34 +140,79 @@ def from_bundle(folder: Path, app: str | None) -> Maker:
     return lambda session: (ready, None)
 
 
+class Named(NamedTuple):
+    """Files that a selection was made with, where a person named them."""
+
+    latency_table: Path | None = None
+    accuracy_table: Path | None = None
+    predictor: Path | None = None
+
+
 def from_selection(
-    file: Path, table_file: Path | None, out: Output, *, supernet: str, app: str | None, runs_on: RunsOn
+    file: Path, mode: str | None, named: Named, out: Output, *, supernet: str, app: str | None, runs_on: RunsOn
 ) -> Maker:
-    """Every device gets the selected subnet.
+    """Every device gets the selected subnet; of a family the one that was chosen for it.
 
     Raises:
-        UsageError: a file cannot be opened; as assemble.require_deployable.
-        BadFile: it is no selection, or was made for another checkpoint, or another table than the one at `table_file`.
+        UsageError: a file cannot be opened, or a family has no such mode; as assemble.require_deployable.
+        BadFile: it is no selection, was made for another checkpoint, or a file it was made with is another or changed.
     """
-    from ofa_edge.cli import inputs
+    from ofa_edge.cli import unchanged
     from ofa_edge.deploy import assemble
     from ofa_edge.latency.predictors import model_of
+    from ofa_edge.search import families
     from ofa_edge.search.selection import Selection
     from ofa_edge.weights import checkpoint as checkpoints
 
     checkpoint = checkpoints.load(supernet)
-    chosen = Selection.read(file, checkpoint.space)
-    assemble.require_checkpoint(chosen, checkpoint)
-    named = None if table_file is None else inputs.selections_table(chosen, table_file)
-    assemble.require_deployable(runs_on, None if named is None else named.conditions)
+    found = families.read(file, checkpoint.space)
+    if isinstance(found, Selection):
+        if mode is not None:
+            raise UsageError(f"{file} is one selection and has no modes", hint="leave --mode out")
+        pick = _only(found)
+        each = [found]
+    else:
+        pick = _member_for(found, mode, named.latency_table, file, runs_on)
+        each = [member.selection for member in found.of_mode(mode, str(file))]
+    for chosen in each:
+        assemble.require_checkpoint(chosen, checkpoint)
+        unchanged.require_accuracies_unchanged(chosen, named.accuracy_table, named.predictor)
+    table = None
+    if named.latency_table is not None:
+        table = unchanged.table_of_one(each, named.latency_table)
+    assemble.require_deployable(runs_on, None if table is None else table.conditions)
 
     def make(session: Session) -> tuple[Bundle, LatencyModel | None]:
-        found = inputs.find_selections_table(chosen, session.facts, out) if named is None else named
-        at = None if found is None else found.conditions
+        chosen, at = pick(session.facts)
+        made_with = table or unchanged.find_selections_table(chosen, session.facts)
+        if made_with is not None:
+            at = made_with.conditions
+        elif at is None:
+            unchanged.warn_unchecked(session.facts, out)
         ready = assemble.assemble(chosen, checkpoint, app=app or checkpoint.space.name, runs_on=runs_on, conditions=at)
-        return ready, None if found is None else model_of(found)
+        return ready, None if made_with is None else model_of(made_with)
 
     return make
+
+
+def _only(chosen: Selection) -> Pick:
+    return lambda facts: (chosen, None)
+
+
+def _member_for(family: Family, mode: str | None, table_file: Path | None, file: Path, runs_on: RunsOn) -> Pick:
+    """The member for a device, or the one made with the table at `table_file`."""
+    from ofa_edge.latency.conditions import conditions
+    from ofa_edge.latency.table import LatencyTable
+
+    if table_file is not None:
+        named = family.member_of_table(mode, LatencyTable.read(table_file).sha256, str(file))
+        return lambda facts: (named.selection, named.conditions)
+
+    def pick(facts: Facts) -> tuple[Selection, Conditions | None]:
+        member = family.member(mode, conditions(facts, runs_on), str(file))
+        return member.selection, member.conditions
+
+    return pick
 
 
 def from_budget(
@@ -171,7 +234,7 @@ def from_budget(
         UsageError: a file cannot be opened; as assemble.require_deployable.
         BadFile: a table is damaged, or the accuracy table is of another checkpoint.
     """
-    from ofa_edge.cli import inputs, selecting
+    from ofa_edge.cli import choosing, inputs
     from ofa_edge.deploy import assemble
     from ofa_edge.latency.table import LatencyTable
     from ofa_edge.weights import checkpoint as checkpoints
@@ -186,7 +249,7 @@ def from_budget(
             named, session.facts, runs_on, checkpoint.space.name, out, accept_stale=accept_stale
         )
         models = inputs.Models(found, accuracy, seed)
-        chosen = selecting.choose_exact(models, budget, confidence=confidence).selection
+        chosen = choosing.choose_exact(models, budget, confidence=confidence).selection
         ready = assemble.assemble(
             chosen, checkpoint, app=app or checkpoint.space.name, runs_on=runs_on, conditions=found.conditions
         )

@@ -8,12 +8,15 @@ under other conditions than its own.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from ofa_edge import settings, shipped
+from ofa_edge import settings, shipped, strict_json
+from ofa_edge.accuracy import family
+from ofa_edge.accuracy.family import AccuracyPredictor, Fitted
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli.output import Output
@@ -22,7 +25,6 @@ from ofa_edge.latency.conditions import RunsOn, conditions, require_match, unkno
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.table import LatencyTable, newest_match
-from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import OFA_LITE0, get_space
 from ofa_edge.weights import checkpoint as checkpoints
@@ -33,6 +35,7 @@ from ofa_edge.weights.random import random_arrays
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
+    from ofa_edge.latency.energy_model import EnergyModel
     from ofa_edge.search.budget import Budget
 
 
@@ -134,40 +137,6 @@ def device_latency_table(
     return named
 
 
-def selections_table(chosen: Selection, path: Path) -> LatencyTable:
-    """The table at `path`, which must be the one the selection was made with.
-
-    Raises:
-        UsageError: the file cannot be opened.
-        BadFile: it is another table, or damaged.
-    """
-    table = LatencyTable.read(path)
-    if chosen.inputs.get("latency-table") not in (None, table.sha256):
-        raise BadFile(
-            f"{path} changed since the selection was made, or is another table",
-            hint="select again with this table, or name the one it was made with",
-        )
-    return table
-
-
-def find_selections_table(chosen: Selection, facts: Facts, out: Output) -> LatencyTable | None:
-    """The table a selection was made with, found by its hash among this device's.
-
-    None, with a warning, where it is not at hand: the promise is then measured, but the device's state is held
-    against nothing.
-    """
-    wanted = chosen.inputs.get("latency-table")
-    folder = settings.tables_dir(facts.device_model)
-    for found in folder.glob("*.jsonl"):
-        if hashlib.sha256(found.read_bytes()).hexdigest() == wanted:
-            return LatencyTable.read(found)
-    out.warning(
-        f"the latency table of the selection is not in {folder}: whether the device is as it was when it was "
-        "profiled is not checked; name the table with --table"
-    )
-    return None
-
-
 def emulated_times(what: str) -> BadFile:
     """The refusal to choose by the times of a device that is emulated."""
     return BadFile(
@@ -207,42 +176,79 @@ def accuracy_table(path: Path | None, checkpoint: str | None, out: Output) -> Ac
                 hint="name the checkpoint it was measured with, or measure this one with `ofa-edge evaluate`",
             )
         return table
-    for folder in (settings.home() / "accuracy", shipped.tables() / "accuracy"):
-        for found in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime, reverse=True):
-            try:
-                table = AccuracyTable.read(found)
-            except OfaEdgeError:
-                continue
-            if checkpoint in (None, table.header.checkpoint):
-                out.notice(f"accuracy table {found}")
-                if not table.complete:
-                    out.warning("it is not finished; `ofa-edge evaluate --resume` goes on")
-                return table
+    for found in accuracy_tables_at_hand():
+        try:
+            table = AccuracyTable.read(found)
+        except OfaEdgeError:
+            continue
+        if checkpoint in (None, table.header.checkpoint):
+            out.notice(f"accuracy table {found}")
+            if not table.complete:
+                out.warning("it is not finished; `ofa-edge evaluate --resume` goes on")
+            return table
     raise UsageError(
         f"there is no accuracy table{f' of checkpoint {checkpoint[:12]}' if checkpoint else ''}",
         hint="make one with `ofa-edge evaluate --data PATH --samples 300 --out FILE`, and name it",
     )
 
 
+def predictors_table(kept: KeptPredictor) -> AccuracyTable | None:
+    """The accuracy table that a predictor was fitted on, found by its hash; None where it is not at hand."""
+    for found in accuracy_tables_at_hand():
+        if hashlib.sha256(found.read_bytes()).hexdigest() == kept.fitted.table:
+            return AccuracyTable.read(found)
+    return None
+
+
+def accuracy_tables_at_hand() -> list[Path]:
+    """Those at hand: in the home, newest first, then those that ship."""
+    folders = settings.home() / "accuracy", shipped.tables() / "accuracy"
+    return [
+        file
+        for folder in folders
+        for file in sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime, reverse=True)
+    ]
+
+
+class KeptPredictor(NamedTuple):
+    """A predictor out of a file, and the file's hex sha256."""
+
+    path: Path
+    fitted: Fitted
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises as family.load."""
+        fitted = family.load(path)
+        return cls(path, fitted, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
 @dataclass(frozen=True)
 class Models:
-    """What is selected from: a latency and an accuracy table of one space, and the models of both.
+    """What is selected from: a latency table, an accuracy table or a predictor, and the models of both.
 
     The models are fitted when they are first asked for: a measured choice needs no accuracy model.
 
     Args:
+        measured: the accuracy table; None only where there is a predictor, and its table is not at hand.
         seed: of the accuracy model's folds.
+        predictor: in place of a model fitted to the accuracy table.
 
     Raises:
-        UsageError: the tables are of different spaces.
+        UsageError: the tables are of different spaces, or the predictor was fitted on another table.
     """
 
     latency_table: LatencyTable
-    accuracy_table: AccuracyTable
+    measured: AccuracyTable | None
     seed: int = 0
+    predictor: KeptPredictor | None = None
+    # Models of the same accuracies fit one model between them.
+    _shared: dict[str, AdditiveAccuracy] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        latency, accuracy = self.latency_table.header.space, self.accuracy_table.header.space
+        self._require_one_source()
+        latency, accuracy = self.latency_table.header.space, self.space.name
         if latency != accuracy:
             raise UsageError(
                 f"the latency table is of space {latency}, the accuracy table of {accuracy}",
@@ -253,6 +259,21 @@ class Models:
             raise UsageError(
                 f"the tables are of two different spaces called {latency}", hint="measure one of them again"
             )
+
+    def _require_one_source(self) -> None:
+        if self.predictor is None or self.measured is None:
+            return
+        fitted = self.predictor.fitted
+        if fitted.table != self.measured.sha256:
+            raise UsageError(
+                f"{self.predictor.path} was fitted on the accuracy table {fitted.table[:12]}, this one is"
+                f" {self.measured.sha256[:12]}",
+                hint="leave --accuracy-table out, or fit again with `ofa-edge predictor fit TABLE --out FILE`",
+            )
+
+    def of(self, latency_table: LatencyTable) -> Models:
+        """The same accuracies with another latency table. Raises as the constructor."""
+        return replace(self, latency_table=latency_table)
 
     def require_real(self, budget: Budget) -> None:
         """Raises BadFile where times of an emulated device would be held against a budget: they mean nothing."""
@@ -271,20 +292,78 @@ class Models:
             )
 
     @property
+    def accuracy_table(self) -> AccuracyTable:
+        """Raises UsageError where it is not at hand."""
+        if self.measured is None:
+            raise UsageError(
+                "this needs the accuracy table that the predictor was fitted on", hint="name it with --accuracy-table"
+            )
+        return self.measured
+
+    @property
     def space(self) -> Space:
+        if self.measured is None and self.predictor is not None:
+            return self.predictor.fitted.predictor.space
         return self.accuracy_table.space
 
     @cached_property
     def latency(self) -> LatencyModel:
         return model_of(self.latency_table)
 
+    def energy(self, budget: Budget) -> EnergyModel | None:
+        """What a limit on energy needs; None where there is none. Raises BadFile where the table knows no energies."""
+        return None if budget.energy_mj is None else self._energies
+
     @cached_property
+    def _energies(self) -> EnergyModel:
+        from ofa_edge.latency.energy_model import EnergyModel  # it brings what measures energy along
+
+        return EnergyModel.from_table(self.latency_table, self.latency)
+
+    @property
+    def predictions(self) -> AccuracyPredictor:
+        """What top-1 is predicted with: the predictor, of whatever kind, or the additive model."""
+        return self.accuracy if self.predictor is None else self.predictor.fitted.predictor
+
+    @property
     def accuracy(self) -> AdditiveAccuracy:
-        return AdditiveAccuracy.fit(self.space, self.accuracy_table, seed=self.seed)
+        """The additive model: the predictor's, or fitted to the accuracy table.
+
+        Raises:
+            UsageError: the predictor is of another kind.
+        """
+        if self.predictor is not None:
+            found = self.predictor.fitted.predictor
+            if not isinstance(found, AdditiveAccuracy):
+                raise UsageError(
+                    f"{self.predictor.path} is a {found.kind} predictor, and this needs an additive one",
+                    hint="leave --predictor out, or fit one with `ofa-edge predictor fit TABLE --kind additive`",
+                )
+            return found
+        if "additive" not in self._shared:
+            self._shared["additive"] = AdditiveAccuracy.fit(self.space, self.accuracy_table, seed=self.seed)
+        return self._shared["additive"]
 
     @property
     def inputs(self) -> dict[str, str]:
         """Hex sha256 of what a selection from these comes from, by role."""
-        found = {"latency-table": self.latency_table.sha256, "accuracy-table": self.accuracy_table.sha256}
-        checkpoint = self.accuracy_table.header.checkpoint
+        found = {"latency-table": self.latency_table.sha256}
+        if self.predictor is not None:
+            fitted = self.predictor.fitted
+            found |= {"accuracy-table": fitted.table, "predictor": self.predictor.sha256}
+            checkpoint = fitted.checkpoint
+        else:
+            found["accuracy-table"] = self.accuracy_table.sha256
+            checkpoint = self.accuracy_table.header.checkpoint
         return found if checkpoint == UNKNOWN else {**found, "supernet": checkpoint}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Hex sha256 of the tables' headers, for the selection."""
+        found = {"latency-table": identity(self.latency_table.header.as_json())}
+        return found if self.measured is None else {**found, "accuracy-table": identity(self.measured.header.as_json())}
+
+
+def identity(header: Mapping[str, Any]) -> str:
+    """Of a table: what stays when it grows."""
+    return strict_json.sha256(header)

@@ -122,7 +122,8 @@ Confidence = Annotated[
     float, typer.Option("--confidence", min=0.5, max=0.999, help="Two-sided confidence of intervals.")
 ]
 BudgetText = Annotated[
-    str | None, typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M.")
+    str | None,
+    typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M,energy=30mJ."),
 ]
 App = Annotated[
     str | None,

@@ -55,7 +55,7 @@ def assemble(
     check.require_equal(check.parity(model, inputs, outputs), "the compiled model")
     estimate = selection.latency_ms
     promise = Promise(
-        budget=Budget.model_validate(selection.budget.as_json()),
+        budget=_promised(selection),
         predicted=Predicted(value=estimate.value, low=estimate.low, high=estimate.high),
         top1=100 * selection.top1.value,
         conditions=conditions,
@@ -76,6 +76,12 @@ def assemble(
         runs_on=runs_on,
         promise=promise,
     )
+
+
+def _promised(selection: Selection) -> Budget:
+    """The limits that a bundle speaks of: a device is not asked for energy, so no limit on it is promised."""
+    limits = selection.budget.as_json()
+    return Budget.model_validate({name: limit for name, limit in limits.items() if name in Budget.model_fields})
 
 
 def require_deployable(runs_on: RunsOn, conditions: Conditions | None = None) -> None:

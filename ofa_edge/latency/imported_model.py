@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -53,14 +54,19 @@ class ImportedModel(LatencyModel):
     def margin(self, confidence: float = 0.95) -> float:
         """As LatencyModel.margin, and the most that a network of a fixed random sample takes longer than the sum of
         its blocks' times."""
+        return (1 + super().margin(confidence)) * self._longer - 1
+
+    @cached_property
+    def _longer(self) -> float:
+        """How much longer than the sum of its blocks' times a network of the sample takes at most."""
         rng = np.random.default_rng(0)
         ratios = [1.0]
         for arch in plan.spread_sample(self.space, self.resolutions, _SAMPLE, rng):
             blocks = self.space.blocks(arch)
-            value = super().estimate(blocks, confidence).value if self._runs(blocks) else math.inf
+            value = super().estimate(blocks).value if self._runs(blocks) else math.inf
             if math.isfinite(value):
-                ratios.append(self.estimate(blocks, confidence).value / value)
-        return (1 + super().margin(confidence)) * max(ratios) - 1
+                ratios.append(self.estimate(blocks).value / value)
+        return max(ratios)
 
     def _runs(self, blocks: Sequence[Block]) -> bool:
         return not any(block.key in self.times.failed for block in blocks)

@@ -96,6 +96,7 @@ class LatencyModel:
         self.anchor_spread = anchor_spread
         self.drift = drift or stats.Drift(1.0)
         self._margins: dict[float, float] = {}
+        self._of_block: dict[Block, float] = {}
 
     @classmethod
     def from_table(cls, table: LatencyTable) -> LatencyModel:
@@ -153,6 +154,11 @@ class LatencyModel:
         Raises:
             BadFile: the block was not measured, and too few were to estimate it.
         """
+        if block not in self._of_block:
+            self._of_block[block] = self._sum_of_terms(block)
+        return self._of_block[block]
+
+    def _sum_of_terms(self, block: Block) -> float:
         fit = self.fit
         own = fit.coefficient("scale") * self.times.get(block).ms + fit.coefficient("ops") * block_ops(block)
         return own + fit.coefficient("bytes") * block_weight_bytes(block) / 1e6 + fit.coefficient("se") * block.se
@@ -187,6 +193,8 @@ class LatencyModel:
         It is the greatest relative half-width over each resolution's smallest and largest subnet and a fixed random
         sample of 400 of all sizes. 0 where intervals are unknown (see `calibrated`).
         """
+        if not self.calibrated:
+            return 0.0
         if confidence not in self._margins:
             rng = np.random.default_rng(0)
             archs: list[Arch] = [f(r) for r in self.resolutions for f in (self.space.smallest, self.space.largest)]

@@ -1,11 +1,12 @@
 """A budget: what a subnet may cost.
 
-In: text such as `20ms` or `latency=20ms,memory=8MB,size=5MB,macs=300M`. Out: a Budget. Rules kept: every limit
-has a unit and is greater than 0; each kind of mistake has its own message. Times are kept in ms, sizes in bytes.
+In: text such as `20ms` or `latency=20ms,memory=8MB,size=5MB,macs=300M,energy=30mJ`. Out: a Budget. Rules kept: every
+limit has a unit and is greater than 0; each kind of mistake has its own message. Times are kept in ms, sizes in bytes,
+energies (of one run) in mJ.
 
-Units: latency `us`, `ms`, `s`; memory and size `B`, `KB` `MB` `GB` (powers of 1,000; `kB` is `KB`) and `KiB` `MiB`
-`GiB` (powers of 1,024); macs a plain number or `K`, `M`, `G` (powers of 1,000). Upper and lower case differ, since
-`Mb` is a megabit and `m` a thousandth. Fractions of a byte or of a MAC are cut off.
+Units: latency `us`, `ms`, `s`; energy `uJ`, `mJ`, `J`; memory and size `B`, `KB` `MB` `GB` (powers of 1,000; `kB` is
+`KB`) and `KiB` `MiB` `GiB` (powers of 1,024); macs a plain number or `K`, `M`, `G` (powers of 1,000). Upper and lower
+case differ, since `Mb` is a megabit and `m` a thousandth. Fractions of a byte or of a MAC are cut off.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ofa_edge.errors import UsageError
 
-EXAMPLE = "a budget looks like 20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M"
+EXAMPLE = "a budget looks like 20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M,energy=30mJ"
 
 
 class _Kind(NamedTuple):
@@ -31,6 +32,7 @@ class _Kind(NamedTuple):
 
 
 _TIMES = {"us": Decimal("0.001"), "µs": Decimal("0.001"), "ms": Decimal(1), "s": Decimal(1000)}
+_ENERGIES = {"uJ": Decimal("0.001"), "µJ": Decimal("0.001"), "mJ": Decimal(1), "J": Decimal(1000)}
 _SIZES = {
     "B": Decimal(1),
     "kB": Decimal(10**3),
@@ -49,11 +51,14 @@ _LIMITS = {
     "memory": _Kind("memory_bytes", _SIZES, "B", _LISTED_SIZES),
     "size": _Kind("size_bytes", _SIZES, "B", _LISTED_SIZES),
     "macs": _Kind("macs", _COUNTS, "", "K, M, G or none"),
+    "energy": _Kind("energy_mj", _ENERGIES, "mJ", "uJ, mJ or J"),
 }
+NAMES = {kind.field: name for name, kind in _LIMITS.items()}
+"""What a limit is called in a budget's text, by its field."""
 _NUMBER = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>[^\s0-9.]*)")
 _MAX_TEXT = 200
 
-# Beyond this, in ms, bytes or MACs, a limit limits nothing.
+# Beyond this, in ms, bytes, MACs or mJ, a limit limits nothing.
 _GREATEST = 10**15
 
 
@@ -66,6 +71,7 @@ class Budget:
         memory_bytes: on weights and peak activation together.
         size_bytes: on weights.
         macs: on multiply-accumulates.
+        energy_mj: on the upper bound of the predicted energy of one run.
 
     Raises:
         UsageError: no limit at all, or one that is not greater than 0 and finite.
@@ -75,6 +81,7 @@ class Budget:
     memory_bytes: int | None = None
     size_bytes: int | None = None
     macs: int | None = None
+    energy_mj: float | None = None
 
     def __post_init__(self) -> None:
         if not self.as_json():
@@ -105,10 +112,6 @@ class Budget:
             name, value = (name.strip(), value.strip()) if equals else ("latency", part.strip())
             if not part.strip():
                 raise UsageError(f"the budget {text!r} has an empty part", hint=EXAMPLE)
-            if name == "energy":
-                raise UsageError(
-                    "energy limits are not supported in this version", hint="limit latency, memory, size or macs"
-                )
             if name not in _LIMITS:
                 raise UsageError(f"there is no limit {name!r}", hint=f"the limits are {', '.join(_LIMITS)}")
             field = _LIMITS[name].field
@@ -151,7 +154,7 @@ def _limit(name: str, value: str) -> float | int:
     amount = Decimal(match["number"]) * kind.units[unit]
     if amount == 0:
         raise UsageError(f"the budget's {name} must be greater than 0, not {value}", hint=EXAMPLE)
-    if kind.field == "latency_ms":
+    if kind.field in ("latency_ms", "energy_mj"):
         return float(amount)
     if amount < 1:
         raise UsageError(f"the budget's {name} of {value} is less than one", hint=EXAMPLE)

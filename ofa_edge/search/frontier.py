@@ -3,21 +3,23 @@
 In: a Space, a latency that is a sum over blocks, a score that is a sum over stages, the resolutions, and side
 limits. Out: a `Front`: every subnet that is optimal for some latency budget, at all resolutions at once.
 
-How: at one resolution a subnet's latency and score are sums over its stages, so a partial subnet that another
-partial of the same stages beats in both can be dropped without losing a point of the front. Stages are enumerated
-whole and joined one by one from both ends, pruning after each join. Limits on MACs and weight bytes are further
-sums, and peak activation a maximum: where such a limit can still bind it is one more column of the pruning, so
-fronts under side limits are exact too.
+How: at one resolution a subnet's latency and score are sums over stem, stages and head, so a partial subnet that
+another partial of the same stages beats in both can be dropped without losing a point of the front. Stages are
+enumerated whole and joined one by one from both ends, pruning after each join. Elastic widths couple neighbouring
+stages: there a partial is compared with those of the same widths at both ends only. Limits on MACs, weight bytes and
+energy are further sums, and peak activation a maximum: where such a limit can still bind it is one more column of the
+pruning, so fronts under side limits are exact too. Without a score the same merging gives all subnets than which none
+is cheaper, which is what says by how much a budget cannot be kept.
 
 Rules kept: exact for the model that is given; latency is rounded to picoseconds and the score to 1e-12, so sums
 are integers and ties are real. Of subnets equal in latency and score the one with the lower resolution stays, then
-the one that comes first in `Stage.choices()` order, stage by stage (shallower, smaller); under side limits a tie
-may fall to another subnet, but always to the same. No Python loop over subnets.
+the one that comes first in `Stage.choices()` order, stage by stage (shallower, smaller); under side limits and among
+elastic widths a tie may fall to another subnet, but always to the same. No Python loop over subnets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,54 +28,58 @@ from numpy.typing import NDArray
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
+from ofa_edge.search.costs import (
+    COLUMNS,
+    FAILED,
+    LATENCY,
+    LOSS,
+    PER_MS,
+    BlockEnergies,
+    BlockLatencies,
+    Costs,
+    CostTables,
+    Widths,
+)
+from ofa_edge.search.joining import Part, cut_down, link, merge, running
+from ofa_edge.search.limits import Limits, uses
 from ofa_edge.search.pareto import Ints, nondominated
-from ofa_edge.space.arch import Arch, BlockChoice, Space
+from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.arrays import StageArrays
-from ofa_edge.space.block import Block
-from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
-from ofa_edge.space.spaces import SPACES
 
 Floats = NDArray[np.float64]
 
-# Columns of all costs here. Scores are negated, so that every column is to be minimised; PEAK joins by maximum.
-LATENCY, LOSS, MACS, BYTES, PEAK = range(5)
-_SUMS = [LATENCY, LOSS, MACS, BYTES]
-PER_MS = 10**9
 PER_SCORE = 10**12
 
-# Latency of a block that cannot run: more than any sum of real ones (33 years), and eight of them still fit int64.
-_FAILED = 1 << 60
-
-# Rows of one join that are in memory at once (40 bytes each and as much again for sorting).
-_ROWS = 1 << 17
 _MOST_CHOICES = 1 << 20
-
-
-class BlockLatencies(Protocol):
-    """latency(arch) = offset_ms + sum of block_ms over its blocks, in ms; infinite for a block that cannot run."""
-
-    @property
-    def offset_ms(self) -> float: ...
-
-    def block_ms(self, block: Block) -> float: ...
+_NO_COSTS = np.empty((0, len(COLUMNS)), dtype=np.int64)
+HOW_ENERGY = "measure them: `ofa-edge profile --energy --resume --out TABLE`"
 
 
 class StageScores(Protocol):
-    """score(arch) = offset(resolution) + sum of stage_scores over its stages; higher is better."""
+    """score(arch) = offset(resolution) + sum of stage_scores over its stages + shared_scores; higher is better."""
 
     def offset(self, resolution: int) -> float: ...
 
     def stage_scores(self, stage_index: int, values: StageArrays) -> Floats: ...
 
+    def width_scores(self, place: int) -> Floats:
+        """What each of `Space.width_choices[place]` adds; asked only of spaces with elastic widths."""
+        ...
+
+    def stem_depth_scores(self) -> Floats:
+        """What each of the stem's depths adds; asked only where there are several."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Front:
-    """Optimal subnets, fastest first; latency and score both rise strictly.
+    """Optimal subnets. Of `exact_front`: fastest first, latency and score both rise strictly.
 
     Attributes:
         resolution: (n,) input size of each point, in pixels.
-        rows: (n, stages) number of each stage's choice in `Stage.choices()`.
-        costs: (n, 5) integers with the columns of this module; use the properties.
+        rows: (n, 2 + 2 x stages + 1): numbers of the stem's middle width, the width after it and its depth, then for
+            each stage of its choice in `Stage.choices()` and of the width after it.
+        costs: (n, COLUMNS) integers, see costs.py; use the properties.
     """
 
     space: Space
@@ -96,11 +102,7 @@ class Front:
 
     def arch(self, index: int) -> Arch:
         """The subnet of one point."""
-        stages = (
-            StageArrays.all(stage).choice(int(row))
-            for stage, row in zip(self.space.stages, self.rows[index], strict=True)
-        )
-        return Arch(int(self.resolution[index]), tuple(stages))
+        return _arch(self.space, int(self.resolution[index]), self.rows[index])
 
 
 def exact_front(
@@ -108,111 +110,140 @@ def exact_front(
     latency: BlockLatencies,
     score: StageScores,
     resolutions: Sequence[int],
-    budget: Budget | None = None,
+    budget: Budget | Limits | None = None,
+    energy: BlockEnergies | None = None,
 ) -> Front:
     """The front of (latency, score) over all subnets at these resolutions.
 
     Args:
-        budget: its limits on macs, size and memory hold for every point; its latency is not applied, since the
-            front has the best subnet for each latency. Empty if no subnet keeps the side limits, or none can run.
+        budget: its limits on macs, size, memory and energy (of values, without a margin; `Limits` may have one) hold
+            for every point; its latency is not applied, since the front has the best subnet for each latency. Empty if
+            no subnet keeps the side limits, or none can run.
+        energy: what a limit on energy needs.
 
     Raises:
-        UsageError: the space cannot be searched exactly (see `searchable`), or no resolution is given.
+        UsageError: a stage of the space has too many choices to enumerate, or no resolution is given.
     """
-    _check(space)
+    limits = budget if isinstance(budget, Limits) else Limits.of(budget)
+    return front_within(space, latency, score, resolutions, limits.sides, energy)
+
+
+def front_within(
+    space: Space,
+    latency: BlockLatencies,
+    score: StageScores,
+    resolutions: Sequence[int],
+    limits: Limits,
+    energy: BlockEnergies | None = None,
+    cuts: Mapping[int, Sequence[Ints]] | None = None,
+) -> Front:
+    """As `exact_front`, of the subnets that keep all limits, latency's too.
+
+    Args:
+        cuts: for each resolution that is to be searched the CUT of its choices (joining.py) as tables: of the stem
+            (middle width, width after, depth), of each stage (width before, width after, choice), of the head (width
+            before,). Subnets whose sum is above 0 may be missing.
+    """
+    require_enumerable(space)
     if not resolutions:
         raise UsageError("there is no resolution to search at", hint="give tables that share one")
+    require_energy(limits, energy)
+    latency = latency if isinstance(latency, CostTables) else CostTables(space, latency, energy)
     values = [StageArrays.all(stage) for stage in space.stages]
-    columns = [LATENCY, LOSS, *_limited(budget, side_only=True)]
-    scores = [_whole(score.stage_scores(s, v), PER_SCORE) for s, v in enumerate(values)]
-    parts = []
+    columns = [LATENCY, LOSS, *(column for column in limits.columns if column != LATENCY)]
+    widths = Widths.of(space)
+    losses = _losses(space, widths, score, values)
+    parts = [(np.empty(0, dtype=np.int64), np.empty((0, 3 + 2 * len(values)), dtype=np.int64), _NO_COSTS)]
     for resolution in sorted(set(resolutions)):
-        tables = _tables(space, latency, values, resolution)
-        for table, loss in zip(tables[1:], scores, strict=True):
-            table[:, LOSS] = -loss
-        tables[0][:, LOSS] = -_whole(np.array([score.offset(resolution)]), PER_SCORE)
-        rows = _merge(tables, columns, budget)
-        parts.append((np.full(len(rows), resolution), rows, _totals(tables, rows)))
-    resolution_, rows_, costs = (np.concatenate(column) for column in zip(*parts, strict=True))
-    keep = nondominated(costs[:, [LATENCY, LOSS]])
-    keep = keep[np.argsort(costs[keep, LATENCY], kind="stable")]
-    return Front(space, resolution_[keep], rows_[keep], costs[keep])
+        if cuts is not None and resolution not in cuts:
+            continue
+        of_head = -_whole(np.full(widths.around[-1], score.offset(resolution)), PER_SCORE)
+        costs = Costs.of(space, latency, resolution, energy)
+        cut = None if cuts is None else cuts[resolution]
+        only = None if cut is None else _within(cut)
+        if cut is None and columns == [LATENCY, LOSS] and not space.elastic_width:
+            only = [_best_of_two(costs, s, v, losses[s + 1][0, 0]) for s, v in enumerate(values)]
+        chain = _chain(costs, values, [*losses, of_head], cut, only)
+        if chain:
+            found = merge(chain, columns, limits if limits.columns else None)
+            parts.append((np.full(len(found.rows), resolution), found.rows, found.costs[:, : len(COLUMNS)]))
+    resolution_, rows, all_costs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    keep = nondominated(all_costs[:, [LATENCY, LOSS]])
+    keep = keep[np.argsort(all_costs[keep, LATENCY], kind="stable")]
+    return Front(space, resolution_[keep], rows[keep], all_costs[keep])
+
+
+def cheapest(
+    space: Space,
+    latency: BlockLatencies,
+    resolutions: Sequence[int],
+    columns: Sequence[int],
+    energy: BlockEnergies | None = None,
+) -> Front:
+    """Subnets such that whatever a subnet costs, one of them costs no more in any of these columns: where none of them
+    keeps a set of limits, no subnet does.
+
+    Args:
+        columns: of costs.py, without LOSS.
+
+    Raises:
+        UsageError: as `exact_front`.
+        BadFile: no subnet can run at all.
+    """
+    require_enumerable(space)
+    values = [StageArrays.all(stage) for stage in space.stages]
+    parts: list[tuple[Ints, Ints, Ints]] = []
+    for resolution in sorted(set(resolutions)):
+        made = Costs.of(space, latency, resolution, energy)
+        if any((costs[:, columns] <= made.least()[columns]).all(axis=1).any() for _, _, costs in parts):
+            continue  # a subnet of another resolution is as cheap as the cheapest of every column here
+        only = [_undominated(table, v, columns) for table, v in zip(made.stages, values, strict=True)]
+        if chain := _chain(made, values, only=only):
+            found = merge(chain, list(columns), None)
+            parts.append((np.full(len(found.rows), resolution), found.rows, found.costs))
+    if not parts:
+        raise BadFile(
+            "every subnet needs a block that failed on the device", hint="measure again: `ofa-edge profile --resume`"
+        )
+    resolution_, rows, all_costs = (np.concatenate(column) for column in zip(*parts, strict=True))
+    keep = nondominated(all_costs[:, columns])
+    return Front(space, resolution_[keep], rows[keep], all_costs[keep])
 
 
 def nearest(
-    space: Space, latency: BlockLatencies, resolutions: Sequence[int], budget: Budget, margin: float = 0.0
+    space: Space,
+    latency: BlockLatencies,
+    resolutions: Sequence[int],
+    budget: Budget,
+    margin: float = 0.0,
+    energy: BlockEnergies | None = None,
+    energy_margin: float = 0.0,
 ) -> tuple[Arch, float]:
     """The subnet that fits the least enlarged budget, and by what factor all limits had to grow for it (exact).
 
     Args:
-        margin: latency counts (1 + margin) times.
+        margin, energy_margin: latency counts (1 + margin) times, energy (1 + energy_margin) times.
 
     Raises:
-        UsageError: the space cannot be searched exactly (see `searchable`).
-        BadFile: no subnet can run at all.
+        UsageError, BadFile: as `cheapest`.
     """
-    _check(space)
-    values = [StageArrays.all(stage) for stage in space.stages]
-    best: tuple[float, Arch] | None = None
-    for resolution in sorted(set(resolutions)):
-        tables = _tables(space, latency, values, resolution)
-        rows = _merge(tables, _limited(budget), None)
-        if len(rows) == 0:
-            continue
-        factors = np.max(_shares(_totals(tables, rows), budget, margin), axis=1)
-        i = int(np.argmin(factors))
-        if best is None or factors[i] < best[0]:
-            stages = tuple(v.choice(int(row)) for v, row in zip(values, rows[i], strict=True))
-            best = float(factors[i]), Arch(resolution, stages)
-    if best is None:
-        raise BadFile(
-            "every subnet needs a block that failed on the device", hint="measure again: `ofa-edge profile --resume`"
-        )
-    return best[1], best[0]
+    limits = Limits.of(budget)
+    require_energy(limits, energy)
+    found = cheapest(space, latency, resolutions, limits.columns, energy)
+    shares = uses(found.costs, budget, margin, energy_margin) / np.array(list(budget.as_json().values()))
+    factors = shares.max(axis=1)
+    i = int(np.argmin(factors))
+    return found.arch(i), float(factors[i])
 
 
-def _shares(costs: Ints, budget: Budget, margin: float) -> Floats:
-    """What part of each limit a subnet uses: (n, limits)."""
-    shares = []
-    if budget.latency_ms is not None:
-        shares.append(costs[:, LATENCY] / PER_MS * (1 + margin) / budget.latency_ms)
-    if budget.macs is not None:
-        shares.append(costs[:, MACS] / budget.macs)
-    if budget.size_bytes is not None:
-        shares.append(costs[:, BYTES] / budget.size_bytes)
-    if budget.memory_bytes is not None:
-        shares.append((costs[:, BYTES] + costs[:, PEAK]) / budget.memory_bytes)
-    return np.stack(shares, axis=1)
+def require_energy(limits: Limits, energy: BlockEnergies | None) -> None:
+    """Raises UsageError where energy is limited and nothing is known of it."""
+    if limits.energy is not None and energy is None:
+        raise UsageError("an energy limit needs the device's energies", hint=HOW_ENERGY)
 
 
-def _limited(budget: Budget | None, *, side_only: bool = False) -> list[int]:
-    """The columns that a budget limits."""
-    if budget is None:
-        return []
-    limits = {
-        LATENCY: None if side_only else budget.latency_ms,
-        MACS: budget.macs,
-        BYTES: budget.size_bytes or budget.memory_bytes,
-        PEAK: budget.memory_bytes,
-    }
-    return [column for column, limit in limits.items() if limit is not None]
-
-
-# -- costs of the choices -----------------------------------------------------------------------
-def searchable(space: Space) -> bool:
-    """Whether costs are a sum over stages that do not depend on each other, with expand ratios that index a table."""
-    whole = all(isinstance(expand, int) for stage in space.stages for expand in stage.expands)
-    return whole and not space.elastic_width and len(space.stem.depths) == 1
-
-
-def _check(space: Space) -> None:
-    if not searchable(space):
-        names = ", ".join(name for name, known in SPACES.items() if searchable(known))
-        raise UsageError(
-            f"{space.name} cannot be searched exactly: that needs fixed widths, a fixed stem and whole expand ratios,"
-            f" as {names} have",
-            hint="use --strategy table or --strategy random",
-        )
+def require_enumerable(space: Space) -> None:
+    """Raises UsageError where a stage has more choices than can be listed."""
     for s, stage in enumerate(space.stages):
         if stage.count() > _MOST_CHOICES:
             raise UsageError(
@@ -226,150 +257,87 @@ def _whole(values: Any, scale: int) -> Ints:
     return np.rint(np.asarray(values, dtype=np.float64) * scale).astype(np.int64)
 
 
-def _block_costs(latency: BlockLatencies, block: Block) -> list[int]:
-    ms = latency.block_ms(block)
-    return [
-        round(ms * PER_MS) if ms < _FAILED / PER_MS else _FAILED,
-        0,
-        block_macs(block),
-        block_weight_bytes(block),
-        block_peak_activation_bytes(block),
-    ]
+def _arch(space: Space, resolution: int, row: Ints) -> Arch:
+    middle, before, depth, *rest = map(int, row)
+    stages = tuple(StageArrays.all(stage).choice(n) for stage, n in zip(space.stages, rest[::2], strict=True))
+    numbers = (middle, before, *rest[1::2])
+    widths = tuple(choices[n] for choices, n in zip(space.width_choices, numbers, strict=False))
+    return Arch(resolution, stages, widths, space.stem.depths[depth])
 
 
-def _tables(space: Space, latency: BlockLatencies, values: Sequence[StageArrays], resolution: int) -> list[Ints]:
-    """Costs of the fixed blocks, (1, 5), then of every choice of each stage, (choices, 5); LOSS is left 0."""
-    fixed = [layer.block for layer in space.layers(space.smallest(resolution)) if not layer.path.startswith("stages.")]
-    rows = np.array([_block_costs(latency, block) for block in fixed])
-    first = _total(rows[None])
-    first[0, LATENCY] += round(latency.offset_ms * PER_MS)
-    tables = [first]
-    for s, (stage, size) in enumerate(zip(space.stages, space.stage_sizes(resolution), strict=False)):
-        lookup = np.zeros((stage.max_depth, max(stage.kernels) + 1, int(max(stage.expands)) + 1, 5), dtype=np.int64)
-        for i in range(stage.max_depth):
-            in_size = size if i == 0 else -(-size // stage.stride)
-            for kernel in stage.kernels:
-                for expand in stage.expands:
-                    block = space.stage_block(s, i, BlockChoice(kernel, expand), in_size)
-                    lookup[i, kernel, int(expand)] = _block_costs(latency, block)
-        tables.append(_total(values[s].gather(lookup)))
-    return tables
+# -- the chain --------------------------------------------------------------------------------
+def _chain(
+    costs: Costs,
+    values: Sequence[StageArrays],
+    losses: Sequence[Ints] | None = None,
+    cut: Sequence[Ints] | None = None,
+    only: Sequence[Ints] | None = None,
+) -> list[Part]:
+    """Stem, stages and head as parts; none where one of them has nothing that can run.
 
-
-def _total(blocks: Ints) -> Ints:
-    """(n, blocks, 5) to (n, 5)."""
-    total: Ints = blocks.sum(axis=1)
-    total[:, PEAK] = blocks[:, :, PEAK].max(axis=1)
-    return total
-
-
-def _totals(tables: Sequence[Ints], rows: Ints) -> Ints:
-    """Costs of whole subnets, (n, 5), from the numbers of their choices."""
-    chosen = [np.broadcast_to(tables[0], (len(rows), 5))]
-    chosen += [table[rows[:, s]] for s, table in enumerate(tables[1:])]
-    return _total(np.stack(chosen, axis=1))
-
-
-# -- joining ------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """Partial subnets: some neighbouring stages together.
-
-    Attributes:
-        costs: (n, 5), sums and, for PEAK, the maximum.
-        rows: (n, stages of the part), in lexicographic order.
-        least, most: (5,) bounds of each column over all choices of these stages, also those pruned.
+    Args:
+        losses: LOSS of the entries of the tables (see `_losses`); 0 without it.
+        cut: CUT likewise; what is above it alone is left out.
+        only: numbers of the choices of each stage that are to be parts at all.
     """
-
-    costs: Ints
-    rows: Ints
-    least: Ints
-    most: Ints
-
-
-def _merge(tables: Sequence[Ints], columns: list[int], budget: Budget | None) -> Ints:
-    """Non-dominated whole subnets at one resolution: (n, stages) numbers of choices; none where nothing can run.
-
-    Grown from both ends, the smaller part first, so that the last and largest join is pruned by two columns.
-    """
-    parts = [_part(table, int(s > 0)) for s, table in enumerate(tables)]
-    if any(len(part.rows) == 0 for part in parts):
-        return np.empty((0, len(tables) - 1), dtype=np.int64)
-    whole = _bounds(*parts)
-    parts = [_pruned(part, whole, columns, budget) for part in parts]
-    left, *middle, right = parts
-    while middle:
-        if len(left.rows) <= len(right.rows):
-            left = _join(left, middle.pop(0), whole, columns, budget)
-        else:
-            right = _join(middle.pop(), right, whole, columns, budget)
-    last = [column for column in columns if column in (LATENCY, LOSS)] if LOSS in columns else columns
-    return _join(left, right, whole, last, budget).rows
+    numbers = [np.arange(len(v)) for v in values] if only is None else only
+    if not all(map(len, numbers)):
+        return []
+    links = [link(costs.stem, lambda m, a, d: (0 * a, a, [m, a, d]))]
+    for s, (v, n) in enumerate(zip(values, numbers, strict=True)):
+        table = costs.of_stage(s, StageArrays(v.stage, v.depth[n], v.code[n]))
+        links.append(link(table, lambda b, a, i, n=n: (b, a, [n[i], a])))
+    links.append(link(costs.head, lambda b: (b, 0 * b, [])))
+    some: list[Any] = [slice(None), *numbers, slice(None)]
+    if losses is not None:
+        for part, loss, kept in zip(links, losses, some, strict=True):
+            part.costs[:, LOSS] = loss[..., kept].ravel()
+    if cut is not None:
+        links = [part.beside(lost[..., kept].ravel()) for part, lost, kept in zip(links, cut, some, strict=True)]
+    links = [running(part) for part in links]
+    if cut is not None:
+        links = cut_down(links)
+    return links if all(map(len, links)) else []
 
 
-def _part(table: Ints, stages: int) -> _Part:
-    """The choices of a table that can run."""
-    rows = np.flatnonzero(table[:, LATENCY] < _FAILED)
-    costs = table[rows]
-    if len(rows) == 0:
-        return _Part(costs, rows[:, None], table[0], table[0])
-    return _Part(costs, rows[:, None][:, :stages], costs.min(axis=0), costs.max(axis=0))
+def _within(cut: Sequence[Ints]) -> list[Ints]:
+    """Numbers of the choices of each stage whose CUT is not above 0 with the least of all else."""
+    least = sum(int(table.min()) for table in cut)
+    return [np.flatnonzero(table.min(axis=(0, 1)) + (least - int(table.min())) <= 0) for table in cut[1:-1]]
 
 
-def _bounds(*parts: _Part) -> tuple[Ints, Ints]:
-    """Least and most of each column over the parts together."""
-    return _total(np.stack([p.least for p in parts])[None])[0], _total(np.stack([p.most for p in parts])[None])[0]
+def _best_of_two(costs: Costs, s: int, values: StageArrays, loss: Ints) -> Ints:
+    """Numbers of the choices of a stage, of fixed widths, on the front of latency and loss; the other costs of the rest
+    need not be added up."""
+    table = costs.stages[s][0, 0, :, :, LATENCY]
+    latency = table[np.arange(len(table)), values.code].sum(axis=1)
+    runs = np.flatnonzero(latency < FAILED)
+    return np.asarray(runs[nondominated(np.stack([latency[runs], loss[runs]], axis=1))])
 
 
-def _join(left: _Part, right: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> _Part:
-    """Every partial of `left` followed by every one of `right`, pruned; in slices, so that memory is bounded."""
-    least, most = _bounds(left, right)
-    step = max(1, _ROWS // max(1, len(right.rows)))
-    slices = []
-    for start in range(0, max(1, len(left.rows)), step):
-        some = slice(start, start + step)
-        costs = left.costs[some, None] + right.costs
-        np.maximum(left.costs[some, None, PEAK], right.costs[:, PEAK], out=costs[:, :, PEAK])
-        first, second = (index.ravel() for index in np.indices(costs.shape[:2]))
-        costs = costs.reshape(-1, 5)
-        keep = _keep(_Part(costs, first, least, most), whole, columns, budget)
-        rows = np.concatenate([left.rows[some][first[keep]], right.rows[second[keep]]], axis=1)
-        slices.append((costs[keep], rows))
-    costs, rows = (np.concatenate(column) for column in zip(*slices, strict=True))
-    joined = _Part(costs, rows, least, most)
-    return joined if len(slices) == 1 else _pruned(joined, whole, columns, budget)
+def _undominated(table: Ints, values: StageArrays, columns: Sequence[int]) -> Ints:
+    """Numbers of the choices of a stage that have at no place a block than which another is as cheap in all columns,
+    whatever the widths."""
+    places = np.arange(table.shape[2])
+    fine = np.ones(table.shape[2:4], dtype=bool)
+    table = np.where(table[..., LATENCY, None] < FAILED, table, FAILED)  # what cannot run is no cheaper than anything
+    for place in places:
+        costs = np.moveaxis(table[:, :, place, 1:][..., columns], 2, 0).reshape(table.shape[3] - 1, -1)
+        fine[place, 1:] = False
+        fine[place, 1 + nondominated(costs)] = True
+    return np.flatnonzero(fine[places, values.code].all(axis=1))
 
 
-def _pruned(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> _Part:
-    keep = _keep(part, whole, columns, budget)
-    return _Part(part.costs[keep], part.rows[keep], part.least, part.most)
-
-
-def _keep(part: _Part, whole: tuple[Ints, Ints], columns: list[int], budget: Budget | None) -> Ints:
-    """Which partials to go on with: their numbers, rising.
-
-    With a budget, partials that break a limit even with the cheapest rest are dropped first. Then a cost so low that
-    no rest could break the limit counts as being just that low: partials that differ only below it are equals. A
-    limit that cannot bind makes its column constant that way, and the pruning is as cheap as without it.
-    """
-    if budget is None:
-        return nondominated(part.costs[:, columns])
-    rest_least, rest_most = whole[0] - part.least, whole[1] - part.most
-    costs = part.costs.copy()
-    np.maximum(costs[:, PEAK], whole[0][PEAK], out=costs[:, PEAK])
-    fits = np.ones(len(costs), dtype=bool)
-    harmless = [np.inf]
-    if budget.size_bytes is not None:
-        fits &= costs[:, BYTES] + rest_least[BYTES] <= budget.size_bytes
-        harmless.append(budget.size_bytes)
-    if budget.memory_bytes is not None:
-        fits &= costs[:, BYTES] + rest_least[BYTES] + costs[:, PEAK] <= budget.memory_bytes
-        harmless.append(budget.memory_bytes - whole[1][PEAK])
-        np.maximum(costs[:, PEAK], budget.memory_bytes - whole[1][BYTES], out=costs[:, PEAK])
-    if BYTES in columns:
-        np.maximum(costs[:, BYTES], int(min(harmless)) - rest_most[BYTES], out=costs[:, BYTES])
-    if budget.macs is not None:
-        fits &= costs[:, MACS] + rest_least[MACS] <= budget.macs
-        np.maximum(costs[:, MACS], budget.macs - rest_most[MACS], out=costs[:, MACS])
-    alive = np.flatnonzero(fits)
-    return alive[nondominated(costs[alive][:, columns])]
+def _losses(space: Space, widths: Widths, score: StageScores, values: Sequence[StageArrays]) -> list[Ints]:
+    """What stem and stages add to LOSS, as tables like those of costs.py: of a stage (width before, width after,
+    choice)."""
+    of_width = [np.zeros(n) for n in (widths.middle, *widths.around)]
+    if space.elastic_width:
+        of_width = [score.width_scores(place) for place in range(len(of_width))]
+    depths = space.stem.depths
+    of_depth = score.stem_depth_scores() if len(depths) > 1 else np.zeros(1)
+    tables = [of_width[0][:, None, None] + of_width[1][:, None] + of_depth]
+    for s, stage_values in enumerate(values):
+        alike = np.zeros(widths.around[s])[:, None, None]  # what the width before adds was counted there
+        tables.append(alike + of_width[s + 2][:, None] + score.stage_scores(s, stage_values))
+    return [-_whole(table, PER_SCORE) for table in tables]

@@ -15,10 +15,15 @@ Ints = NDArray[np.int64]
 # Rows compared with each other at once, and rows kept that they are compared with at once; about the L2 cache.
 _BLOCK = 512
 _KEPT = 2048
+# Two columns of more rows than this are thinned before they are sorted, by the best of so many buckets.
+_THINNED = 4096
+_BUCKETS = 1024
 
 
 def nondominated(costs: Ints) -> Ints:
     """Row numbers, rising, of the rows that are on the front; of equal rows the first."""
+    if costs.shape[1] == 2 and len(costs) > 1:
+        return _two(costs[:, 0], costs[:, 1])
     costs = costs[:, np.ptp(costs, axis=0) > 0] if len(costs) > 1 else costs[:, :0]
     if costs.shape[1] == 0:
         return np.arange(min(1, len(costs)))
@@ -31,6 +36,22 @@ def nondominated(costs: Ints) -> Ints:
 
 def _two(a: Ints, b: Ints) -> Ints:
     """Sorted by `a`, the front is where `b` reaches a new minimum; of rows with equal `a` the last such."""
+    if len(a) > _THINNED:
+        some = _thinned(a, b)
+        return np.asarray(some[_sorted_two(a[some], b[some])])
+    return _sorted_two(a, b)
+
+
+def _thinned(a: Ints, b: Ints) -> Ints:
+    """Rows, rising, of which those are left out that a row of a lower bucket of `a` beats."""
+    low = int(a.min())
+    bucket = (a - low) // ((int(a.max()) - low) // _BUCKETS + 1)
+    least = np.full(_BUCKETS + 1, np.iinfo(np.int64).max)
+    np.minimum.at(least[1:], bucket, b)
+    return np.flatnonzero(b < np.minimum.accumulate(least)[bucket])
+
+
+def _sorted_two(a: Ints, b: Ints) -> Ints:
     order = np.argsort(a, kind="stable")
     falling = b[order]
     new = np.ones(len(order), dtype=bool)

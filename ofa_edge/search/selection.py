@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,51 @@ from ofa_edge.space.cost import Cost
 from ofa_edge.space.spaces import named, own_definition
 
 SCHEMA = "selection"
-VERSION = (1, 1)  # 1.1: the definition of a space of one's own
-STRATEGIES = ("exact", "random", "table")
+VERSION = (1, 2)  # 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution
+STRATEGIES = ("exact", "evolution", "random", "table")
 MAX_FILE_BYTES = 1 << 20
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the truth step found of a chosen subnet; None is what was not measured.
+
+    Attributes:
+        top1: on held-out images with batch norm recalibrated for this subnet, as shares; the interval is of the
+            sampling of images.
+        n: how many images.
+        latency_ms: median of fresh processes on the device.
+        corrected_top1: `top1` less what picking the greatest of several noisy figures adds to it.
+
+    Raises:
+        ValueError: nothing was measured, or the fields contradict each other.
+    """
+
+    top1: Top1 | None = None
+    n: int | None = None
+    latency_ms: Estimate | None = None
+    corrected_top1: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top1 is None and self.latency_ms is None:
+            raise ValueError("measured holds neither a top1 nor a latency_ms")
+        if (self.top1 is None) != (self.n is None):
+            raise ValueError("measured.top1 and measured.n belong together")
+        if self.n is not None and self.n < 1:
+            raise ValueError("measured.n is not greater than 0")
+        if self.corrected_top1 is not None and (self.top1 is None or not 0 <= self.corrected_top1 <= 1):
+            raise ValueError("measured.corrected_top1 is no share, or corrects no top1")
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field, null where it was not measured."""
+        return {
+            "top1": None if self.top1 is None else self.top1.as_json(),
+            "n": self.n,
+            "latency_ms": None if self.latency_ms is None else self.latency_ms.as_json(),
+            "corrected_top1": self.corrected_top1,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +79,7 @@ class Selection:
 
     Attributes:
         space: that it is in.
-        top1: predicted (strategies exact and random) or measured (table) on the accuracy table's images, as shares.
+        top1: predicted, or measured (strategy table) on the accuracy table's images, as shares.
         latency_ms: predicted; low and high are None where the latency table has no network records.
         cost: MACs, parameters, weight and peak activation bytes.
         budget: what it was chosen under; its latency limits `latency_ms.high`.
@@ -47,8 +87,13 @@ class Selection:
         model: in words, what was maximised over what, and how predictions are made.
         proven_optimal: no subnet of the model has a higher predicted top1 within the budget.
         bound: no subnet within the budget has a higher predicted top1 than this.
-        inputs: hex sha256 of each file it came from, by role ('latency-table', 'accuracy-table', 'supernet').
+        inputs: hex sha256 of each file it came from, by role ('latency-table', 'accuracy-table', 'supernet',
+            'predictor').
         tool: name and version of the program that chose.
+        headers: hex sha256 of the header of each table among the inputs, by role: it stays when a table grows, so that
+            a changed table is told from another one.
+        energy_mj: predicted, of one run; None where nothing was known of it.
+        measured: what was measured of it before it was chosen; None where it was chosen by predictions.
     """
 
     space: Space
@@ -65,6 +110,9 @@ class Selection:
     inputs: Mapping[str, str]
     seed: int
     tool: str = f"ofa-edge {__version__}"
+    measured: Measured | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    energy_mj: Estimate | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The file's content."""
@@ -75,7 +123,8 @@ class Selection:
             "space": self.space.name,
             **({} if own is None else {"definition": own}),
             "arch": codecs.encode(self.space, self.arch),
-            "predicted": predicted_json(self.top1, self.latency_ms, self.cost),
+            "predicted": predicted_json(self.top1, self.latency_ms, self.cost, self.energy_mj),
+            **({} if self.measured is None else {"measured": self.measured.as_json()}),
             "budget": self.budget.as_json(),
             "strategy": self.strategy,
             "confidence": self.confidence,
@@ -83,6 +132,7 @@ class Selection:
             "proven_optimal": self.proven_optimal,
             "bound": self.bound,
             "inputs": dict(sorted(self.inputs.items())),
+            **({"headers": dict(sorted(self.headers.items()))} if self.headers else {}),
             "seed": self.seed,
             "tool": self.tool,
         }
@@ -116,15 +166,15 @@ class Selection:
         try:
             if len(data) > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
-            return _parse(strict_json.loads(data), space)
+            return parse(strict_json.loads(data), space)
         except (ValueError, UsageError, BadFile) as error:
             raise BadFile(
                 f"{name} is not a selection of this version: {error}", hint="make one with `ofa-edge select --out FILE`"
             ) from error
 
 
-def predicted_json(top1: Top1, latency_ms: Estimate, cost: Cost) -> dict[str, Any]:
-    """The `predicted` object of `select --json`, of selections and of alternatives."""
+def predicted_json(top1: Top1, latency_ms: Estimate, cost: Cost, energy_mj: Estimate | None = None) -> dict[str, Any]:
+    """The `predicted` object of `select --json`, of selections and of alternatives; energy only where it is known."""
     return {
         "top1": top1.as_json(),
         "latency_ms": latency_ms.as_json(),
@@ -132,6 +182,7 @@ def predicted_json(top1: Top1, latency_ms: Estimate, cost: Cost) -> dict[str, An
         "params": cost.params,
         "weight_bytes": cost.weight_bytes,
         "peak_activation_bytes": cost.peak_activation_bytes,
+        **({} if energy_mj is None else {"energy_mj": energy_mj.as_json()}),
     }
 
 
@@ -153,47 +204,73 @@ _FIELDS: dict[str, type] = {
     "tool": str,
 }
 _COUNTS: dict[str, type] = dict.fromkeys(("macs", "params", "weight_bytes", "peak_activation_bytes"), int)
-_BUDGET: dict[str, type] = {"latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int}
+_BUDGET: dict[str, type] = {
+    "latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int, "energy_mj": float,
+}  # fmt: skip
 
 
-def _parse(value: Any, space: Space | None) -> Selection:
-    """Raises ValueError, UsageError or BadFile, naming the field."""
+def minor_version(version: Any, known: tuple[int, int]) -> int:
+    """Of a file's `version`; raises ValueError where the major one is not the known one."""
+    major, _, minor = str(version).partition(".")
+    if major != str(known[0]) or not minor.isdecimal():
+        raise ValueError(f"its version is {str(version)[:20]!r}, this ofa-edge reads {known[0]}.x")
+    return int(minor)
+
+
+def parse(value: Any, space: Space | None = None) -> Selection:
+    """A selection from its JSON value. Raises ValueError, UsageError or BadFile, naming the field."""
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ValueError("it does not say that it is one")
-    major, _, minor = str(value.get("version")).partition(".")
-    if major != str(VERSION[0]) or not minor.isdecimal():
-        raise ValueError(f"its version is {str(value.get('version'))[:20]!r}, this ofa-edge reads {VERSION[0]}.x")
-    own = {"definition": dict} if "definition" in value else {}
-    fields = _object(value, _FIELDS | own, "", strict=int(minor) <= VERSION[1])
+    minor = minor_version(value.get("version"), VERSION)
+    optional = {name: dict for name in ("definition", "measured", "headers") if name in value}
+    fields = typed(value, _FIELDS | optional, "", strict=minor <= VERSION[1])
     space = space or named(fields["space"], fields.get("definition"), "it")
     if space.name != fields["space"]:
         raise ValueError(f"it is of space {fields['space']}, not of {space.name}")
-    predicted = _object(fields["predicted"], {"top1": dict, "latency_ms": dict, **_COUNTS}, "predicted.")
-    top1 = _object(predicted["top1"], {"value": float, "low": float, "high": float}, "predicted.top1.")
-    _ordered("predicted.top1", 0.0, top1["low"], top1["value"], top1["high"], 1.0)
+    drawn = {"energy_mj": dict} if "energy_mj" in fields["predicted"] else {}
+    predicted = typed(fields["predicted"], {"top1": dict, "latency_ms": dict, **_COUNTS, **drawn}, "predicted.")
     if fields["strategy"] not in STRATEGIES:
         raise ValueError(f"strategy {fields['strategy']!r} is not one of {', '.join(STRATEGIES)}")
     if not 0 < fields["confidence"] < 1:
         raise ValueError("confidence is not between 0 and 1")
-    for role, digest in fields["inputs"].items():
-        if not isinstance(digest, str) or not _HEX.fullmatch(digest):
-            raise ValueError(f"inputs.{role} is not a sha256")
+    for where in ("inputs", "headers"):
+        for role, digest in fields.get(where, {}).items():
+            if not isinstance(digest, str) or not _HEX.fullmatch(digest):
+                raise ValueError(f"{where}.{role} is not a sha256")
     limits = {name: kind for name, kind in _BUDGET.items() if name in fields["budget"]}
     return Selection(
         space=space,
         arch=codecs.decode(space, fields["arch"]),
-        top1=Top1(**top1),
-        latency_ms=_estimate(predicted["latency_ms"]),
+        top1=_top1(predicted["top1"], "predicted.top1"),
+        latency_ms=_estimate(predicted["latency_ms"], "predicted.latency_ms"),
         cost=Cost(**{name: predicted[name] for name in _COUNTS}),
-        budget=Budget(**_object(fields["budget"], limits, "budget.")),
+        budget=Budget(**typed(fields["budget"], limits, "budget.")),
         **{name: fields[name] for name in ("strategy", "confidence", "model", "proven_optimal", "bound")},
         inputs=fields["inputs"],
         seed=fields["seed"],
         tool=fields["tool"],
+        measured=_measured(fields["measured"]) if "measured" in fields else None,
+        headers=fields.get("headers", {}),
+        energy_mj=_estimate(predicted["energy_mj"], "predicted.energy_mj") if drawn else None,
     )
 
 
-def _object(value: Any, fields: Mapping[str, type], where: str, strict: bool = True) -> dict[str, Any]:
+_MEASURED: dict[str, type] = {"top1": dict, "n": int, "latency_ms": dict, "corrected_top1": float}
+
+
+def _measured(value: Mapping[str, Any]) -> Measured:
+    """Null and absent are the same."""
+    known = {name: item for name, item in value.items() if item is not None or name not in _MEASURED}
+    found = typed(known, {name: kind for name, kind in _MEASURED.items() if name in known}, "measured.")
+    return Measured(
+        _top1(found["top1"], "measured.top1") if "top1" in found else None,
+        found.get("n"),
+        _estimate(found["latency_ms"], "measured.latency_ms") if "latency_ms" in found else None,
+        found.get("corrected_top1"),
+    )
+
+
+def typed(value: Any, fields: Mapping[str, type], where: str, strict: bool = True) -> dict[str, Any]:
     """The fields of an object, each of exactly its type; further ones are refused if `strict`, else left out."""
     if not isinstance(value, dict):
         raise ValueError(f"{where.rstrip('.')} is not an object")
@@ -214,12 +291,18 @@ def _object(value: Any, fields: Mapping[str, type], where: str, strict: bool = T
     return found
 
 
-def _estimate(value: Mapping[str, Any]) -> Estimate:
+def _top1(value: Any, where: str) -> Top1:
+    fields = typed(value, {"value": float, "low": float, "high": float}, f"{where}.")
+    _ordered(where, 0.0, fields["low"], fields["value"], fields["high"], 1.0)
+    return Top1(**fields)
+
+
+def _estimate(value: Mapping[str, Any], where: str) -> Estimate:
     bounds = {name: float for name in ("low", "high") if value.get(name) is not None}
     known = {name: item for name, item in value.items() if item is not None or name not in ("low", "high")}
-    fields = _object(known, {"value": float, **bounds}, "predicted.latency_ms.")
+    fields = typed(known, {"value": float, **bounds}, f"{where}.")
     low, high = fields.get("low"), fields.get("high")
-    _ordered("predicted.latency_ms", 0.0, low or 0.0, fields["value"], math.inf if high is None else high)
+    _ordered(where, 0.0, low or 0.0, fields["value"], math.inf if high is None else high)
     return Estimate(fields["value"], low, high)
 
 

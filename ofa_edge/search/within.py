@@ -1,7 +1,8 @@
 """Whether a subnet keeps a budget, and the random baseline of every search.
 
 In: a Space, a Budget, models. Out: a predicate for drawing (space/sampling.py), or `Chosen`. Rules kept: what counts is
-the upper bound of a subnet's own latency, as everywhere; random search promises nothing but the best of what it drew.
+the upper bound of a subnet's latency, by the margin while searching and by its own interval in the end, as everywhere;
+random search promises nothing but the best of what it drew.
 """
 
 from __future__ import annotations
@@ -9,17 +10,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
+from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import UsageError
+from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import DIGITS, Chosen, Latency, candidate_of, excess, excess_of_counts
+from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, candidate_of, excess, excess_of_counts
+from ofa_edge.search.choose import Chosen, Models, infeasible
+from ofa_edge.search.frontier import require_energy
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
-from ofa_edge.space.sampling import sample_within
+from ofa_edge.space.population import ArchArrays, concatenate
+from ofa_edge.space.sampling import ATTEMPTS, none_fits
+
+if TYPE_CHECKING:
+    from ofa_edge.accuracy.family import AccuracyPredictor
+
+# Archs drawn at once.
+_DRAWS = 250
 
 
 def fits_within(
@@ -50,7 +62,7 @@ def fits_within(
 def choose_random(
     space: Space,
     latency: Latency,
-    accuracy: AdditiveAccuracy,
+    accuracy: AccuracyPredictor,
     budget: Budget,
     *,
     resolutions: Sequence[int],
@@ -59,23 +71,31 @@ def choose_random(
     confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
+    energy: Energy | None = None,
 ) -> Chosen:
     """The subnet with the highest predicted top-1 of `samples` drawn within the budget (strategy random).
 
     The baseline of Single Path One-Shot (Guo et al., ECCV 2020). Of subnets with equal predictions the first drawn is
-    taken.
+    taken. Where ATTEMPTS draws in a row find none that fits, drawing ends with those found before.
+
+    Args:
+        accuracy: any predictor; between measured resolutions it is interpolated as batch.py says.
+        energy: what a limit on energy needs.
 
     Raises:
         InfeasibleBudget: drawing finds none that fits.
+        UsageError: energy is limited and its model missing.
     """
     start = time.perf_counter()
-    sizes = tuple(sorted(set(resolutions)))
-    fits = fits_within(space, budget, latency, confidence)
-    rng = np.random.default_rng(seed)
-    at_these = replace(space, resolutions=sizes)
-    drawn = list(dict.fromkeys(sample_within(at_these, rng, fits) for _ in range(samples)))
-    order = np.argsort(-np.round(accuracy.predict(drawn), DIGITS), kind="stable")[: top + 1]
-    found = [candidate_of(space, latency, drawn[i], accuracy.estimate(drawn[i], confidence), confidence) for i in order]
+    models = Models(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
+    archs = _drawn(models, budget, samples, seed)
+    _, first = np.unique(archs.matrix(), axis=0, return_index=True)
+    different = archs.take(np.sort(first))
+    predicted = BatchAccuracy(accuracy, models.resolutions).top1(different)
+    ranked = different.take(np.argsort(-np.round(predicted, DIGITS), kind="stable"))
+    found = keeping(models, accuracy, budget, ranked, top + 1)
+    if not found:
+        raise infeasible(models, budget)
     chosen = found[0]
     selection = Selection(
         space=space,
@@ -83,14 +103,52 @@ def choose_random(
         top1=chosen.top1,
         latency_ms=chosen.latency_ms,
         cost=chosen.cost,
+        energy_mj=chosen.energy_mj,
         budget=budget,
         strategy="random",
         confidence=confidence,
-        model=f"greatest predicted top-1 of {samples:,} subnets drawn at random, {len(drawn):,} of them different, from"
-        f" those of {space.name} at {', '.join(map(str, sizes))} px that fit {budget}; " + accuracy.describe(),
+        model=f"greatest predicted top-1 of {len(archs):,} subnets drawn at random, {len(different):,} of them"
+        f" different, from those of {space.name} at {', '.join(map(str, models.resolutions))} px that fit {budget}"
+        f" (latency counted {1 + models.margin:.3f} times); {accuracy.describe()}",
         proven_optimal=False,
-        bound=round(accuracy.top1(accuracy.greatest_score(sizes)), DIGITS),
+        bound=round(greatest(accuracy, models.resolutions), DIGITS),
         inputs=dict(inputs),
         seed=seed,
     )
     return Chosen(selection, tuple(found[1:]), time.perf_counter() - start)
+
+
+def keeping(
+    models: Models, accuracy: AccuracyPredictor, budget: Budget, archs: ArchArrays, count: int
+) -> list[Candidate]:
+    """The first so many of these archs whose own intervals keep the budget: margins are bounds over a sample of the
+    space, and have not the last word."""
+    found: list[Candidate] = []
+    for row in range(len(archs)):
+        arch = archs.arch(row)
+        (top1,) = estimates(accuracy, [arch], models.confidence)
+        candidate = models.candidate(arch, top1)
+        if excess(candidate, budget) <= 1:
+            found.append(candidate)
+        if len(found) == count:
+            break
+    return found
+
+
+def _drawn(models: Models, budget: Budget, samples: int, seed: int) -> ArchArrays:
+    """Subnets within the budget, in the order they were drawn; the first of them do not depend on how many are asked
+    for."""
+    space, sizes, limits = models.space, models.resolutions, models.limits(budget)
+    require_energy(limits, models.energy)
+    rng, costs = np.random.default_rng(seed), BatchCosts(space, models.latency, sizes, models.energy)
+    found: list[ArchArrays] = []
+    count = misses = 0
+    while count < samples and misses < ATTEMPTS:
+        archs = ArchArrays.sample(space, rng, _DRAWS, sizes)
+        found.append(archs.take(costs.keep(archs, limits)))
+        count += len(found[-1])
+        misses = 0 if len(found[-1]) else misses + _DRAWS
+    if count == 0:
+        sized = replace(space, resolutions=sizes)
+        raise none_fits(sized, lambda arch: bool(costs.keep(ArchArrays.of(space, [arch]), limits)[0]), misses)
+    return concatenate(found).take(slice(samples))

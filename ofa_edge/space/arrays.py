@@ -1,8 +1,7 @@
 """The values of one elastic stage as arrays, for work on all of them at once.
 
 In: a Stage, or stage choices. Out: arrays with one row per choice. Rules kept: the rows of `StageArrays.all`
-are `Stage.choices()` in its order (shallow first), and inactive places hold 0, so equal choices are equal rows;
-expand ratios are integers where all of the stage's are whole.
+are `Stage.choices()` in its order (shallow first), and inactive places hold 0, so equal choices are equal rows.
 """
 
 from __future__ import annotations
@@ -21,11 +20,17 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageArrays:
-    """n choices of one stage: `depth` (n,), `kernel` and `expand` (n, max_depth) with 0 at inactive places."""
+    """n choices of one stage.
 
+    Attributes:
+        depth: (n,)
+        code: (n, max_depth) of each place: 0 where it is inactive, else 1 + its number among kernels x expands, expands
+            varying fastest.
+    """
+
+    stage: Stage
     depth: IntArray
-    kernel: IntArray
-    expand: NDArray[Any]
+    code: IntArray
 
     def __len__(self) -> int:
         return len(self.depth)
@@ -33,45 +38,40 @@ class StageArrays:
     @classmethod
     def all(cls, stage: Stage) -> StageArrays:
         """Every value of the stage, in the order of `stage.choices()`."""
-        kernels, expands = np.array(stage.kernels), np.array(stage.expands)
-        per_block = len(kernels) * len(expands)
+        per_block = len(stage.kernels) * len(stage.expands)
         parts = []
         for depth in stage.depths:
-            digits = np.indices((per_block,) * depth).reshape(depth, -1).T
-            part = cls._empty(stage, len(digits))
-            part.depth[:] = depth
-            part.kernel[:, :depth] = kernels[digits // len(expands)]
-            part.expand[:, :depth] = expands[digits % len(expands)]
-            parts.append(part)
-        columns = zip(*((part.depth, part.kernel, part.expand) for part in parts), strict=True)
-        return cls(*(np.concatenate(column) for column in columns))
+            code = np.zeros((per_block**depth, stage.max_depth), dtype=np.int64)
+            code[:, :depth] = np.indices((per_block,) * depth).reshape(depth, -1).T + 1
+            parts.append(code)
+        depths = np.repeat(stage.depths, [len(part) for part in parts]).astype(np.int64)
+        return cls(stage, depths, np.concatenate(parts))
 
     @classmethod
     def of(cls, stage: Stage, choices: Sequence[StageChoice]) -> StageArrays:
         """The given choices, one row each."""
-        found = cls._empty(stage, len(choices))
+        blocks = [BlockChoice(k, e) for k in stage.kernels for e in stage.expands]
+        codes = {block: code for code, block in enumerate(blocks, 1)}
+        code = np.zeros((len(choices), stage.max_depth), dtype=np.int64)
         for row, choice in enumerate(choices):
-            found.depth[row] = len(choice)
-            found.kernel[row, : len(choice)] = [block.kernel for block in choice]
-            found.expand[row, : len(choice)] = [block.expand for block in choice]
-        return found
+            code[row, : len(choice)] = [codes[block] for block in choice]
+        return cls(stage, np.array([len(choice) for choice in choices], dtype=np.int64), code)
 
-    @classmethod
-    def _empty(cls, stage: Stage, count: int) -> StageArrays:
-        shape = (count, stage.max_depth)
-        kind = np.int64 if all(isinstance(expand, int) for expand in stage.expands) else np.float64
-        return cls(np.zeros(count, np.int64), np.zeros(shape, np.int64), np.zeros(shape, kind))
+    @property
+    def kernel(self) -> IntArray:
+        """(n, max_depth), 0 at inactive places."""
+        return self._values(np.repeat(self.stage.kernels, len(self.stage.expands)))
+
+    @property
+    def expand(self) -> NDArray[Any]:
+        """(n, max_depth), 0 at inactive places; integers where all of the stage's ratios are whole."""
+        return self._values(np.tile(self.stage.expands, len(self.stage.kernels)))
 
     def choice(self, row: int) -> StageChoice:
         """One row as a stage choice."""
-        depth = int(self.depth[row])
-        return tuple(BlockChoice(int(self.kernel[row, i]), self.expand[row, i].item()) for i in range(depth))
+        expands = len(self.stage.expands)
+        numbers = (int(code) - 1 for code in self.code[row, : int(self.depth[row])])
+        return tuple(BlockChoice(self.stage.kernels[n // expands], self.stage.expands[n % expands]) for n in numbers)
 
-    def gather(self, table: NDArray[Any]) -> NDArray[Any]:
-        """`table[place, kernel, expand]` of every active place, 0 elsewhere: (n, max_depth).
-
-        `table` is indexed by the values themselves, which must be whole, so its shape is (max_depth, greatest
-        kernel + 1, greatest expand + 1), and its entries at kernel 0 and expand 0 must be 0.
-        """
-        found: NDArray[Any] = table[np.arange(self.kernel.shape[1]), self.kernel, self.expand]
-        return found
+    def _values(self, by_number: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([np.zeros(1, by_number.dtype), by_number])[self.code]

@@ -40,13 +40,20 @@ def sample_within(
         arch = space.sample(rng, resolution)
         if fits(arch):
             return arch
+    raise none_fits(space, fits, attempts, resolution)
+
+
+def none_fits(
+    space: Space, fits: Callable[[Arch], bool], attempts: int, resolution: int | None = None
+) -> InfeasibleBudget:
+    """The refusal after so many draws without a hit."""
     where = "" if resolution is None else f" at {resolution} px"
     if fits(space.smallest(resolution)):
-        raise InfeasibleBudget(
+        return InfeasibleBudget(
             f"none of {attempts:,} drawn subnets of {space.name}{where} fits the budget, though the smallest does",
             hint="loosen the budget: so few subnets fit it that drawing does not find them",
         )
-    raise InfeasibleBudget(
+    return InfeasibleBudget(
         f"not even the smallest subnet of {space.name}{where} fits the budget",
         hint="raise the budget" + ("" if resolution is None else ", or lower the resolution"),
     )

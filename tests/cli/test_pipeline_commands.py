@@ -117,8 +117,8 @@ WRONG = [
     # select
     (SELECT + " --budget 20", 2, "has no unit", "us, ms or s"),
     (SELECT + " --budget latency=20ms,colour=3", 2, "no limit 'colour'", "latency, memory"),
-    (SELECT + " --budget energy=3mJ", 2, "energy limits are not supported", "limit latency"),
-    (SELECT + " --budget 1s --strategy magic", 2, "no strategy 'magic'", "exact, random, table"),
+    (SELECT + " --budget energy=3mJ", 9, "holds no energy measurements", "profile --energy"),
+    (SELECT + " --budget 1s --strategy magic", 2, "no strategy 'magic'", "exact, evolution, random, table"),
     (SELECT + " --budget 1s --samples 9", 2, "--samples is of --strategy random", "choose that strategy"),
     (SELECT + " --budget 1us --strategy random", 3, "not even the smallest subnet of reduced", "raise the budget"),
     (SELECT + " --budget 1us", 3, "no subnet of reduced fits latency=0.001ms", "try --budget latency="),

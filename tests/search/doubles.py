@@ -10,7 +10,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import numpy as np
@@ -22,6 +22,7 @@ from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import Cost, cost
 from ofa_edge.space.ends import Head, MobileStem
+from ofa_edge.space.spaces import resnet_d
 
 # Every kind of place: strided, plain, widening, SE, expand 1, one-choice stages.
 SMALL = Space(
@@ -49,6 +50,15 @@ REDUCED = Space(
     classes=5,
     preprocess=Preprocess(mean=127.0, std=128.0, crop=0.875),
     bn_eps=1e-3,
+)
+
+# Elastic widths couple its stages, expand ratios are no whole numbers, the stem has a depth: 2,304 subnets.
+COUPLED = replace(
+    resnet_d("coupled", (0.25, 0.5)),
+    resolutions=(32, 48),
+    stages=tuple(
+        replace(stage, depths=(1, 2), expands=(0.2, 0.35)) for stage in resnet_d("coupled", (0.25, 0.5)).stages[:2]
+    ),
 )
 
 
@@ -93,10 +103,11 @@ class DrawnLatency:
 
 @dataclass(frozen=True)
 class DrawnScores:
-    """Every choice of a stage has a drawn score, and so has every resolution."""
+    """Every choice of a stage has a drawn score, and so has every resolution, elastic width and depth of a stem."""
 
     seed: int
     step: float = 2**-20
+    space: Space = SMALL
 
     def offset(self, resolution: int) -> float:
         return drawn(self.seed, f"r{resolution}", self.step)
@@ -107,8 +118,56 @@ class DrawnScores:
     def choice_score(self, stage_index: int, choice: object) -> float:
         return drawn(self.seed, f"{stage_index} {choice}", self.step)
 
+    def width_scores(self, place: int) -> np.ndarray:
+        return np.array([self._shared(f"w{place}", i) for i in range(len(self.space.width_choices[place]))])
+
+    def stem_depth_scores(self) -> np.ndarray:
+        return np.array([self._shared("stem", i) for i in range(len(self.space.stem.depths))])
+
     def score(self, arch: Arch) -> float:
-        return self.offset(arch.resolution) + sum(self.choice_score(s, c) for s, c in enumerate(arch.stages))
+        widths = zip(self.space.width_choices, arch.widths, strict=True)
+        shared = [self._shared(f"w{place}", choices.index(width)) for place, (choices, width) in enumerate(widths)]
+        if len(self.space.stem.depths) > 1:
+            shared.append(self._shared("stem", self.space.stem.depths.index(arch.stem_depth)))
+        stages = (self.choice_score(s, c) for s, c in enumerate(arch.stages))
+        return self.offset(arch.resolution) + sum(stages) + sum(shared)
+
+    def _shared(self, what: str, index: int) -> float:
+        return drawn(self.seed, f"{what} {index}", self.step)
+
+
+@dataclass(frozen=True)
+class PlacedScores(DrawnScores):
+    """As AdditiveAccuracy's: at a fixed depth of a stage a sum over its places."""
+
+    def choice_score(self, stage_index: int, choice: tuple[object, ...]) -> float:
+        of_depth = f"{stage_index} {len(choice)}"
+        places = (drawn(self.seed, f"{of_depth} {i} {block}", self.step) for i, block in enumerate(choice))
+        return drawn(self.seed, of_depth, self.step) + sum(places)
+
+
+@dataclass(frozen=True)
+class DrawnEnergy:
+    """Blocks take drawn whole microjoules; a network's interval is `width` times its value wide on either side."""
+
+    seed: int
+    step: float = 1e-3
+    offset_mj: float = 0.25
+    width: float = 0.0
+
+    @lru_cache(maxsize=1 << 16)  # noqa: B019 (a model is a small value)
+    def block_mj(self, block: Block) -> float:
+        return drawn(self.seed, f"energy {block.key}", self.step) + self.step
+
+    def value(self, blocks: Sequence[Block]) -> float:
+        return self.offset_mj + sum(map(self.block_mj, blocks))
+
+    def estimate(self, blocks: Sequence[Block], confidence: float = 0.95) -> Estimate:
+        value = self.value(blocks)
+        return Estimate(value, value * (1 - self.width), value * (1 + self.width)) if self.width else Estimate(value)
+
+    def margin(self, confidence: float = 0.95) -> float:
+        return self.width
 
 
 @dataclass(frozen=True)
@@ -125,8 +184,10 @@ def listed(space: Space) -> tuple[Listed, ...]:
     """All subnets: by resolution, then stage by stage in the order of the axes, shallow first."""
     found = []
     for resolution in space.resolutions:
-        for choices in itertools.product(*(stage.choices() for stage in space.stages)):
-            arch = Arch(resolution, choices)
+        stages = itertools.product(*(stage.choices() for stage in space.stages))
+        shared = [(w, d) for w in itertools.product(*space.width_choices) for d in space.stem.depths]
+        for choices, (widths, depth) in itertools.product(stages, shared):
+            arch = Arch(resolution, choices, widths, depth)
             blocks = space.blocks(arch)
             found.append(Listed(arch, blocks, cost(blocks)))
     return tuple(found)

@@ -39,6 +39,11 @@ from ofa_edge.search.budget import Budget
             "latency=20ms,memory=8MB,size=5MB,macs=300M",
             Budget(latency_ms=20.0, memory_bytes=8_000_000, size_bytes=5_000_000, macs=300_000_000),
         ),
+        ("energy=30mJ", Budget(energy_mj=30.0)),
+        ("energy=0.5J", Budget(energy_mj=500.0)),
+        ("energy=1500uJ", Budget(energy_mj=1.5)),
+        ("energy=1500µJ", Budget(energy_mj=1.5)),
+        ("20ms,energy=.25mJ", Budget(latency_ms=20.0, energy_mj=0.25)),
         ("20ms, size = 5MB", Budget(latency_ms=20.0, size_bytes=5_000_000)),
     ],
 )
@@ -73,7 +78,11 @@ MALFORMED = {
     "latency=": "the budget's latency has no value",
     "speed=3ms": "there is no limit 'speed'",
     "=3ms": "there is no limit ''",
-    "energy=30mJ": "energy limits are not supported in this version",
+    "energy=30": "'30' has no unit",
+    "energy=30MJ": "'MJ' is not a unit of energy",
+    "energy=3mj": "'mj' is not a unit of energy",
+    "energy=0uJ": "the budget's energy must be greater than 0, not 0uJ",
+    "energy=9mJ,energy=8mJ": "the budget 'energy=9mJ,energy=8mJ' limits energy twice",
     "20ms,latency=30ms": "the budget '20ms,latency=30ms' limits latency twice",
     "20ms,": "the budget '20ms,' has an empty part",
     ",": "the budget ',' has an empty part",
@@ -102,11 +111,14 @@ def test_limits_are_positive_and_finite(limit):
 BYTES = st.none() | st.integers(1, 10**12)
 
 
-@given(latency=st.none() | st.floats(1e-6, 1e12), memory=BYTES, size=BYTES, macs=BYTES)
-def test_the_text_of_a_budget_reads_back_equal(latency, memory, size, macs):
-    if (latency, memory, size, macs) == (None,) * 4:
+REALS = st.none() | st.floats(1e-6, 1e12)
+
+
+@given(latency=REALS, memory=BYTES, size=BYTES, macs=BYTES, energy=REALS)
+def test_the_text_of_a_budget_reads_back_equal(latency, memory, size, macs, energy):
+    if (latency, memory, size, macs, energy) == (None,) * 5:
         latency = 1.0
-    budget = Budget(latency, memory, size, macs)
+    budget = Budget(latency, memory, size, macs, energy)
     assert Budget.parse(str(budget)) == budget
 
 

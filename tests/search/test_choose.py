@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
-from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
 from ofa_edge.latency.block_times import BlockTimes
 from ofa_edge.latency.model import Estimate, LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import choose, choose_measured, default_budget, shared_resolutions
+from ofa_edge.search.candidate import excess_of_counts
+from ofa_edge.search.choose import choose, default_budget, shared_resolutions
 from ofa_edge.search.frontier import exact_front
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, cost
 from ofa_edge.space.spaces import OFA_LITE0
-from tests.search.doubles import SMALL, DrawnLatency, DrawnScores, keeps, listed
+from tests.search.doubles import SMALL, DrawnEnergy, DrawnLatency, DrawnScores, keeps, listed
 
 INPUTS = {"latency-table": "1" * 64, "accuracy-table": "2" * 64}
 
@@ -153,12 +152,99 @@ def test_an_infeasible_budget_is_refused_with_one_that_works(accuracy, seed, sha
     assert str(budget) in error.message
     assert "top1" not in error.details["nearest"]["predicted"]
     needed = Budget(**error.details["needed"])
-    assert error.hint == f"try --budget {needed}"
+    assert error.hint.split(";")[0] == f"try --budget {needed}"
+    assert_certified(error, budget, latency, accuracy)
     assert needed != budget
     for name, limit in budget.as_json().items():
         assert error.details["needed"][name] >= limit
     chosen = chosen_at(needed, latency, accuracy).selection
     assert chosen.latency_ms.value <= needed.latency_ms
+
+
+def assert_certified(error, budget, latency, accuracy):
+    """Each limit of the details says what it would have to be, and that works."""
+    limits = {limit["limit"]: limit for limit in error.details["limits"]}
+    assert list(limits) == list(budget.as_json())
+    assert any(limit["conflicts"] for limit in limits.values())
+    assert "cannot be kept" in error.message
+    for name, limit in limits.items():
+        assert limit["given"] == budget.as_json()[name]
+        assert limit["feasible_alone"] == (limit["least"] <= limit["given"])
+        if limit["budget"] is None:
+            assert limit["nearest"] is None
+            continue
+        raised = Budget(**limit["budget"])
+        assert {k: v for k, v in raised.as_json().items() if k != name} == {
+            k: v for k, v in budget.as_json().items() if k != name
+        }
+        assert "top1" not in limit["nearest"]["predicted"]
+        chosen_at(raised, latency, accuracy)
+        if raised not in (budget, Budget(**error.details["needed"])):
+            assert f"--budget {raised}" in error.hint
+
+
+def test_a_conflict_of_two_limits_is_named_and_either_can_be_raised(accuracy):
+    """Each can be kept alone; the hint has a budget for raising one or the other."""
+    latency = DrawnLatency(11)
+    by_latency = sorted(listed(SMALL), key=lambda subnet: latency.value(subnet.blocks))
+    quick = latency.value(by_latency[0].blocks) * 1.001
+    light = min(subnet.cost.weight_bytes for subnet in listed(SMALL))
+    assert by_latency[0].cost.weight_bytes > light
+    with pytest.raises(InfeasibleBudget, match="cannot be kept together") as caught:
+        chosen_at(Budget(latency_ms=quick, size_bytes=light), latency, accuracy)
+    limits = caught.value.details["limits"]
+    assert [limit["feasible_alone"] for limit in limits] == [True, True]
+    assert [limit["conflicts"] for limit in limits] == [[["latency_ms", "size_bytes"]]] * 2
+    assert caught.value.hint.count("--budget") >= 3
+    assert "raising one limit alone" in caught.value.hint
+
+
+@given(seed=st.integers(0, 10**6), share=st.floats(0.0, 1), size=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_an_energy_limit_holds_with_its_margin(accuracy, seed, share, size):
+    latency, energy = DrawnLatency(seed, width=0.05), DrawnEnergy(seed, width=0.1)
+    draws = sorted(energy.value(subnet.blocks) * 1.1 for subnet in listed(SMALL))
+    budget = Budget(
+        energy_mj=draws[int(share * (len(draws) - 1))] * (1 + 1e-5),
+        size_bytes=int(np.median([subnet.cost.weight_bytes for subnet in listed(SMALL)])) if size else None,
+    )
+    fitting = [
+        subnet
+        for subnet in listed(SMALL)
+        if energy.value(subnet.blocks) * 1.1 <= budget.energy_mj and keeps(subnet.cost, budget)
+    ]
+    if not fitting:
+        with pytest.raises(InfeasibleBudget, match="cannot be kept"):
+            chosen_at(budget, latency, accuracy, energy=energy)
+        return
+    found = chosen_at(budget, latency, accuracy, energy=energy)
+    assert found.selection.top1.value == pytest.approx(max(predicted(accuracy, s.arch) for s in fitting), abs=1e-6)
+    assert found.selection.proven_optimal
+    for one in (found.selection, *found.alternatives):
+        assert one.energy_mj.high <= budget.energy_mj
+    assert found.as_json()["predicted"]["energy_mj"]["high"] <= budget.energy_mj
+    assert "energy counted 1.100 times" in found.selection.model
+    assert Selection.from_bytes(found.selection.to_bytes(), "s", SMALL) == found.selection
+
+
+def test_an_infeasible_energy_limit_is_refused_with_one_that_works(accuracy):
+    latency, energy = DrawnLatency(4), DrawnEnergy(4, width=0.1)
+    with pytest.raises(InfeasibleBudget, match=r"energy 0\.1 mJ cannot be kept, the least of any subnet is") as caught:
+        chosen_at(Budget(energy_mj=0.1), latency, accuracy, energy=energy)
+    needed = Budget(**caught.value.details["needed"])
+    chosen_at(needed, latency, accuracy, energy=energy)
+    assert caught.value.details["nearest"]["predicted"]["energy_mj"]["high"] <= needed.energy_mj
+
+
+def test_energy_is_never_limited_unseen(accuracy):
+    """Without a model of it a limit on energy is refused."""
+    for search in (
+        lambda budget: chosen_at(budget, DrawnLatency(1), accuracy),
+        lambda budget: excess_of_counts(listed(SMALL)[0].cost, budget),
+    ):
+        with pytest.raises(UsageError, match="energy limit needs") as caught:
+            search(Budget(energy_mj=1.0))
+        assert "--energy" in caught.value.hint
 
 
 def test_the_nearest_names_the_limit_that_is_in_the_way(accuracy):
@@ -217,52 +303,3 @@ def test_the_real_models_on_ofa_lite0():
     assert selection.proven_optimal
     assert selection.bound == selection.top1.value
     assert Selection.from_bytes(selection.to_bytes(), "it") == selection
-
-
-# -- strategy table -----------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    path = tmp_path_factory.mktemp("accuracy") / "small.jsonl"
-    header = AccuracyHeader.of(SMALL, checkpoint="3" * 64, data="200 drawn images", bn="bank", seed=4)
-    archs = sorted({SMALL.sample(np.random.default_rng(i)) for i in range(150)}, key=lambda a: (a.resolution, a.stages))
-    with AccuracyWriter.open(path, SMALL, header) as writer:
-        for arch, correct in zip(archs, counts(2, archs, n=200), strict=True):
-            writer.add(arch, int(correct), 200)
-        writer.finish()
-    return AccuracyTable.read(path, SMALL)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_strategy_table_takes_the_best_measured_row_that_fits(table, share):
-    latency = DrawnLatency(6, width=0.05, failed=0.05)
-    bounds = {s.arch: upper(latency, s) for s in listed(SMALL) if math.isfinite(latency.value(s.blocks))}
-    rows = [
-        (row.top1, -latency.value(SMALL.blocks(row.arch)), row.arch)
-        for row in table.frame.itertuples()
-        if row.arch in bounds
-    ]
-    assert len(rows) < len(table.frame)
-    limit = sorted(bounds[row[2]] for row in rows)[int(share * len(rows))]
-    best = max((row for row in rows if bounds[row[2]] <= limit), key=lambda row: row[:2])
-    found = choose_measured(SMALL, latency, table, Budget(latency_ms=limit + 1e-6), inputs=INPUTS, top=2)
-    selection = found.selection
-    measured = table.frame[table.frame["arch"] == best[2]].iloc[0]
-    assert selection.arch == best[2]
-    assert selection.top1.value == pytest.approx(measured["top1"], abs=1e-6)
-    assert selection.top1.low < selection.top1.value < selection.top1.high
-    assert selection.strategy == "table"
-    assert "200 drawn images" in selection.model
-    assert len(found.alternatives) == 2
-
-
-def test_strategy_table_refuses_with_a_budget_that_works(table):
-    latency = DrawnLatency(6, width=0.05)
-    with pytest.raises(InfeasibleBudget, match="no measured subnet fits") as caught:
-        choose_measured(SMALL, latency, table, Budget(latency_ms=0.1, macs=1000), inputs=INPUTS)
-    needed = Budget(**caught.value.details["needed"])
-    assert choose_measured(SMALL, latency, table, needed, inputs=INPUTS).selection.cost.macs <= needed.macs
-
-
-def test_strategy_table_needs_a_row_that_can_run(table):
-    with pytest.raises(BadFile, match="no subnet that can run"):
-        choose_measured(SMALL, DrawnLatency(6, failed=1.1), table, Budget(latency_ms=9.0), inputs=INPUTS)

@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.frontier import exact_front, nearest
+from ofa_edge.search.limits import Limits
 from ofa_edge.space.arch import Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_weight_bytes, cost
 from ofa_edge.space.spaces import OFA_LITE0, SPACES
 from tests.search.doubles import (
+    COUPLED,
     REDUCED,
     SMALL,
+    DrawnEnergy,
     DrawnLatency,
     DrawnScores,
     front_by_listing,
@@ -40,9 +43,9 @@ COMBINATIONS = [names for n in (1, 2, 3) for names in itertools.combinations(SID
 
 
 @st.composite
-def side_limits(draw, names=None):
+def side_limits(draw, names=None, space=SMALL):
     """Limits that some subnets just keep; on all of `names`, or on any."""
-    costs = [draw(st.sampled_from(listed(SMALL))).cost for _ in range(3)]
+    costs = [draw(st.sampled_from(listed(space))).cost for _ in range(3)]
     limits = {
         "macs": costs[0].macs,
         "size_bytes": costs[1].weight_bytes,
@@ -93,6 +96,73 @@ def test_equals_listing_every_subnet_that_keeps_the_side_limits(names, seed, ste
         assert keeps(cost(blocks), budget)
         assert latency.value(blocks) == pytest.approx(latency_ms, abs=1e-8)
         assert scores.score(arch) == pytest.approx(score, abs=1e-8)
+
+
+@given(seed=SEEDS, step=STEPS, failed=st.sampled_from([0.0, 0.02]), data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_equals_listing_where_elastic_widths_couple_the_stages(seed, step, failed, data):
+    latency, scores = DrawnLatency(seed, step, failed=failed), DrawnScores(seed, step, COUPLED)
+    budget = data.draw(st.none() | side_limits(space=COUPLED))
+    front = exact_front(COUPLED, latency, scores, COUPLED.resolutions, budget)
+    assert_same(front, front_by_listing(points_by_listing(COUPLED, latency, scores, budget)), archs=False)
+    for latency_ms, score, arch in as_points(front):
+        blocks = COUPLED.blocks(arch)
+        assert keeps(cost(blocks), budget)
+        assert latency.value(blocks) == pytest.approx(latency_ms, abs=1e-8)
+        assert scores.score(arch) == pytest.approx(score, abs=1e-8)
+
+
+@given(seed=SEEDS, step=STEPS, share=st.floats(0, 1), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_equals_listing_under_a_limit_on_energy_too(seed, step, share, data):
+    space = data.draw(st.sampled_from([SMALL, COUPLED]))
+    latency, scores, energy = DrawnLatency(seed, step), DrawnScores(seed, step, space), DrawnEnergy(seed)
+    budget = data.draw(st.none() | side_limits(space=space))
+    draws = {subnet.arch: energy.value(subnet.blocks) for subnet in listed(space)}
+    limit = sorted(draws.values())[int(share * (len(draws) - 1))]
+    limited = Budget(**({} if budget is None else budget.as_json()), energy_mj=limit + 1e-5)
+    expected = [
+        point for point in points_by_listing(space, latency, scores, budget) if draws[point[2]] <= limited.energy_mj
+    ]
+    front = exact_front(space, latency, scores, space.resolutions, limited, energy)
+    assert_same(front, front_by_listing(expected), archs=False)
+    assert all(draws[front.arch(i)] <= limited.energy_mj for i in range(len(front)))
+
+
+@given(seed=SEEDS, margin=st.sampled_from([0.0, 0.07]), ms=st.floats(0.5, 20), mj=st.floats(0.5, 20))
+@settings(max_examples=30, deadline=None)
+def test_integer_limits_are_the_budgets(seed, margin, ms, mj):
+    """A cost keeps the integer limit exactly where the value with its margin keeps the budget."""
+    limits = Limits.of(Budget(latency_ms=ms, energy_mj=mj), margin, margin)
+    for n, per, limit in ((limits.latency, 10**9, ms), (limits.energy, 10**6, mj)):
+        assert n / per * (1 + margin) <= limit < (n + 1) / per * (1 + margin)
+
+
+def test_an_energy_limit_without_energies_is_refused():
+    for search in (
+        lambda budget: exact_front(SMALL, DrawnLatency(1), DrawnScores(1), SMALL.resolutions, budget),
+        lambda budget: nearest(SMALL, DrawnLatency(1), SMALL.resolutions, budget),
+    ):
+        with pytest.raises(UsageError, match="energy limit needs") as caught:
+            search(Budget(energy_mj=1.0))
+        assert "ofa-edge profile --energy" in caught.value.hint
+
+
+def test_the_whole_of_ofa_resnet50d_is_searched():
+    space = SPACES["ofa-resnet50d"]
+    latency, scores = GrowingLatency(), DrawnScores(1, space=space)
+    front = exact_front(space, latency, scores, (128, 224))
+    points = as_points(front)
+    assert len(points) > 20
+    for latency_ms, score, arch in points[:: len(points) // 5]:
+        space.check(arch)
+        assert latency.offset_ms + sum(map(latency.block_ms, space.blocks(arch))) == pytest.approx(latency_ms, abs=1e-6)
+        assert scores.score(arch) == pytest.approx(score, abs=1e-8)
+    drawn = [space.sample(np.random.default_rng(seed), 128) for seed in range(200)]
+    for arch in drawn:
+        value = latency.offset_ms + sum(map(latency.block_ms, space.blocks(arch)))
+        best = front.score[front.latency_ms <= value + 1e-9].max(initial=-np.inf)
+        assert best >= scores.score(arch) - 1e-9
 
 
 def test_equals_listing_148176_subnets():
@@ -243,18 +313,6 @@ def test_a_stage_too_large_to_list_is_refused_by_name():
     huge = replace(SMALL, stages=(*SMALL.stages[:2], Stage(24, 1, (7,), (3, 5, 7), (3, 4, 6), "relu")))
     with pytest.raises(UsageError, match=r"stage 2 of small has 4,782,969 choices"):
         exact_front(huge, DrawnLatency(1), DrawnScores(1), SMALL.resolutions)
-
-
-def test_a_space_whose_stages_depend_on_each_other_is_refused_by_name():
-    space = SPACES["ofa-resnet50d"]
-    for search in (
-        lambda: exact_front(space, DrawnLatency(1), DrawnScores(1), (128,)),
-        lambda: nearest(space, DrawnLatency(1), (128,), Budget(latency_ms=1.0)),
-    ):
-        with pytest.raises(UsageError, match="ofa-resnet50d cannot be searched exactly") as caught:
-            search()
-        assert "as ofa-lite0, ofa-mbv3-w1.0, ofa-mbv3-w1.2, ofa-proxyless-w1.3 have" in caught.value.message
-        assert "--strategy table" in caught.value.hint
 
 
 def test_no_resolution_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,11 @@ from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.selection import Selection
+from ofa_edge.search.selection import Measured, Selection
 from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_LITE0, mobilenet_v3
 
+FORMATS = Path(__file__).parents[1] / "formats"
 ARCH = OFA_LITE0.smallest(128)
 SELECTION = Selection(
     space=OFA_LITE0,
@@ -31,6 +33,7 @@ SELECTION = Selection(
     inputs={"latency-table": "a" * 64, "accuracy-table": "b" * 64},
     seed=0,
 )
+MEASURED = Measured(Top1(0.9, 0.87, 0.93), 500, Estimate(7.6, 7.5, 7.7), 0.89)
 
 
 def changed(**fields):
@@ -53,6 +56,10 @@ def test_reads_back_equal(tmp_path):
         replace(SELECTION, latency_ms=Estimate(7.5)),
         replace(SELECTION, budget=Budget(macs=10**9), strategy="table", proven_optimal=False),
         replace(SELECTION, inputs={}),
+        replace(SELECTION, strategy="evolution", inputs={"predictor": "c" * 64}),
+        replace(SELECTION, measured=MEASURED, headers={"latency-table": "d" * 64}),
+        replace(SELECTION, measured=Measured(latency_ms=Estimate(7.6))),
+        replace(SELECTION, measured=replace(MEASURED, latency_ms=None, corrected_top1=None)),
     ],
 )
 def test_reads_back_equal_whatever_is_unknown(selection):
@@ -73,6 +80,33 @@ def test_a_space_of_ones_own_travels_in_the_file():
     with pytest.raises(BadFile, match="classes: Input should be greater"):
         Selection.from_bytes(json.dumps(value).encode(), "it")
     assert "definition" not in json.loads(SELECTION.to_bytes())
+
+
+def test_files_of_earlier_versions_read_as_they_did():
+    """Frozen: 1.0, and 1.1 with a space of one's own."""
+    first = Selection.read(FORMATS / "selection-1.0.json")
+    assert first == SELECTION
+    second = Selection.read(FORMATS / "selection-1.1.json")
+    assert (second.space.name, second.space.classes, second.strategy) == ("mine", 7, "random")
+    assert second.cost == cost(second.space.blocks(second.arch))
+    assert first.measured is second.measured is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"corrected_top1": 0.5},
+        {"top1": MEASURED.top1},
+        {"latency_ms": MEASURED.latency_ms, "n": 5},
+        {"latency_ms": MEASURED.latency_ms, "corrected_top1": 0.5},
+        {"top1": MEASURED.top1, "n": 0},
+        {"top1": MEASURED.top1, "n": 5, "corrected_top1": 1.5},
+    ],
+)
+def test_what_was_measured_does_not_contradict_itself(fields):
+    with pytest.raises(ValueError, match="measured"):
+        Measured(**fields)
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_inputs():
@@ -113,10 +147,11 @@ def predicted(**fields):
         (changed(hurry=1), "unknown field hurry"),
         (changed(space="ofa-nothing"), "there is no space 'ofa-nothing'"),
         (changed(arch={"r": 128}), "the arch has no 'd'"),
-        (changed(strategy="luck"), "strategy 'luck' is not one of exact, random, table"),
+        (changed(strategy="luck"), "strategy 'luck' is not one of exact, evolution, random, table"),
         (changed(confidence=1), "confidence is not between 0 and 1"),
         (changed(proven_optimal="yes"), "proven_optimal is not of type bool"),
         (changed(inputs={"latency-table": "../../etc"}), "inputs.latency-table is not a sha256"),
+        (changed(headers={"latency-table": "x"}), "headers.latency-table is not a sha256"),
         (changed(budget={}), "the budget has no limit"),
         (changed(budget={"latency_ms": -1.0}), "latency must be greater than 0"),
         (changed(budget={"latency_ms": 8.0, "speed": 1}), "unknown field budget.speed"),
@@ -126,6 +161,11 @@ def predicted(**fields):
         (changed(predicted=predicted(top1={"value": 1.2, "low": 0.9, "high": 1.3})), "predicted.top1: low, value"),
         (changed(predicted=predicted(latency_ms={"value": 7, "low": 8, "high": 9})), "predicted.latency_ms: low"),
         (changed(predicted=predicted(latency_ms={"low": 8, "high": 9})), "predicted.latency_ms.value is missing"),
+        (changed(measured=[]), "measured is not of type dict"),
+        (changed(measured={}), "measured holds neither a top1 nor a latency_ms"),
+        (changed(measured={"top1": None, "mood": 1}), "unknown field measured.mood"),
+        (changed(measured={"top1": {"value": 1, "low": 1, "high": 1}}), "measured.top1 and measured.n belong together"),
+        (changed(measured={"latency_ms": {"value": 7, "low": 8, "high": 9}}), "measured.latency_ms: low"),
     ],
 )
 def test_anything_else_is_refused_by_name(data, said):

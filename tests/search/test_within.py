@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.errors import InfeasibleBudget, UsageError
+from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
 from ofa_edge.search.selection import Selection
 from ofa_edge.search.within import choose_random, fits_within
 from ofa_edge.space.cost import cost
-from tests.search.doubles import SMALL, DrawnLatency, keeps
+from ofa_edge.space.population import ArchArrays
+from tests.search.doubles import REDUCED, SMALL, DrawnLatency, keeps
 from tests.search.test_choose import INPUTS, counts
 
 LATENCY = DrawnLatency(7)
@@ -75,3 +79,39 @@ def test_the_predicate_is_the_budget():
     assert sum(map(fits, archs)) >= 51
     with pytest.raises(UsageError, match="needs a latency table"):
         fits_within(SMALL, Budget(latency_ms=1.0))
+
+
+def test_drawing_ends_where_hits_are_rare():
+    """About one draw in 250 fits: it ends with those it found, and says how many they were."""
+    archs = ArchArrays.sample(REDUCED, np.random.default_rng(0), 4000, REDUCED.resolutions)
+    ms = BatchCosts(REDUCED, LATENCY, REDUCED.resolutions).latency_ms(archs)
+    budget = Budget(latency_ms=float(np.quantile(ms, 0.004)))
+    rows = [REDUCED.sample(np.random.default_rng(i)) for i in range(60)]
+    model = AdditiveAccuracy.fit_rows(REDUCED, rows, [500 + 3 * sum(a.depths) for a in rows], [1000] * 60)
+    found = choose_random(
+        REDUCED, LATENCY, model, budget, resolutions=REDUCED.resolutions, inputs=INPUTS, samples=500, seed=2
+    ).selection
+    drawn_, different = map(int, re.search(r"of (\d+) subnets drawn at random, (\d+) of them", found.model).groups())
+    assert 0 < different <= drawn_ < 500
+    assert found.latency_ms.value <= budget.latency_ms
+
+
+def test_what_is_drawn_does_not_break_the_budget_by_its_own_interval(accuracy):
+    """The margin of this model is no bound for half of the subnets."""
+
+    class Wider(DrawnLatency):
+        def margin(self, confidence=0.95):
+            return self.width / 2
+
+    latency, budget = Wider(7, width=0.3), a_budget(0.3)
+    found = choose_random(
+        SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, samples=100, seed=2, top=20
+    )
+    fits = fits_within(SMALL, budget, latency)
+    assert all(fits(candidate.arch) for candidate in (found.selection, *found.alternatives))
+    drawn_ = choose_random(
+        SMALL, DrawnLatency(7), accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, samples=100, seed=2
+    )
+    assert found.selection.top1.value <= drawn_.selection.bound
+    with pytest.raises(UsageError, match="energy"):
+        drawn(accuracy, Budget(energy_mj=1.0), 10)

@@ -233,11 +233,10 @@ def test_stage_arrays_hold_ratios_as_the_stage_has_them():
     assert StageArrays.of(broken, choices).expand.tolist() == arrays.expand.tolist()
 
 
-def test_gathering_sums_over_active_places_only(reduced):
+def test_codes_number_the_choices_of_a_block_and_are_0_at_inactive_places(reduced):
     stage = reduced.stages[0]
     arrays = StageArrays.all(stage)
-    table = np.zeros((stage.max_depth, 6, 7))
-    for place, kernel, expand in itertools.product(range(stage.max_depth), stage.kernels, stage.expands):
-        table[place, kernel, expand] = 100 * place + 10 * kernel + expand
-    expected = [sum(100 * i + 10 * k + e for i, (k, e) in enumerate(choice)) for choice in stage.choices()]
-    assert arrays.gather(table).sum(axis=1).tolist() == expected
+    blocks = [None, *((k, e) for k in stage.kernels for e in stage.expands)]
+    for row, choice in enumerate(stage.choices()):
+        rest = (None,) * (stage.max_depth - len(choice))
+        assert tuple(blocks[code] for code in arrays.code[row]) == (*choice, *rest)

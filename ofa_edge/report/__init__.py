@@ -1,0 +1,1 @@
+"""Tables, selections and predictors as one page for people."""
