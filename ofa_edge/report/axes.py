@@ -22,7 +22,7 @@ _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _LOG_FROM = 20.0  # a ratio of the greatest to the least value
 _PADDING = 0.05
 _ABSURD = 1e15  # of whatever unit; keeps infinities and NaN out too
-_LEAST_RATIO = 1e-9  # of a value that a logarithmic axis shows to the greatest
+LEAST_RATIO = 1e-9  # of a value that a logarithmic axis shows to the greatest
 
 
 def width_of(text: str) -> float:
@@ -111,7 +111,7 @@ def _fit(texts: Sequence[str], apart: float) -> bool:
 
 
 def _log_axis(low: float, high: float, label: str, pixels: float) -> Axis:
-    low = max(low, high * _LEAST_RATIO)
+    low = max(low, high * LEAST_RATIO)
     room = (high / low) ** _PADDING
     low, high = low / room, high * room
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

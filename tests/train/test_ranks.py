@@ -23,6 +23,7 @@ from tests.train.tiny import TINY, splits
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_two_ranks_with_half_a_batch_each_learn_as_one_with_all_of_it(tmp_path: Path) -> None:
     """Through torchrun and gloo, with batch norm over the ranks: every phase's loss curve, and the weights."""
     one, two = tmp_path / "one", tmp_path / "two"

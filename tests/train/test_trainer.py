@@ -91,6 +91,7 @@ def test_a_run_that_was_killed_again_and_again_ends_as_the_undisturbed_one(tmp_p
     assert_same(whole, trainer)
 
 
+@pytest.mark.slow
 def test_progressive_shrinking_killed_while_it_saves_ends_in_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL with half of the new state written, in the middle of a phase: the old state stands, and the run goes on
     from it, with its teacher and its sorted channels; all else being equal, one thread adds up in one order."""
