@@ -277,7 +277,7 @@ class Models:
 
     def require_real(self, budget: Budget) -> None:
         """Raises BadFile where times of an emulated device would be held against a budget: they mean nothing."""
-        if budget.latency_ms is not None and self.latency_table.conditions.emulated:
+        if budget.latency_ms is not None and self.latency_table.conditions.emulated is True:
             raise emulated_times(str(self.latency_table.path))
 
     def require_known(self, budget: Budget) -> None:
