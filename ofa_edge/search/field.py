@@ -216,7 +216,7 @@ class Field:
         pair = 2 * np.einsum("vlp,wmp->vlwm", curved, columns, optimize=True)
         pair[np.arange(len(counts)), :, np.arange(len(counts))] = 0.0
         level = quadratic.level + float(known @ quadratic.slope) + float(known @ quadratic.bend @ known)
-        use, pair_use, room, runs, both_run = _uses(places, costs, limits)
+        use, pair_use, room, runs, both_run = uses_of(places, costs, limits)
         return cls(
             costs.resolution,
             level,
@@ -239,7 +239,7 @@ class Field:
 _Uses = tuple[Floats, Floats | None, Floats, NDArray[np.bool_], NDArray[np.bool_] | None]
 
 
-def _uses(places: Places, costs: Costs, limits: Limits) -> _Uses:
+def uses_of(places: Places, costs: Costs, limits: Limits) -> _Uses:
     """use, pair_use and room of a Field; which labels can run, (variables, labels), and which pairs of them."""
     caps = _caps(costs, limits)
     columns = [*caps, LATENCY]  # the last one tells what cannot run
