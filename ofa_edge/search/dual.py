@@ -35,6 +35,11 @@ from ofa_edge.search.pareto import Ints
 # Columns of W: more bound more of the concave part and cost more time.
 RANK = 16
 
+# OpenBLAS divides products of more multiplications, and longer vectors, among threads. These here are small and many:
+# where other work is on the machine, waiting for threads took thirty times as long as the work.
+_PRODUCT = 200_000
+_VECTOR = 9_900
+
 # Steps after which the bound is looked at.
 _LOOK = 20
 
@@ -86,7 +91,8 @@ class Dual:
             self._pair_use = field.pair_use.transpose(0, 1, 3, 2, 4)[:, self.i, self.j]
         self._whole = np.zeros((variables, variables, n, n))
         own_prices = 0 if self._pair_use is not None else limits
-        self.rank = min(rank, variables * n)
+        others = 2 * edges * n + own_prices * variables * n
+        self.rank = max(1, min(rank, (_VECTOR - others) // (variables * n), variables * n))
         self._shapes = [
             (limits,),
             (edges, n),
@@ -209,7 +215,7 @@ class Dual:
         """Products of the factors (variables, labels, k) of each pair, (pairs, labels, labels): as one product of all,
         which is quicker than many small ones."""
         variables, n, k = left.shape
-        product = left.reshape(-1, k) @ right.reshape(-1, k).T
+        product = _product(left.reshape(-1, k), right.reshape(-1, k).T)
         found: Floats = product.reshape(variables, n, variables, n).transpose(0, 2, 1, 3)[self.i, self.j]
         return found
 
@@ -218,8 +224,17 @@ class Dual:
         variables, n, k = left.shape
         self._whole[self.i, self.j] = q
         whole = self._whole.transpose(0, 2, 1, 3).reshape(variables * n, variables * n)
-        of_left, of_right = whole @ right.reshape(-1, k), whole.T @ left.reshape(-1, k)
+        of_left, of_right = _product(whole, right.reshape(-1, k)), _product(whole.T, left.reshape(-1, k))
         return of_left.reshape(left.shape), of_right.reshape(left.shape)
+
+
+def _product(a: Floats, b: Floats) -> Floats:
+    """a @ b, in parts that one thread multiplies."""
+    rows = max(1, _PRODUCT // max(1, b.size))
+    found = np.empty((len(a), b.shape[1]))
+    for first in range(0, len(a), rows):
+        np.matmul(a[first : first + rows], b, out=found[first : first + rows])
+    return found
 
 
 def _soft(values: Floats, temperature: float, axes: tuple[int, ...]) -> tuple[Floats, float]:
