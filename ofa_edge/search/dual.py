@@ -21,14 +21,14 @@ good multipliers; the same input takes the same steps.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy.optimize import minimize
 
 from ofa_edge.search.costs import Floats
+from ofa_edge.search.descent import descend
 from ofa_edge.search.field import NEVER, Field
 from ofa_edge.search.pareto import Ints
 
@@ -126,26 +126,15 @@ class Dual:
                 and L-BFGS takes so many steps on each.
             target: a bound that is low enough.
         """
-        steps_taken = itertools.count(1)
 
-        def look(xk: Floats) -> None:
-            if next(steps_taken) % _LOOK == 0 and self.at(xk).bound <= target:
-                raise StopIteration
+        def enough(step: int, x: Floats) -> bool:
+            return step % _LOOK == 0 and self.at(x).bound <= target
 
         best, lowest = z, self.at(z).bound
         for temperature, steps in stages:
             if lowest <= target:
                 break
-            found = minimize(
-                self._smooth,
-                z,
-                (temperature,),
-                jac=True,
-                method="L-BFGS-B",
-                callback=look,
-                options={"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-12, "gtol": 1e-9},
-            )
-            z = found.x
+            z = descend(partial(self._smooth, temperature=temperature), z, steps, enough)
             bound = self.at(z).bound
             if bound < lowest:
                 best, lowest = z, bound
