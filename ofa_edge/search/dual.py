@@ -172,7 +172,8 @@ class Dual:
         pair -= to_i[:, :, None]
         pair -= to_j[:, None, :]
         if self._pair_use is not None:
-            pair -= np.tensordot(price, self._pair_use, 1)
+            for one, use in zip(price.tolist(), self._pair_use, strict=True):
+                pair -= one * use
         return Potentials(self._level + float(price @ field.room + t @ t / 2), unary, pair)
 
     def _smooth(self, z: Floats, temperature: float) -> tuple[float, Floats]:
@@ -193,7 +194,7 @@ class Dual:
             of_mu = p * (field.room[:, None, None] - field.use)
             of_mu += np.moveaxis(by_right[..., k + limits :] - by_left[..., k : k + limits], -1, 0)
         if self._pair_use is not None:
-            of_price = of_price - np.tensordot(self._pair_use, q, 3)
+            of_price = of_price - np.einsum("kelm,elm->k", self._pair_use, q)
         of_t = t - np.tensordot(p, w, 2)
         of_price = 2 * root_of_price * of_price
         of_mu = 2 * root_of_mu * of_mu
