@@ -37,11 +37,12 @@ from ofa_edge.latency.plan import spread_sample
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen, choose
 from ofa_edge.search.milp import Optimum, optimum
+from ofa_edge.space import spaces as named_spaces
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_LITE0
 
-SPACES = {space.name: space for space in (OFA_LITE0, MOBILENET_V3)}
+SPACES = {space.name: space for space in (OFA_LITE0, MOBILENET_V3, named_spaces.SPACES["ofa-resnet50d"])}
 # Scores are sums of terms rounded to 1e-12 in another order.
 _SAME = 1e-9
 

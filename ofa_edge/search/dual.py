@@ -21,19 +21,24 @@ good multipliers; the same input takes the same steps.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy.optimize import minimize
 
 from ofa_edge.search.costs import Floats
+from ofa_edge.search.descent import descend
 from ofa_edge.search.field import NEVER, Field
 from ofa_edge.search.pareto import Ints
 
 # Columns of W: more bound more of the concave part and cost more time.
 RANK = 16
+
+# OpenBLAS divides products of more multiplications, and longer vectors, among threads. These here are small and many:
+# where other work is on the machine, waiting for threads took thirty times as long as the work.
+_PRODUCT = 200_000
+_VECTOR = 9_900
 
 # Steps after which the bound is looked at.
 _LOOK = 20
@@ -86,7 +91,8 @@ class Dual:
             self._pair_use = field.pair_use.transpose(0, 1, 3, 2, 4)[:, self.i, self.j]
         self._whole = np.zeros((variables, variables, n, n))
         own_prices = 0 if self._pair_use is not None else limits
-        self.rank = min(rank, variables * n)
+        others = 2 * edges * n + own_prices * variables * n
+        self.rank = max(1, min(rank, (_VECTOR - others) // (variables * n), variables * n))
         self._shapes = [
             (limits,),
             (edges, n),
@@ -120,26 +126,15 @@ class Dual:
                 and L-BFGS takes so many steps on each.
             target: a bound that is low enough.
         """
-        steps_taken = itertools.count(1)
 
-        def look(xk: Floats) -> None:
-            if next(steps_taken) % _LOOK == 0 and self.at(xk).bound <= target:
-                raise StopIteration
+        def enough(step: int, x: Floats) -> bool:
+            return step % _LOOK == 0 and self.at(x).bound <= target
 
         best, lowest = z, self.at(z).bound
         for temperature, steps in stages:
             if lowest <= target:
                 break
-            found = minimize(
-                self._smooth,
-                z,
-                (temperature,),
-                jac=True,
-                method="L-BFGS-B",
-                callback=look,
-                options={"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-12, "gtol": 1e-9},
-            )
-            z = found.x
+            z = descend(partial(self._smooth, temperature=temperature), z, steps, enough)
             bound = self.at(z).bound
             if bound < lowest:
                 best, lowest = z, bound
@@ -177,7 +172,8 @@ class Dual:
         pair -= to_i[:, :, None]
         pair -= to_j[:, None, :]
         if self._pair_use is not None:
-            pair -= np.tensordot(price, self._pair_use, 1)
+            for one, use in zip(price.tolist(), self._pair_use, strict=True):
+                pair -= one * use
         return Potentials(self._level + float(price @ field.room + t @ t / 2), unary, pair)
 
     def _smooth(self, z: Floats, temperature: float) -> tuple[float, Floats]:
@@ -198,7 +194,7 @@ class Dual:
             of_mu = p * (field.room[:, None, None] - field.use)
             of_mu += np.moveaxis(by_right[..., k + limits :] - by_left[..., k : k + limits], -1, 0)
         if self._pair_use is not None:
-            of_price = of_price - np.tensordot(self._pair_use, q, 3)
+            of_price = of_price - np.einsum("kelm,elm->k", self._pair_use, q)
         of_t = t - np.tensordot(p, w, 2)
         of_price = 2 * root_of_price * of_price
         of_mu = 2 * root_of_mu * of_mu
@@ -209,7 +205,7 @@ class Dual:
         """Products of the factors (variables, labels, k) of each pair, (pairs, labels, labels): as one product of all,
         which is quicker than many small ones."""
         variables, n, k = left.shape
-        product = left.reshape(-1, k) @ right.reshape(-1, k).T
+        product = _product(left.reshape(-1, k), right.reshape(-1, k).T)
         found: Floats = product.reshape(variables, n, variables, n).transpose(0, 2, 1, 3)[self.i, self.j]
         return found
 
@@ -218,8 +214,17 @@ class Dual:
         variables, n, k = left.shape
         self._whole[self.i, self.j] = q
         whole = self._whole.transpose(0, 2, 1, 3).reshape(variables * n, variables * n)
-        of_left, of_right = whole @ right.reshape(-1, k), whole.T @ left.reshape(-1, k)
+        of_left, of_right = _product(whole, right.reshape(-1, k)), _product(whole.T, left.reshape(-1, k))
         return of_left.reshape(left.shape), of_right.reshape(left.shape)
+
+
+def _product(a: Floats, b: Floats) -> Floats:
+    """a @ b, in parts that one thread multiplies."""
+    rows = max(1, _PRODUCT // max(1, b.size))
+    found = np.empty((len(a), b.shape[1]))
+    for first in range(0, len(a), rows):
+        np.matmul(a[first : first + rows], b, out=found[first : first + rows])
+    return found
 
 
 def _soft(values: Floats, temperature: float, axes: tuple[int, ...]) -> tuple[Floats, float]:

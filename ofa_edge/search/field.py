@@ -7,7 +7,8 @@ is, and the stem is one variable more. A depth is no variable: it is told by whi
 tell no depth forbid each other.
 
 Rules kept: scores and uses of a field are those of the subnets, exactly. What a field leaves out (of a limit on memory
-all but a bound on the peak) only lets more subnets in, so a bound over a field holds for all subnets within the limits.
+the activations but for a few places) only lets more subnets in, so a bound over a field holds for all subnets within
+the limits.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from ofa_edge.search.pareto import Ints
 from ofa_edge.space.arch import Space, Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.population import ArchArrays
+
+# Places whose activations a limit on memory is held against, besides the least that every subnet has.
+_PEAKS = 4
 
 # Less than any sum of scores, and finite, so that sums and differences of it stay numbers.
 NEVER = -1e9
@@ -216,7 +220,7 @@ class Field:
         pair = 2 * np.einsum("vlp,wmp->vlwm", curved, columns, optimize=True)
         pair[np.arange(len(counts)), :, np.arange(len(counts))] = 0.0
         level = quadratic.level + float(known @ quadratic.slope) + float(known @ quadratic.bend @ known)
-        use, pair_use, room, runs, both_run = _uses(places, costs, limits)
+        use, pair_use, room, runs, both_run = uses_of(places, costs, limits)
         return cls(
             costs.resolution,
             level,
@@ -239,7 +243,7 @@ class Field:
 _Uses = tuple[Floats, Floats | None, Floats, NDArray[np.bool_], NDArray[np.bool_] | None]
 
 
-def _uses(places: Places, costs: Costs, limits: Limits) -> _Uses:
+def uses_of(places: Places, costs: Costs, limits: Limits) -> _Uses:
     """use, pair_use and room of a Field; which labels can run, (variables, labels), and which pairs of them."""
     caps = _caps(costs, limits)
     columns = [*caps, LATENCY]  # the last one tells what cannot run
@@ -276,16 +280,42 @@ def _uses(places: Places, costs: Costs, limits: Limits) -> _Uses:
     use = np.where(runs, use, 0.0)[:-1] / greatest[:, :, None]
     if pair_use is not None and both_run is not None:
         pair_use = np.where(both_run, pair_use, 0.0)[:-1] / greatest[:, :, None, None, None]
-    return use, pair_use, 1.0 - fixed[:-1] / greatest[:, 0], runs, both_run
+    room = 1.0 - fixed[:-1] / greatest[:, 0]
+    if limits.memory is not None and pair_use is None:
+        of_bytes = [*caps].index(BYTES)
+        more = _peak_uses(places, costs, use[of_bytes] * greatest[of_bytes], fixed[of_bytes], limits.memory)
+        use, room = np.concatenate([use, more[0]]), np.concatenate([room, more[1]])
+    return use, pair_use, room, runs, both_run
 
 
 def _caps(costs: Costs, limits: Limits) -> dict[int, int]:
     """The limits as limits on sums: weights have to leave room for the least peak that any subnet has."""
     caps = dict(limits.sums)
     if limits.memory is not None:
-        peak = max(int(costs.stem[..., PEAK].min()), int(costs.head[..., PEAK].min()))
-        for stage, table in zip(costs.space.stages, costs.stages, strict=True):
-            least = table[:, :, : min(stage.depths), 1:, PEAK].min(axis=(0, 1, 3))
-            peak = max(peak, int(least.max()))
-        caps[BYTES] = min(caps.get(BYTES, limits.memory), limits.memory - peak)
+        caps[BYTES] = min(caps.get(BYTES, limits.memory), limits.memory - _least_peak(costs))
     return {column: max(1, cap) for column, cap in caps.items()}
+
+
+def _least_peak(costs: Costs) -> int:
+    """Bytes that no subnet's greatest activation is below."""
+    peak = max(int(costs.stem[..., PEAK].min()), int(costs.head[..., PEAK].min()))
+    for stage, table in zip(costs.space.stages, costs.stages, strict=True):
+        least = table[:, :, : min(stage.depths), 1:, PEAK].min(axis=(0, 1, 3))
+        peak = max(peak, int(least.max()))
+    return peak
+
+
+def _peak_uses(places: Places, costs: Costs, of_bytes: Floats, fixed: float, memory: int) -> tuple[Floats, Floats]:
+    """use and room of a limit on memory once more for each of the places with the greatest activations: all weights and
+    the activation of that place have to fit, which is a sum again."""
+    least = _least_peak(costs)
+    above = np.zeros(of_bytes.shape)
+    for v, (s, i, meaning) in enumerate(places.places, places.first):
+        above[v, : len(meaning)] = costs.stages[s][0, 0, i, meaning[:, 0], PEAK] - least
+    above = np.maximum(above, 0)
+    greatest = above.max(axis=1)
+    chosen = [int(v) for v in np.argsort(-greatest, kind="stable")[:_PEAKS] if greatest[v] > 0]
+    cap = max(1, memory - least)
+    use = np.repeat(of_bytes[None], len(chosen), axis=0)
+    use[np.arange(len(chosen)), chosen] += above[chosen]
+    return use / cap, np.full(len(chosen), 1 - fixed / cap)

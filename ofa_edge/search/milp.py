@@ -84,7 +84,7 @@ def optimum(
         budget: all of its limits hold; `Limits` have their margins in them.
         margin, energy_margin: latency counts (1 + margin) times, energy (1 + energy_margin) times.
         max_seconds: then the best so far is returned, with the bound so far.
-        core: so many choices with the least loss make the first threshold.
+        core: so many choices that lose at all are above the first threshold.
 
     Raises:
         UsageError: no resolution is given, or energy is limited and its model missing.

@@ -52,8 +52,9 @@ _AROUND = 6
 _REDRAWN = 0.2
 # A gap, as a share of right answers, that is rounding.
 PROVEN = 1e-9
-# Climbs start at so many of the best subnets.
+# Climbs start at so many of the best subnets; so many of those they saw are kept.
 _STARTS = 6
+_KEPT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +168,9 @@ def search(
     Raises:
         UsageError: as frontier.exact_front.
     """
-    score, batch = score_of(predictor), BatchCosts(space, latency, sizes, energy)
-    climber = Climber(space, tuple(sizes), score.of, batch.rows, limits)
-    starts = _starts(_Space(space, latency, energy, limits, tuple(sizes)), score, np.random.default_rng(seed))
+    where, score = _Space(space, latency, energy, limits, tuple(sizes)), score_of(predictor)
+    climber = Climber(space, where.sizes, score.of, BatchCosts(space, latency, sizes, energy).rows, limits)
+    starts = _starts(where, score, np.random.default_rng(seed))
     if starts is None:
         return None
     order = np.argsort(-score.of(starts), kind="stable")[:_STARTS]
@@ -177,20 +178,25 @@ def search(
     best, top = max(climbs, key=lambda climb: climb[1])
     bound, how = np.inf, "no bound is known"
     if proof and isinstance(predictor, PairwiseAccuracy):
-        costs = [Costs.of(space, latency, r, energy) for r in sizes]
-        quadratic, points = Quadratic(*predictor.polynomial), _points(score, top)
-        proven = bounds.prove(quadratic, predictor.resolutions, costs, limits, climber.keeps, best, points)
-        bound = proven.bound
+        bound = _proven(where, predictor, climber, best, _points(score, top))
         how = "bounded by Lagrange multipliers and branch and bound"
-        if proven.score > top:
-            climber.climb(proven.best)  # its neighbours are the alternatives
     elif proof and isinstance(predictor, MlpAccuracy):
         from ofa_edge.search import network
 
         bound = network.network_bound(space, latency, predictor, limits, sizes, energy)
         how = "bounded by the network's linear relaxation, which is loose: no proof"
-    archs, scores = climber.best(64)
+    archs, scores = climber.best(_KEPT)
     return Found(archs, scores, max(bound, float(scores[0])), how)
+
+
+def _proven(where: _Space, predictor: PairwiseAccuracy, climber: Climber, best: ArchArrays, points: float) -> float:
+    """The bound of a pairwise predictor; a better subnet than `best` goes to the climber."""
+    costs = [Costs.of(where.space, where.latency, size, where.energy) for size in where.sizes]
+    found = bounds.prove(
+        Quadratic(*predictor.polynomial), predictor.resolutions, costs, where.limits, climber.keeps, best, points
+    )
+    climber.climb(found.best)  # so that its neighbours are seen, of which alternatives are taken
+    return found.bound
 
 
 def _points(score: Score, value: float) -> float:

@@ -50,8 +50,10 @@ class Relaxed:
         self.most = min(self.most, self.bound)
 
     def loss_of(self, core: int) -> float:
-        """The greatest loss of the `core` choices with the least; 0 where there are no more, so that all may stay."""
-        return float(np.partition(self.losses, core)[core]) if len(self.losses) > core else 0.0
+        """A loss that so many of the choices that lose at all stay under; 0 where there are no more, so that all may
+        stay."""
+        positive = self.losses[self.losses > SLACK]
+        return float(np.partition(positive, core)[core]) if len(positive) > core else 0.0
 
     def above(self, threshold: float) -> Program:
         """With the choices that a subnet of at least this score can have."""

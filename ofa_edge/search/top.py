@@ -35,9 +35,9 @@ if TYPE_CHECKING:  # the solver takes long to import, and is needed under side l
 
 # Each next threshold is so many times further from the bound, and so often before the whole front is asked for.
 _WIDER = 3.0
-_WIDENINGS = 4
-# So many choices with the least loss make the first threshold.
-CORE = 120
+_WIDENINGS = 8
+# So many choices that lose at all are above the first threshold.
+CORE = 64
 
 _EXCLUDED = 1 << 50  # loss of a choice that no subnet within the limits makes; hundreds of them fit int64
 
@@ -58,7 +58,7 @@ def best_front(
     Args:
         score: at a fixed depth of a stage a sum over its places (scores.py).
         count: how many points there are to be at least.
-        core: so many choices with the least loss make the first threshold.
+        core: so many choices that lose at all are above the first threshold.
 
     Returns:
         The points, worst and fastest first, and whether they are all there are; if not, none above them is missing.

@@ -14,7 +14,7 @@ from ofa_edge.search import bound
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.costs import BYTES, LATENCY, MACS, PEAK, Costs
 from ofa_edge.search.dual import Dual
-from ofa_edge.search.field import NEVER, Field, Places, Quadratic
+from ofa_edge.search.field import NEVER, Field, Places, Quadratic, uses_of
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.population import ArchArrays
@@ -129,6 +129,23 @@ def test_a_field_scores_and_costs_as_its_subnets(name):
     assert field.pair_use is None or space.elastic_width
     wanted = rows[:, list(limits.sums)] / list(limits.sums.values())
     assert np.allclose(used.T + 1 - field.room, wanted, rtol=0, atol=1e-9)
+
+
+def test_a_limit_on_memory_holds_for_the_places_with_the_greatest_activations():
+    """No subnet within it uses more than its room, and some that break it do."""
+    space, latency, size = OFA_LITE0, DrawnLatency(1), 128
+    archs = ArchArrays.sample(space, np.random.default_rng(3), 3000, [size])
+    rows = BatchCosts(space, latency, [size]).rows(archs)
+    memory = rows[:, BYTES] + rows[:, PEAK]
+    limits, places = Limits(memory=int(np.median(memory))), Places.of(space)
+    use, _, room, _, _ = uses_of(places, Costs.of(space, latency, size), limits)
+    labels = places.labels(archs)
+    used = use[:, np.arange(labels.shape[1]), labels].sum(axis=2)
+    kept = limits.kept(rows)
+    broken = (used > room[:, None] + 1e-12).any(axis=0)
+    assert not (broken & kept).any()
+    assert broken[~kept].mean() > 0.9
+    assert broken[~kept].mean() > (used[0] > room[0])[~kept].mean()  # more than by the least peak alone
 
 
 def test_labels_that_tell_no_depth_forbid_each_other():

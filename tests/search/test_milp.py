@@ -70,7 +70,7 @@ def test_equals_the_exact_front_over_148176_subnets(seed):
     budget = Budget(**{field: use[field] for field, use in zip(used[0], used, strict=True)})
     front = exact_front(REDUCED, latency, scores, REDUCED.resolutions, budget, energy)
     fast = front.score[front.latency_ms <= budget.latency_ms]
-    found = optimum(REDUCED, latency, scores, REDUCED.resolutions, budget, energy=energy, core=35)
+    found = optimum(REDUCED, latency, scores, REDUCED.resolutions, budget, energy=energy, core=10)
     assert found.proven_optimal
     assert found.score == (pytest.approx(fast.max(), abs=1e-11) if len(fast) else -math.inf)
     if found.arch is not None:

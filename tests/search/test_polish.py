@@ -139,6 +139,24 @@ def test_the_line_over_a_network_is_above_it_everywhere(name):
     assert network_bound(space, latency, predictor, Limits(latency=1), space.resolutions) == -np.inf
 
 
+@given(seed=st.integers(0, 10**6), share=st.floats(0.02, 0.9), macs=st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_the_line_within_limits_is_above_all_that_keep_them(seed, share, macs):
+    latency, predictor = DrawnLatency(seed), mlp("small", seed % 3)
+    budget = budget_at("small", latency, share, macs)
+    best = best_of_all("small", predictor, budget, latency)
+    assert best is None or best <= network_bound(SMALL, latency, predictor, Limits.of(budget), SMALL.resolutions)
+
+
+def test_limits_lower_the_line():
+    latency, predictor = DrawnLatency(0), mlp("small")
+    tight, loose = (
+        network_bound(SMALL, latency, predictor, limits, SMALL.resolutions)
+        for limits in (Limits.of(budget_at("small", latency, 0.02, False)), Limits(latency=10**15))
+    )
+    assert tight < 0.9 * loose
+
+
 @pytest.mark.parametrize("name", ["small", "coupled"])
 def test_a_network_whose_units_are_always_on_is_bounded_exactly(name):
     space, latency, drawn = SPACES_BY_NAME[name], DrawnLatency(4), mlp(name)
