@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ofa_edge.cli import choosing
 from ofa_edge.cli.choosing import How
@@ -18,7 +18,9 @@ from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen, shared_resolutions
 from ofa_edge.search.families import Family, Member, Mode, labels
-from ofa_edge.search.together import Wanted, choose_together
+
+if TYPE_CHECKING:
+    from ofa_edge.search.together import Wanted
 
 # What is done with a choice and its models, such as measuring it.
 Then = Callable[[Chosen, Models], Chosen]
@@ -102,6 +104,8 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
         InfeasibleBudget: no subnet keeps all budgets.
         UsageError: the predictor is not an additive one, or no resolution is shared.
     """
+    from ofa_edge.search.together import choose_together  # it loads a solver, which nothing else here needs
+
     for member in members:
         member.models.require_real(member.mode.budget)
     models = members[0].models
@@ -127,6 +131,8 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
 
 
 def _wanted(member: Purpose) -> Wanted:
+    from ofa_edge.search.together import Wanted
+
     models, budget = member.models, member.mode.budget
     return Wanted(member.name, models.latency, budget, models.inputs, models.energy(budget))
 

@@ -26,7 +26,7 @@ def describe(value: dict[str, Any], file: Path | None = None) -> str:
         **{name: " ".join(map(str, arch[key])) for key, name in _AXES.items() if key in arch},
         "latency": milliseconds(**predicted["latency_ms"]),
         "top-1": _top1(predicted["top1"])
-        + (", measured on the table's images" if value["strategy"] == "table" else ", predicted"),
+        + (", of what was measured on the table's images" if value["strategy"] == "table" else ", predicted"),
         **_measured(value.get("measured") or {}),
         "MACs": f"{predicted['macs'] / 1e6:.1f} M",
         "weights": size(predicted["weight_bytes"]),
