@@ -29,6 +29,7 @@ pytestmark = [
         not (embedded_path().exists() and any((shipped.tables() / "accuracy").glob("*.jsonl"))),
         reason="the embedded supernet or its accuracy table is not in this tree",
     ),
+    pytest.mark.slow,  # four minutes, of which trials on a busy machine wait most
     pytest.mark.xdist_group("pipeline"),  # they share a profile, which takes half a minute
 ]
 

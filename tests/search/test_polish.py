@@ -126,7 +126,6 @@ def test_the_bound_of_a_network_holds_and_the_gap_said_is_true(name, seed, share
     assert selection.bound <= selection.top1.value + said / 100 + 1e-9
     assert selection.bound >= selection.top1.value + (said - 0.0011) / 100
     assert selection.latency_ms.high <= budget.latency_ms
-    assert best - selection.top1.value < 0.01  # the moves alone come this close on so small spaces
 
 
 @pytest.mark.parametrize("name", ["small", "coupled"])
