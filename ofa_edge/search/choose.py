@@ -31,7 +31,7 @@ from ofa_edge.search.candidate import excess as excess
 from ofa_edge.search.candidate import excess_of_counts as excess_of_counts
 from ofa_edge.search.costs import CostTables
 from ofa_edge.search.frontier import Front
-from ofa_edge.search.limits import Limits, uses
+from ofa_edge.search.limits import Limits, growth
 from ofa_edge.search.refusal import refusal, rounded_up
 from ofa_edge.search.selection import Selection
 from ofa_edge.search.top import best_front
@@ -45,6 +45,42 @@ class Chosen:
     selection: Selection
     alternatives: tuple[Candidate, ...]
     seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        space: Space,
+        found: Sequence[Candidate],
+        budget: Budget,
+        seconds: float,
+        *,
+        strategy: str,
+        confidence: float,
+        model: str,
+        proven_optimal: bool,
+        bound: float,
+        inputs: Mapping[str, str],
+        seed: int,
+    ) -> Chosen:
+        """The first of the candidates, with the others as alternatives; the rest as in Selection."""
+        best, *others = found
+        selection = Selection(
+            space=space,
+            arch=best.arch,
+            top1=best.top1,
+            latency_ms=best.latency_ms,
+            cost=best.cost,
+            energy_mj=best.energy_mj,
+            budget=budget,
+            strategy=strategy,
+            confidence=confidence,
+            model=model,
+            proven_optimal=proven_optimal,
+            bound=bound,
+            inputs=dict(inputs),
+            seed=seed,
+        )
+        return cls(selection, tuple(others), seconds)
 
     def as_json(self) -> dict[str, Any]:
         """What `select --json` prints."""
@@ -115,24 +151,20 @@ def choose(
     front, found = _best(models, accuracy, budget, top)
     if not found:
         raise infeasible(models, budget)
-    best, chosen = found[0]
-    selection = Selection(
-        space=space,
-        arch=chosen.arch,
-        top1=chosen.top1,
-        latency_ms=chosen.latency_ms,
-        cost=chosen.cost,
-        energy_mj=chosen.energy_mj,
-        budget=budget,
+    best = found[0][0]
+    return Chosen.of(
+        space,
+        [candidate for _, candidate in found],
+        budget,
+        time.perf_counter() - start,
         strategy="exact",
         confidence=confidence,
         model=_exact_model(models, accuracy, budget),
         proven_optimal=best == len(front) - 1,
         bound=round(accuracy.top1(float(front.score[-1])), DIGITS),
-        inputs=dict(inputs),
+        inputs=inputs,
         seed=seed,
     )
-    return Chosen(selection, tuple(candidate for _, candidate in found[1:]), time.perf_counter() - start)
 
 
 def _best(
@@ -221,7 +253,6 @@ def infeasible(models: Models, budget: Budget) -> InfeasibleBudget:
     def candidate(row: int) -> Candidate:
         return models.candidate(front.arch(row), Top1(0.0, 0.0, 1.0))
 
-    shares = uses(front.costs, budget, *margins) / np.array(list(budget.as_json().values()))
-    best = candidate(int(np.argmin(shares.max(axis=1))))
+    best = candidate(int(np.argmin(growth(front.costs, budget, *margins))))
     nearest = [None if limit.nearest is None else candidate(limit.nearest) for limit in found.limits]
     return refusal(space, best, budget, *margins, f"no subnet of {space.name} fits", found, nearest)

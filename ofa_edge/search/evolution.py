@@ -26,7 +26,6 @@ from ofa_edge.search.choose import Chosen, Models, infeasible
 from ofa_edge.search.costs import Floats
 from ofa_edge.search.frontier import nearest, require_energy
 from ofa_edge.search.genes import Genes, keys
-from ofa_edge.search.selection import Selection
 from ofa_edge.search.within import keeping
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays, Ints
@@ -192,14 +191,11 @@ def choose_evolution(
     found = keeping(models, accuracy, budget, evolved.best, top + 1)
     if not found:
         raise infeasible(models, budget)
-    selection = Selection(
-        space=space,
-        arch=found[0].arch,
-        top1=found[0].top1,
-        latency_ms=found[0].latency_ms,
-        cost=found[0].cost,
-        energy_mj=found[0].energy_mj,
-        budget=budget,
+    return Chosen.of(
+        space,
+        found,
+        budget,
+        time.perf_counter() - begun,
         strategy="evolution",
         confidence=confidence,
         model=f"greatest predicted top-1 of the {evolved.evaluations:,} subnets that {chosen.describe()} evaluated, of"
@@ -207,7 +203,6 @@ def choose_evolution(
         f" {1 + models.margin:.3f} times); {accuracy.describe()}",
         proven_optimal=False,
         bound=round(greatest(accuracy, models.resolutions), DIGITS),
-        inputs=dict(inputs),
+        inputs=inputs,
         seed=seed,
     )
-    return Chosen(selection, tuple(found[1:]), time.perf_counter() - begun)

@@ -41,7 +41,7 @@ from ofa_edge.search.costs import (
     Widths,
 )
 from ofa_edge.search.joining import Part, cut_down, link, merge, running
-from ofa_edge.search.limits import Limits, uses
+from ofa_edge.search.limits import Limits, growth
 from ofa_edge.search.pareto import Ints, nondominated
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.arrays import StageArrays
@@ -230,8 +230,7 @@ def nearest(
     limits = Limits.of(budget)
     require_energy(limits, energy)
     found = cheapest(space, latency, resolutions, limits.columns, energy)
-    shares = uses(found.costs, budget, margin, energy_margin) / np.array(list(budget.as_json().values()))
-    factors = shares.max(axis=1)
+    factors = growth(found.costs, budget, margin, energy_margin)
     i = int(np.argmin(factors))
     return found.arch(i), float(factors[i])
 

@@ -88,6 +88,14 @@ def uses(costs: Ints, budget: Budget, margin: float = 0.0, energy_margin: float 
     return np.stack([np.asarray(found[name], dtype=np.float64) for name in budget.as_json()], axis=1)
 
 
+def growth(costs: Ints, budget: Budget, margin: float = 0.0, energy_margin: float = 0.0) -> Floats:
+    """By what factor all limits of a budget would have to grow for each of these subnets, (n,); at most 1 where it
+    fits."""
+    limits = np.array(list(budget.as_json().values()))
+    found: Floats = (uses(costs, budget, margin, energy_margin) / limits).max(axis=1)
+    return found
+
+
 def _greatest(limit: float, per: int, margin: float) -> int:
     """The greatest n with n / per x (1 + margin) <= limit, in the same floating point as `uses`; less than FAILED."""
     whole = limit / (1 + margin) * per

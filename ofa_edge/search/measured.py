@@ -29,7 +29,6 @@ from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, excess
 from ofa_edge.search.choose import Chosen, Models
 from ofa_edge.search.costs import MACS
 from ofa_edge.search.refusal import refusal
-from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space, StageChoice
 from ofa_edge.space.population import ArchArrays
 
@@ -71,24 +70,20 @@ def choose_measured(
     between = interpolated_rows(space, rows, resolutions)
     models = Models(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
     found = _best(models, [*rows, *between], budget, top + 1)
-    (chosen, row), *others = found
-    selection = Selection(
-        space=space,
-        arch=chosen.arch,
-        top1=chosen.top1,
-        latency_ms=chosen.latency_ms,
-        cost=chosen.cost,
-        energy_mj=chosen.energy_mj,
-        budget=budget,
+    chosen, row = found[0]
+    return Chosen.of(
+        space,
+        [candidate for candidate, _ in found],
+        budget,
+        time.perf_counter() - start,
         strategy="table",
         confidence=confidence,
         model=_model(table, budget, confidence, len(rows), len(between), row),
         proven_optimal=True,
         bound=chosen.top1.value,
-        inputs=dict(inputs),
+        inputs=inputs,
         seed=table.header.seed,
     )
-    return Chosen(selection, tuple(candidate for candidate, _ in others), time.perf_counter() - start)
 
 
 def measured_rows(table: AccuracyTable) -> list[Row]:

@@ -40,7 +40,6 @@ from ofa_edge.search.frontier import exact_front
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.moves import Climber
 from ofa_edge.search.pareto import Ints
-from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Space
 from ofa_edge.space.population import ArchArrays, concatenate
 
@@ -128,23 +127,19 @@ def choose(
     bound = min(1.0, float(score_of(predictor).top1(np.array(found.bound))))
     gap = bound - float(predictor.predict([chosen.arch])[0])
     proven = gap <= PROVEN
-    selection = Selection(
-        space=space,
-        arch=chosen.arch,
-        top1=chosen.top1,
-        latency_ms=chosen.latency_ms,
-        cost=chosen.cost,
-        energy_mj=chosen.energy_mj,
-        budget=budget,
+    return Chosen.of(
+        space,
+        candidates,
+        budget,
+        time.perf_counter() - start,
         strategy="exact",
         confidence=confidence,
         model=_model(models, predictor, budget, found.how, gap),
         proven_optimal=proven,
         bound=chosen.top1.value if proven else max(chosen.top1.value, round(bound, DIGITS)),
-        inputs=dict(inputs),
+        inputs=inputs,
         seed=seed,
     )
-    return Chosen(selection, tuple(candidates[1:]), time.perf_counter() - start)
 
 
 def search(

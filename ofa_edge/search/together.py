@@ -21,7 +21,6 @@ from ofa_edge.search.choose import Chosen, Models, infeasible
 from ofa_edge.search.common import Device, best_common, nearest_common
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.refusal import needed_budget
-from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 
 # Subnets that are tried where the intervals of the best ones break a budget that their values keep.
@@ -80,25 +79,18 @@ def choose_together(
     model, bound = question.model(accuracy), round(accuracy.top1(found[0][0]), DIGITS)
     seconds = time.perf_counter() - start
     return [
-        Chosen(
-            Selection(
-                space=space,
-                arch=best,
-                top1=chosen.top1,
-                latency_ms=chosen.latency_ms,
-                cost=chosen.cost,
-                energy_mj=chosen.energy_mj,
-                budget=one.budget,
-                strategy="exact",
-                confidence=confidence,
-                model=model,
-                proven_optimal=best == found[0][1],
-                bound=bound,
-                inputs=dict(one.inputs),
-                seed=seed,
-            ),
-            tuple(theirs[i] for _, theirs in others),
+        Chosen.of(
+            space,
+            [chosen, *(theirs[i] for _, theirs in others)],
+            one.budget,
             seconds,
+            strategy="exact",
+            confidence=confidence,
+            model=model,
+            proven_optimal=best == found[0][1],
+            bound=bound,
+            inputs=one.inputs,
+            seed=seed,
         )
         for i, (one, chosen) in enumerate(zip(wanted, each, strict=True))
     ]

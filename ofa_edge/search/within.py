@@ -21,7 +21,6 @@ from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, candidate_of, excess, excess_of_counts
 from ofa_edge.search.choose import Chosen, Models, infeasible
 from ofa_edge.search.frontier import require_energy
-from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays, concatenate
@@ -96,15 +95,11 @@ def choose_random(
     found = keeping(models, accuracy, budget, ranked, top + 1)
     if not found:
         raise infeasible(models, budget)
-    chosen = found[0]
-    selection = Selection(
-        space=space,
-        arch=chosen.arch,
-        top1=chosen.top1,
-        latency_ms=chosen.latency_ms,
-        cost=chosen.cost,
-        energy_mj=chosen.energy_mj,
-        budget=budget,
+    return Chosen.of(
+        space,
+        found,
+        budget,
+        time.perf_counter() - start,
         strategy="random",
         confidence=confidence,
         model=f"greatest predicted top-1 of {len(archs):,} subnets drawn at random, {len(different):,} of them"
@@ -112,10 +107,9 @@ def choose_random(
         f" (latency counted {1 + models.margin:.3f} times); {accuracy.describe()}",
         proven_optimal=False,
         bound=round(greatest(accuracy, models.resolutions), DIGITS),
-        inputs=dict(inputs),
+        inputs=inputs,
         seed=seed,
     )
-    return Chosen(selection, tuple(found[1:]), time.perf_counter() - start)
 
 
 def keeping(
