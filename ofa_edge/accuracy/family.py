@@ -131,7 +131,7 @@ def fit(
         raise UsageError(f"there is no predictor {kind!r}", hint=f"use --kind {'|'.join(KINDS)}")
     rows = Rows.of_table(space, table)
     predictor, validation = _fit_mlp(rows, seed, report) if kind == "mlp" else _fit_ridge(kind, rows, seed, report)
-    subnets = len(set(rows.subnets()))
+    subnets = rows.subnets
     header = table.header
     return Fitted(predictor, validation, len(rows), subnets, table.sha256, header.checkpoint, header.data, seed)
 

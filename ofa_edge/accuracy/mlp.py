@@ -65,7 +65,7 @@ class MlpAccuracy:
             space=rows.space,
             resolutions=rows.resolutions,
             rows=len(rows),
-            subnets=len(set(rows.subnets())),
+            subnets=rows.subnets,
             validation=Validation.of(folds, predicted, rows),
             base=float(rows.shares.mean()),
             layers=(*hidden, (last * np.float32(scale), zero)),

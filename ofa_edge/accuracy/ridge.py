@@ -77,7 +77,7 @@ class Form:
         """Of a model of these terms, chosen on these rows."""
         return FitQuality(
             rows=len(rows),
-            subnets=len(set(rows.subnets())),
+            subnets=rows.subnets,
             link=self.link,
             terms=terms,
             ridge=self.ridge,
@@ -114,18 +114,30 @@ def principal(x: Floats) -> tuple[Floats, Floats]:
 def left_out_scores(z: Floats, values: Floats, targets: Floats, folds: NDArray[np.int64]) -> Floats:
     """Predictions of every row by the fits without its fold: (len(RIDGES), rows, targets).
 
-    Closed form, no refit: with the hat matrix H of all rows, the errors of a left-out fold G are
-    (I - H_GG)^-1 (y - H y)_G, which is exact for least squares with a fixed penalty.
+    Without fold G the normal equations are those of all rows less G's own, A - B_G'B_G with B the columns and a 1 for
+    the level, which is solved where the columns are fewer than the fold's rows. Elsewhere, with the hat matrix H of all
+    rows, the errors of G are (I - H_GG)^-1 (y - H y)_G. Both are exact for least squares with a fixed penalty.
     """
     out = np.empty((len(RIDGES), *targets.shape))
     level = targets.mean(axis=0)
     part = z.T @ (targets - level)
-    members = [np.flatnonzero(folds == fold) for fold in range(FOLDS)]
-    for i, ridge in enumerate(RIDGES):
-        shrink = 1 / (values + ridge)
-        residuals = targets - level - z @ (shrink[:, None] * part)
-        for member in members:
-            hat = 1 / len(z) + (z[member] * shrink) @ z[member].T
-            errors = np.linalg.solve(np.eye(len(member)) - hat, residuals[member])
-            out[i, member] = targets[member] - errors
+    penalties = values + np.asarray(RIDGES)[:, None]
+    for fold in range(FOLDS):
+        member = np.flatnonzero(folds == fold)
+        own = z[member]
+        if z.shape[1] < len(member):
+            with_level = np.column_stack([np.ones(len(own)), own])
+            gram = with_level.T @ with_level
+            equations = np.repeat(-gram[None], len(RIDGES), axis=0)
+            equations[:, 0, 0] += len(z)
+            places = np.arange(1, len(gram))
+            equations[:, places, places] += penalties
+            sums = np.concatenate([np.zeros_like(level)[None], part])  # of all rows; targets less their mean sum to 0
+            sums -= with_level.T @ (targets[member] - level)
+            out[:, member] = level + with_level @ np.linalg.solve(equations, sums)
+            continue
+        for i, shrink in enumerate(1 / penalties):
+            residuals = targets[member] - level - own @ (shrink[:, None] * part)
+            hat = 1 / len(z) + (own * shrink) @ own.T
+            out[i, member] = targets[member] - np.linalg.solve(np.eye(len(member)) - hat, residuals)
     return out

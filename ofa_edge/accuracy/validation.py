@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ MIN_SUBNETS = 20
 ERROR_GROUP = 60
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Measured subnets.
 
@@ -52,9 +53,9 @@ class Rows:
             np.asarray(n, dtype=np.float64),
             tuple(sorted({arch.resolution for arch in archs})),
         )
-        if (subnets := len(set(rows.subnets()))) < MIN_SUBNETS:
+        if rows.subnets < MIN_SUBNETS:
             raise UsageError(
-                f"{subnets} different subnets are too few to predict accuracy from; {MIN_SUBNETS} are needed",
+                f"{rows.subnets} different subnets are too few to predict accuracy from; {MIN_SUBNETS} are needed",
                 hint="measure more with `ofa-edge evaluate --samples 300 --resume`, or select with --strategy table",
             )
         return rows
@@ -73,17 +74,22 @@ class Rows:
         """Top-1 of each row, (rows,)."""
         return self.correct / self.n
 
-    def subnets(self) -> list[int]:
-        """The number of each row's subnet, whatever its resolution; the order of rows does not matter."""
+    @property
+    def subnets(self) -> int:
+        """How many different ones there are, whatever their resolutions."""
+        return int(self.numbers.max()) + 1
+
+    @cached_property
+    def numbers(self) -> NDArray[np.int64]:
+        """The number of each row's subnet, whatever its resolution, (rows,); the order of rows does not matter."""
         keys = [(arch.stages, arch.widths, arch.stem_depth) for arch in self.archs]
         number = {key: i for i, key in enumerate(sorted(set(keys)))}
-        return [number[key] for key in keys]
+        return np.array([number[key] for key in keys])
 
     def folds(self, count: int, seed: int) -> NDArray[np.int64]:
         """The fold of each row, (rows,): subnets are shared out at random, evenly."""
-        subnets = self.subnets()
-        of_subnet = np.random.default_rng(seed).permutation(max(subnets) + 1) % count
-        return of_subnet[subnets]
+        of_subnet = np.random.default_rng(seed).permutation(self.subnets) % count
+        return of_subnet[self.numbers]
 
     def take(self, chosen: NDArray[np.bool_]) -> Rows:
         """The chosen rows, of which no more is asked than that there are some."""

@@ -46,10 +46,14 @@ class ImportedModel(LatencyModel):
 
     def estimate(self, blocks: Sequence[Block], confidence: float = 0.95) -> Estimate:
         found = super().estimate(blocks, confidence)
-        own = self._own.get(blocks[0].in_size, {}) if blocks else {}
-        change = self.fit.coefficient("scale") * math.fsum(own.get(block.key, 0.0) for block in blocks)
+        change = self._change(blocks)
         ends = (None if end is None else end + change for end in (found.low, found.high))
         return Estimate(found.value + change, *ends)
+
+    def _change(self, blocks: Sequence[Block]) -> float:
+        """What the blocks take more at their network's own resolution than in the mean over resolutions, ms."""
+        own = self._own.get(blocks[0].in_size, {}) if blocks else {}
+        return self.fit.coefficient("scale") * math.fsum(own.get(block.key, 0.0) for block in blocks)
 
     def margin(self, confidence: float = 0.95) -> float:
         """As LatencyModel.margin, and the most that a network of a fixed random sample takes longer than the sum of
@@ -65,7 +69,7 @@ class ImportedModel(LatencyModel):
             blocks = self.space.blocks(arch)
             value = super().estimate(blocks).value if self._runs(blocks) else math.inf
             if math.isfinite(value):
-                ratios.append(self.estimate(blocks).value / value)
+                ratios.append(1 + self._change(blocks) / value)
         return max(ratios)
 
     def _runs(self, blocks: Sequence[Block]) -> bool:

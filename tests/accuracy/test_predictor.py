@@ -96,13 +96,15 @@ def test_finds_that_a_depth_changes_its_blocks_where_it_does():
     assert mixed.quality.terms == "depth x places"
 
 
-def test_left_out_errors_equal_those_of_real_refits():
+@pytest.mark.parametrize("count", [60, 500])  # folds of fewer rows than columns, and of more
+def test_left_out_errors_equal_those_of_real_refits(count):
     """The closed form against fitting ten times: same predictions of the rows left out."""
-    archs = subnets(60, seed=5)
+    archs = subnets(count, seed=5)
     rows = encode(OFA_LITE0, archs, MEASURED, PLACES)
     target = np.array([log_odds(arch) for arch in archs]) + np.random.default_rng(0).normal(0, 0.1, len(archs))
-    folds = np.repeat(np.arange(60) % FOLDS, 3)
+    folds = np.repeat(np.arange(count) % FOLDS, 3)
     found = left_out_scores(*principal(rows - rows.mean(axis=0)), target[:, None], folds)
+    assert (rows.shape[1] < len(rows) // FOLDS) == (count == 500)
     for i, ridge in enumerate(RIDGES):
         for fold in range(FOLDS):
             # The intercept, a column of its own, is not shrunk; the columns stay centred as they were.
