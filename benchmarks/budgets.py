@@ -6,11 +6,9 @@
 Each budget limits one to five of latency, memory, size, MACs and energy at what random subnets use, times a random
 factor, so that some are loose, some tight and some impossible. `choose` answers it. What it returns is held against the
 limits block by block, by the models' own upper bounds, and for one budget in --every the program must find the same
-score. What it refuses is put to the mixed-integer program (search/milp.py), which must prove that there is nothing, and
-for one in --every the budgets that the refusal offers must work.
-
-The block times, energies and accuracies are made up (front.py); the models are the real ones. Seconds of single answers
-are of CPU. Exit code 1 where anything disagrees.
+score. What it refuses is put to the mixed-integer program (search/exact/milp.py), which must prove that there is none,
+and for one in --every the budgets that the refusal offers must work. The block times, energies and accuracies are made
+up (front.py); the models are the real ones. Seconds of single answers are of CPU. Exit code 1 where anything disagrees.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.plan import spread_sample
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen, choose
-from ofa_edge.search.milp import Optimum, optimum
+from ofa_edge.search.exact.milp import Optimum, optimum
 from ofa_edge.space import spaces as named_spaces
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost

@@ -27,7 +27,7 @@ from benchmarks.front import MOBILENET_V3, made_up_latency, made_up_rows
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.search.batch import BatchCosts
-from ofa_edge.search.common import Device, best_common
+from ofa_edge.search.common.fronts import Device, best_common
 from ofa_edge.search.costs import LATENCY
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.block import Block

@@ -26,7 +26,7 @@ from ofa_edge.latency.block_times import BlockTimes
 from ofa_edge.latency.model import LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose, default_budget
-from ofa_edge.search.frontier import exact_front
+from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes, cost

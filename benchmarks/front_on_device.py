@@ -39,11 +39,11 @@ from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions, requir
 from ofa_edge.latency.plan import QUICK
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.checking import time_missing
 from ofa_edge.search.choose import Candidate, candidate_of, shared_resolutions
-from ofa_edge.search.frontier import exact_front
+from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.selection import Selection
-from ofa_edge.search.truth_journal import TruthJournal, latency_of
+from ofa_edge.search.truth.checking import time_missing
+from ofa_edge.search.truth.journal import TruthJournal, latency_of
 from ofa_edge.space.spaces import OFA_LITE0
 from ofa_edge.train import images
 from ofa_edge.weights import checkpoint as checkpoints

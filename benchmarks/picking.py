@@ -7,8 +7,8 @@ notebooks, IntelLabs/DyNAS-T), which are taken for the truth. So the predictor's
 predictor is fitted to 300 drawn subnets, each with the noise of the images drawn for it, and for budgets in MACs the
 best 20 by prediction of the other subnets are the shortlist. Each is then 'measured' on so many images (binomial, the
 images drawn anew). For each number of images, in points of top-1, averaged: by how much the greatest measured figure is
-above the truth of that subnet, and the corrected figure (search/posterior.py) above that of its own pick; and how far
-the picks (by prediction, by the greatest measured, by the greatest corrected) stay below the best of the shortlist.
+above the truth of that subnet, and the corrected figure (search/truth/posterior.py) above that of its own pick; and how
+far the picks (by prediction, by the greatest measured, by the greatest corrected) stay below the best of the shortlist.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ofa_edge.accuracy.importing import import_csv
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.errors import OfaEdgeError
-from ofa_edge.search.posterior import corrected, predictors_error
+from ofa_edge.search.truth.posterior import corrected, predictors_error
 from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_MBV3_W10
 

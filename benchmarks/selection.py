@@ -46,13 +46,14 @@ from ofa_edge.latency.formats import import_yaml
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.search import choose, polish
+from ofa_edge.search import choose
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import LATENCY
-from ofa_edge.search.frontier import exact_front
+from ofa_edge.search.exact.frontier import exact_front
+from ofa_edge.search.exact.scores import PlaceScores
 from ofa_edge.search.limits import Limits
-from ofa_edge.search.scores import PlaceScores
+from ofa_edge.search.nonadditive import polish
 from ofa_edge.space.arch import Space
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.population import ArchArrays
@@ -136,7 +137,7 @@ def evolved(
 ) -> dict[str, Any] | str:
     """How far evolution stays below the best, in points."""
     try:
-        from ofa_edge.search.evolution import evolve
+        from ofa_edge.search.sampled.evolution import evolve
     except ImportError:
         return "evolution is not in this version, so nothing is compared with it"
     costs, limits = BatchCosts(SPACE, latency, sizes), Limits.of(budget, latency.margin())

@@ -171,10 +171,10 @@ def test_imports_point_one_way() -> None:
     [
         ("ofa_edge.cli.app", "ofa_edge.deploy.run", True),
         ("ofa_edge.cli.app", "ofa_edge.errors", True),
-        ("ofa_edge.search.frontier", "ofa_edge.latency.model", True),
+        ("ofa_edge.search.exact.frontier", "ofa_edge.latency.model", True),
         ("ofa_edge.latency.model", "ofa_edge.latency.stats", True),
         ("ofa_edge.journal", "ofa_edge.strict_json", True),
-        ("ofa_edge.latency.model", "ofa_edge.search.frontier", False),
+        ("ofa_edge.latency.model", "ofa_edge.search.exact.frontier", False),
         ("ofa_edge.latency.model", "ofa_edge.accuracy.table", False),
         ("ofa_edge.graph.build", "ofa_edge.supernet.network", False),
         ("ofa_edge.errors", "ofa_edge.space.arch", False),

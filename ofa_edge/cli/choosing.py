@@ -63,13 +63,13 @@ def _exact(models: Models, budget: Budget, how: How) -> Chosen:
     accuracy = models.predictions
     if isinstance(accuracy, AdditiveAccuracy):
         return searching.choose(models.space, models.latency, accuracy, budget, **_common(models, budget, how))
-    from ofa_edge.search import polish
+    from ofa_edge.search.nonadditive import polish
 
     return polish.choose(models.space, models.latency, accuracy, budget, **_common(models, budget, how))
 
 
 def _evolution(models: Models, budget: Budget, how: How) -> Chosen:
-    from ofa_edge.search import evolution
+    from ofa_edge.search.sampled import evolution
 
     return evolution.choose_evolution(
         models.space,
@@ -82,7 +82,7 @@ def _evolution(models: Models, budget: Budget, how: How) -> Chosen:
 
 
 def _random(models: Models, budget: Budget, how: How) -> Chosen:
-    from ofa_edge.search import within
+    from ofa_edge.search.sampled import within
 
     return within.choose_random(
         models.space,
@@ -95,7 +95,7 @@ def _random(models: Models, budget: Budget, how: How) -> Chosen:
 
 
 def _table(models: Models, budget: Budget, how: How) -> Chosen:
-    from ofa_edge.search import measured
+    from ofa_edge.search.sampled import measured
 
     return measured.choose_measured(
         models.space,

@@ -36,7 +36,7 @@ def demo(
     from ofa_edge.latency.conditions import PlanSettings, RunsOn
     from ofa_edge.search import choose
     from ofa_edge.search.budget import Budget
-    from ofa_edge.search.frontier import exact_front
+    from ofa_edge.search.exact.frontier import exact_front
     from ofa_edge.weights import checkpoint as checkpoints
 
     out = Output(as_json)

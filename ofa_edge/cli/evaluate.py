@@ -256,7 +256,7 @@ def _fits(space: Space, text: str, latency_table: Path | None) -> Callable[[Arch
     from ofa_edge.latency.predictors import model_of
     from ofa_edge.latency.table import LatencyTable
     from ofa_edge.search.budget import Budget
-    from ofa_edge.search.within import fits_within
+    from ofa_edge.search.sampled.within import fits_within
 
     model = None
     if latency_table is not None:

@@ -20,7 +20,7 @@ from ofa_edge.search.choose import Chosen, shared_resolutions
 from ofa_edge.search.families import Family, Member, Mode, labels
 
 if TYPE_CHECKING:
-    from ofa_edge.search.together import Wanted
+    from ofa_edge.search.common.together import Wanted
 
 # What is done with a choice and its models, such as measuring it.
 Then = Callable[[Chosen, Models], Chosen]
@@ -104,7 +104,7 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
         InfeasibleBudget: no subnet keeps all budgets.
         UsageError: the predictor is not an additive one, or no resolution is shared.
     """
-    from ofa_edge.search.together import choose_together  # it loads a solver, which nothing else here needs
+    from ofa_edge.search.common.together import choose_together  # it loads a solver, which nothing else here needs
 
     for member in members:
         member.models.require_real(member.mode.budget)
@@ -131,7 +131,7 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
 
 
 def _wanted(member: Purpose) -> Wanted:
-    from ofa_edge.search.together import Wanted
+    from ofa_edge.search.common.together import Wanted
 
     models, budget = member.models, member.mode.budget
     return Wanted(member.name, models.latency, budget, models.inputs, models.energy(budget))

@@ -134,7 +134,7 @@ def select(
                 one.require_known(wanted.budget)
     check, alternatives = None, _ALTERNATIVES
     if measures:
-        from ofa_edge.search.shortlist import TOP
+        from ofa_edge.search.truth.shortlist import TOP
 
         alternatives = TOP  # strategy table has no others to measure
         connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
@@ -177,7 +177,7 @@ def _require_together(
     host: str | None,
 ) -> None:
     """Raises UsageError where options contradict each other, saying which to leave out."""
-    from ofa_edge.search.evolution import PRESETS
+    from ofa_edge.search.sampled.evolution import PRESETS
     from ofa_edge.search.selection import STRATEGIES
 
     if strategy not in STRATEGIES:
@@ -228,7 +228,7 @@ def _truth(
 ) -> Check:
     """Measures the best subnets of a choice, and chooses by that."""
     from ofa_edge.cli import truth
-    from ofa_edge.search import shortlist
+    from ofa_edge.search.truth import shortlist
 
     to_do = truth.Asked(
         data=data,

@@ -3,7 +3,7 @@
 In: what a strategy chose, its models, and what to measure with: images and a supernet, a device, or both. Out: a Chosen
 whose selection says what was measured of it. Rules kept: files are read and checked before a device is asked; the
 device comes first, and what breaks the budget there is not evaluated; what is measured is written down at once
-(search/truth_journal.py), and the same command goes on from there; images that trained the checkpoint never judge,
+(search/truth/journal.py), and the same command goes on from there; images that trained the checkpoint never judge,
 those that made the accuracy table or are kept as a test set only where there are no others.
 """
 
@@ -30,13 +30,14 @@ from ofa_edge.cli.profiling import say_device
 from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError, UsageError
 from ofa_edge.latency import plan
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.search import batch, checking, shortlist
+from ofa_edge.search import batch
 from ofa_edge.search.candidate import Candidate, candidate_of, excess
 from ofa_edge.search.choose import Chosen, shared_resolutions
 from ofa_edge.search.limits import Limits
-from ofa_edge.search.posterior import Bools
-from ofa_edge.search.shortlist import TOP, Checked, Verdict
-from ofa_edge.search.truth_journal import TruthJournal, latency_of, undisturbed
+from ofa_edge.search.truth import checking, shortlist
+from ofa_edge.search.truth.journal import TruthJournal, latency_of, undisturbed
+from ofa_edge.search.truth.posterior import Bools
+from ofa_edge.search.truth.shortlist import TOP, Checked, Verdict
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.population import ArchArrays, concatenate
 

@@ -1,9 +1,9 @@
 """What is chosen: the front of every device, the best subnet for each budget, the subnets that selections name.
 
 In: devices, accuracy tables and predictors, selections, budgets. Out: `Fronts` and `Pick`s, as data. Rules kept: a
-front is exact for its model (search/frontier.py) and says which accuracy model that is; a budget limits the upper bound
-of the latency, as `ofa-edge select` does; where something cannot be shown the reason is a sentence that says what to
-give.
+front is exact for its model (search/exact/frontier.py) and says which accuracy model that is; a budget limits the upper
+bound of the latency, as `ofa-edge select` does; where something cannot be shown the reason is a sentence that says what
+to give.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Candidate, candidate_of, excess
 from ofa_edge.search.choose import choose, shared_resolutions
 from ofa_edge.search.costs import FAILED, PER_MS
-from ofa_edge.search.frontier import Front, exact_front
+from ofa_edge.search.exact.frontier import Front, exact_front
 from ofa_edge.search.selection import Measured
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost

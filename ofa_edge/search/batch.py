@@ -33,9 +33,9 @@ from ofa_edge.search.costs import (
     Costs,
     Floats,
 )
+from ofa_edge.search.exact.pareto import Ints
+from ofa_edge.search.exact.scores import PlaceScores
 from ofa_edge.search.limits import Limits
-from ofa_edge.search.pareto import Ints
-from ofa_edge.search.scores import PlaceScores
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.population import ArchArrays, code_count

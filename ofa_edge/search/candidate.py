@@ -15,7 +15,7 @@ from ofa_edge.errors import UsageError
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import BlockEnergies, BlockLatencies
-from ofa_edge.search.frontier import HOW_ENERGY
+from ofa_edge.search.exact.frontier import HOW_ENERGY
 from ofa_edge.search.selection import predicted_json
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space

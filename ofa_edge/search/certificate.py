@@ -18,7 +18,7 @@ import numpy as np
 
 from ofa_edge.search.budget import NAMES, Budget
 from ofa_edge.search.costs import BlockEnergies, BlockLatencies, Floats
-from ofa_edge.search.frontier import Front, cheapest, require_energy
+from ofa_edge.search.exact.frontier import Front, cheapest, require_energy
 from ofa_edge.search.limits import Limits, uses
 from ofa_edge.space.arch import Space
 

@@ -30,11 +30,11 @@ from ofa_edge.search.candidate import candidate_of as candidate_of
 from ofa_edge.search.candidate import excess as excess
 from ofa_edge.search.candidate import excess_of_counts as excess_of_counts
 from ofa_edge.search.costs import CostTables
-from ofa_edge.search.frontier import Front
+from ofa_edge.search.exact.frontier import Front
+from ofa_edge.search.exact.top import best_front
 from ofa_edge.search.limits import Limits, growth
 from ofa_edge.search.refusal import refusal, rounded_up
 from ofa_edge.search.selection import Selection
-from ofa_edge.search.top import best_front
 from ofa_edge.space.arch import Arch, Space
 
 
@@ -147,7 +147,7 @@ def choose(
         UsageError: energy is limited and its model missing.
     """
     start = time.perf_counter()
-    models = Models(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
+    models = CostModels(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
     front, found = _best(models, accuracy, budget, top)
     if not found:
         raise infeasible(models, budget)
@@ -168,7 +168,7 @@ def choose(
 
 
 def _best(
-    models: Models, accuracy: AdditiveAccuracy, budget: Budget, top: int
+    models: CostModels, accuracy: AdditiveAccuracy, budget: Budget, top: int
 ) -> tuple[Front, list[tuple[int, Candidate]]]:
     """The top of the front, and of its points, best first, so many more than `top` as one that keep the budget with
     their own intervals: the margins are bounds over a sample of the space, the subnet's own has the last word."""
@@ -197,7 +197,7 @@ def _best(
 
 
 @dataclass(frozen=True)
-class Models:
+class CostModels:
     """What latency and energy are predicted with."""
 
     space: Space
@@ -228,7 +228,7 @@ class Models:
 
 
 # -- the words and the errors -------------------------------------------------------------------
-def _exact_model(models: Models, accuracy: AdditiveAccuracy, budget: Budget) -> str:
+def _exact_model(models: CostModels, accuracy: AdditiveAccuracy, budget: Budget) -> str:
     space, margin = models.space, models.margin
     counted = f"latency counted {1 + margin:.3f} times, its {models.confidence:.0%} upper bound for all subnets"
     if margin == 0:
@@ -243,7 +243,7 @@ def _exact_model(models: Models, accuracy: AdditiveAccuracy, budget: Budget) -> 
     )
 
 
-def infeasible(models: Models, budget: Budget) -> InfeasibleBudget:
+def infeasible(models: CostModels, budget: Budget) -> InfeasibleBudget:
     """The refusal of a budget that no subnet fits, with its certificate."""
     space, margins = models.space, (models.margin, models.energy_margin)
     found, front = certificate.of(

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.search.pareto import Ints
+from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.space.arch import BlockChoice, Space
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block, Layer

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import BYTES, ENERGY, FAILED, LATENCY, MACS, PEAK, PER_MJ, PER_MS, Floats
-from ofa_edge.search.pareto import Ints
+from ofa_edge.search.exact.pareto import Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,9 +103,7 @@ def _stages(
             raise UsageError(f"stage {s}: depth {depth} is not one of {list(stage.depths)}")
         active = slice(start, start + depth)
         own = _own_expands(stage)
-        stages.append(
-            tuple([_choice(k, own.get(e, e)) for k, e in zip(kernels[active], expands[active], strict=True)])
-        )
+        stages.append(tuple([_choice(k, own.get(e, e)) for k, e in zip(kernels[active], expands[active], strict=True)]))
         start += stage.max_depth
     return tuple(stages)
 

@@ -26,7 +26,7 @@ from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search.batch import estimates
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen, choose
-from ofa_edge.search.measured import choose_measured
+from ofa_edge.search.sampled.measured import choose_measured
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.population import ArchArrays

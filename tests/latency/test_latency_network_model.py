@@ -21,7 +21,7 @@ from ofa_edge.latency.plan import network_key, spread_sample
 from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.simulated import Law, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.search.frontier import exact_front
+from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.space.arch import Arch
 from tests.latency.helpers import SPACE, device_for, plan_of, profile, task
 from tests.search.doubles import SMALL, DrawnScores, front_by_listing, listed

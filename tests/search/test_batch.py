@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
-from ofa_edge.search import batch, scores
+from ofa_edge.search import batch
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import BYTES, COLUMNS, FAILED, LATENCY, MACS, PEAK, PER_MS
+from ofa_edge.search.exact import scores
+from ofa_edge.search.exact.scores import PlaceScores
 from ofa_edge.search.limits import Limits
-from ofa_edge.search.scores import PlaceScores
 from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays
 from ofa_edge.space.spaces import OFA_LITE0, SPACES

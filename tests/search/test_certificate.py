@@ -15,7 +15,7 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search import certificate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import BYTES, ENERGY, LATENCY, MACS, PEAK
-from ofa_edge.search.frontier import cheapest
+from ofa_edge.search.exact.frontier import cheapest
 from tests.search.budgets import FIELDS, SEEDS, budgets, listed_uses
 from tests.search.doubles import COUPLED, SMALL, DrawnEnergy, DrawnLatency, listed
 

@@ -17,7 +17,7 @@ from ofa_edge.latency.model import Estimate, LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import excess_of_counts
 from ofa_edge.search.choose import choose, default_budget, shared_resolutions
-from ofa_edge.search.frontier import exact_front
+from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, cost

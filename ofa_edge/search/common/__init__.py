@@ -1,0 +1,1 @@
+"""One subnet for several devices and budgets together."""

@@ -1,0 +1,1 @@
+"""Searches that draw subnets: evolution as published, the table strategy, the random baseline."""
