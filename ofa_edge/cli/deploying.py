@@ -134,7 +134,8 @@ def from_bundle(folder: Path, app: str | None) -> Maker:
     from ofa_edge.deploy import bundle as bundles
 
     ready = bundles.read(folder)
-    assemble.require_deployable(ready.manifest.runs.runs_on(), ready.manifest.conditions)
+    for mode in ready.manifest.modes:
+        assemble.require_deployable(mode.runs.runs_on(), mode.conditions)
     if app not in (None, ready.manifest.app):
         raise UsageError(f"{folder} is a bundle of app {ready.manifest.app}, not of {app}", hint="leave --app out")
     return lambda session: (ready, None)

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from device_agents import wire
 from ofa_edge.deploy import bundle as bundles
-from ofa_edge.deploy.bundle import Bundle, Promise, Tensors
-from ofa_edge.deploy.manifest import MODEL, Budget, Manifest, Predicted, Sources
+from ofa_edge.deploy.bundle import Bundle, Part, Promise, Tensors
+from ofa_edge.deploy.manifest import Budget, Manifest, Predicted, Sources
 from ofa_edge.deploy.outcome import Measure, Timing
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import build, check, onnx, reference
@@ -59,22 +59,18 @@ def assemble(
         predicted=Predicted(value=estimate.value, low=estimate.low, high=estimate.high),
         top1=100 * selection.top1.value,
         conditions=conditions,
+    )
+    return bundles.build(
+        app=app,
+        space=checkpoint.space,
+        parts=[Part(selection.arch, model, Tensors(inputs, outputs), runs_on, promise)],
+        labels=checkpoint.metadata.labels,
         sources=Sources(
             checkpoint=checkpoint.sha256,
             latency_table=selection.inputs.get("latency-table"),
             accuracy_table=selection.inputs.get("accuracy-table"),
             bn="bank",
         ),
-    )
-    return bundles.build(
-        app=app,
-        space=checkpoint.space,
-        arch=selection.arch,
-        model=model,
-        golden=Tensors(inputs, outputs),
-        labels=checkpoint.metadata.labels,
-        runs_on=runs_on,
-        promise=promise,
     )
 
 
@@ -126,10 +122,11 @@ def measurer(device: workload.Device, bundle: Bundle, latency: LatencyModel | No
 
     def measure(manifest: Manifest) -> Timing | wire.Failed:
         processes: list[trials.Trial] = []
-        runs_on = manifest.runs.runs_on()
+        mode = manifest.default
+        runs_on = mode.runs.runs_on()
         (found,) = trials.measure_networks(
             device,
-            {manifest.release: workload.Source(lambda: bundle.files[MODEL])},
+            {manifest.release: workload.Source(lambda: bundle.files[mode.model])},
             runs_on=runs_on,
             processes=TRIAL_PROCESSES,
             anchor=workload.network_source(space, beside, runs_on),

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from device_agents import wire
 from ofa_edge.deploy.bundle import MANIFEST, Bundle
-from ofa_edge.deploy.manifest import GOLDEN_INPUT, GOLDEN_OUTPUT, MODEL, Manifest
+from ofa_edge.deploy.manifest import Manifest
 from ofa_edge.deploy.outcome import Measure, Outcome, Promise, State, Timing, failure, judge
 from ofa_edge.deploy.plan import Planned, Step
 from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError
@@ -135,17 +135,18 @@ class Attempt:
 
     def _check_outputs(self) -> None:
         """Golden outputs, computed on the device in a fresh process."""
-        manifest, golden = self._manifest, self._manifest.golden
+        manifest, mode = self._manifest, self._manifest.default
+        golden = mode.golden
         if self._kind == "deploy":
             self._call("trial")
         args = {
-            "model": manifest.file(MODEL).sha256,
-            "inputs": manifest.file(GOLDEN_INPUT).sha256,
+            "model": manifest.file(mode.model).sha256,
+            "inputs": manifest.file(golden.input).sha256,
             "input_shape": list(golden.input_shape),
-            "outputs": manifest.file(GOLDEN_OUTPUT).sha256,
+            "outputs": manifest.file(golden.output).sha256,
             "output_shape": list(golden.output_shape),
-            "runtime": manifest.runs.runtime,
-            "threads": manifest.runs.threads,
+            "runtime": mode.runs.runtime,
+            "threads": mode.runs.threads,
         }
         try:
             checked = self._device.check(args)

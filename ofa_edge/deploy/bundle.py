@@ -1,10 +1,10 @@
 """Bundles: a compiled model with everything needed to deploy it, check it and know where it came from.
 
-In: a model, golden tensors, and what was predicted and promised. Out: a Bundle, in memory or as a folder of
-four files with fixed names:
+In: models, golden tensors, and what was predicted and promised. Out: a Bundle, in memory or as a folder of
+files with fixed names, the last three again for every further mode (manifest.FileNames):
 
     manifest.json       what the release is and promises (manifest.py)
-    model.onnx          self-contained: external data is refused
+    model.onnx          or model.tflite; self-contained: external data is refused
     golden-input.f32    one input, raw little-endian float32
     golden-output.f32   the outputs the model must give for it, to `tolerance`
 
@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,15 @@ import numpy as np
 
 from ofa_edge import strict_json
 from ofa_edge.deploy.manifest import (
-    FILES,
-    GOLDEN_INPUT,
-    GOLDEN_OUTPUT,
+    DEFAULT_MODE,
     HINT,
-    MODEL,
+    LAYOUTS,
+    MODE_NAME,
     NAME,
     TOLERANCE,
     VERSION,
     Budget,
+    FileNames,
     Manifest,
     Predicted,
     Runs,
@@ -64,13 +64,30 @@ class Tensors:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What the manifest says about the choice; see Manifest and its parts."""
+    """What the manifest says about the choice of a mode; see manifest.Mode."""
 
     budget: Budget = field(default_factory=Budget)
     predicted: Predicted | None = None
     top1: float | None = None
     conditions: Conditions | None = None
-    sources: Sources = field(default_factory=Sources)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """One mode of a bundle: its subnet, compiled, and what was promised of it.
+
+    Attributes:
+        model: the file's bytes, in the format of `runs_on.runtime`.
+        tolerance: of the golden outputs; see manifest.Golden.
+    """
+
+    arch: Arch
+    model: bytes
+    golden: Tensors
+    runs_on: RunsOn
+    promise: Promise = field(default_factory=Promise)
+    name: str = DEFAULT_MODE
+    tolerance: float = TOLERANCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +109,13 @@ class Bundle:
         return {self.sha256(name): data for name, data in self.files.items()}
 
     def with_latency_budget(self, milliseconds: float) -> Bundle:
-        """The same model under another promise, which makes it another release."""
-        budget = self.manifest.budget.model_copy(update={"latency_ms": milliseconds})
-        if budget == self.manifest.budget:
+        """The same model under another promise of its default mode, which makes it another release."""
+        default, *others = self.manifest.modes
+        budget = default.budget.model_copy(update={"latency_ms": milliseconds})
+        if budget == default.budget:
             return self
-        value = {**self.manifest.as_json(), "budget": budget.model_dump(mode="json")}
+        modes = [default.model_copy(update={"budget": budget}), *others]
+        value = {**self.manifest.as_json(), "modes": [mode.model_dump(mode="json") for mode in modes]}
         return _sealed(value, self.files)
 
 
@@ -104,48 +123,79 @@ def build(
     *,
     app: str,
     space: Space,
-    arch: Arch,
-    model: bytes,
-    golden: Tensors,
+    parts: Sequence[Part],
     labels: tuple[str, ...],
-    runs_on: RunsOn,
-    promise: Promise,
+    sources: Sources | None = None,
+    counter: int = 0,
+    machine: str | None = None,
 ) -> Bundle:
     """Put a bundle together.
 
+    Args:
+        parts: one for each mode, the default first.
+        counter, machine: see Manifest.
+
     Raises:
-        BadFile: the model has external data or is no valid ONNX, or a value is out of its range.
-        UsageError: `app` is not a plain lower-case name.
+        BadFile: a model has external data or is not valid, or a value is out of its range.
+        UsageError: `app` or the name of a mode is not a plain lower-case name.
     """
-    if not re.fullmatch(NAME, app):
-        raise UsageError(f"{app[:80]!r} cannot be the name of an app", hint="use lower-case letters, digits, . _ -")
-    _check_model(model)
-    files = {MODEL: model, GOLDEN_INPUT: _raw(golden.input), GOLDEN_OUTPUT: _raw(golden.output)}
+    _require_name(app, NAME, "an app", "use lower-case letters, digits, . _ -")
+    files: dict[str, bytes] = {}
+    modes = []
+    for number, part in enumerate(parts):
+        _require_name(part.name, MODE_NAME, "a mode", "use lower-case letters, digits and -")
+        names = FileNames.of(part.name, part.runs_on.runtime, is_default=number == 0)
+        _check_model(names.model, part.model)
+        files |= {
+            names.model: part.model,
+            names.golden_input: _raw(part.golden.input),
+            names.golden_output: _raw(part.golden.output),
+        }
+        modes.append(_mode(part, space, names))
     manifest = {
         "format": "ofa-edge-bundle",
         "version": VERSION,
         "app": app,
+        "counter": counter,
         "space": space.name,
-        "arch": codecs.encode(space, arch),
-        "input": {"resolution": arch.resolution, **space.preprocess.as_json()},
         "labels": list(labels),
-        "budget": promise.budget.model_dump(mode="json"),
-        "predicted": promise.predicted.model_dump(mode="json") if promise.predicted else None,
-        "top1": promise.top1,
-        "runs": Runs.of(runs_on).model_dump(mode="json"),
-        "conditions": promise.conditions.model_dump(mode="json") if promise.conditions else None,
-        "sources": promise.sources.model_dump(mode="json"),
-        "golden": {
-            "input_shape": list(golden.input.shape),
-            "output_shape": list(golden.output.shape),
-            "tolerance": TOLERANCE,
-        },
+        "modes": modes,
+        "sources": (sources or Sources()).model_dump(mode="json"),
+        "machine": machine,
         "files": [
             {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             for name, data in files.items()
         ],
     }
     return _sealed(manifest, files)
+
+
+def _mode(part: Part, space: Space, names: FileNames) -> dict[str, Any]:
+    """A mode as the manifest says it."""
+    promise, layout = part.promise, LAYOUTS[part.runs_on.runtime]
+    return {
+        "name": part.name,
+        "arch": codecs.encode(space, part.arch),
+        "input": {"resolution": part.arch.resolution, **space.preprocess.as_json(), "layout": layout},
+        "budget": promise.budget.model_dump(mode="json"),
+        "predicted": promise.predicted.model_dump(mode="json") if promise.predicted else None,
+        "top1": promise.top1,
+        "runs": Runs.of(part.runs_on).model_dump(mode="json"),
+        "conditions": promise.conditions.model_dump(mode="json") if promise.conditions else None,
+        "model": names.model,
+        "golden": {
+            "input": names.golden_input,
+            "output": names.golden_output,
+            "input_shape": list(part.golden.input.shape),
+            "output_shape": list(part.golden.output.shape),
+            "tolerance": part.tolerance,
+        },
+    }
+
+
+def _require_name(name: str, pattern: str, what: str, hint: str) -> None:
+    if not re.fullmatch(pattern, name):
+        raise UsageError(f"{name[:80]!r} cannot be the name of {what}", hint=hint)
 
 
 def write(bundle: Bundle, folder: Path | str) -> None:
@@ -156,7 +206,7 @@ def write(bundle: Bundle, folder: Path | str) -> None:
     """
     folder = Path(folder)
     try:
-        for name in (*FILES, MANIFEST):
+        for name in (*(entry.name for entry in bundle.manifest.files), MANIFEST):
             write_whole(folder / name, bundle.files[name])
     except OSError as error:
         raise OfaEdgeError(f"cannot write {folder}: {error.strerror}", hint="check the path and the space") from error
@@ -179,7 +229,8 @@ def read(folder: Path | str, limits: Limits = LIMITS) -> Bundle:
         files[entry.name] = content = _read_file(folder / entry.name, limits.bundle_file_bytes)
         if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise BadFile(f"{folder / entry.name} is not the file its manifest names", hint=HINT)
-    _check_model(files[MODEL])
+    for mode in manifest.modes:
+        _check_model(mode.model, files[mode.model])
     return Bundle(manifest, files)
 
 
@@ -196,11 +247,16 @@ def _sealed(value: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
     return Bundle(manifest, {**files, MANIFEST: data})
 
 
-def _check_model(model: bytes) -> None:
+def _check_model(name: str, model: bytes) -> None:
+    """Raises BadFile where it is no self-contained model of the format that its name says."""
+    if name.endswith(".tflite"):
+        if not check.is_tflite(model):
+            raise BadFile(f"{name} is not a TFLite model", hint=HINT)
+        return
     try:
         check.load(model)
     except BadFile as error:
-        raise BadFile(f"{MODEL}: {error.message}", hint=error.hint) from error
+        raise BadFile(f"{name}: {error.message}", hint=error.hint) from error
 
 
 def _raw(tensor: np.ndarray) -> bytes:

@@ -1,41 +1,67 @@
 """The manifest of a bundle: what a release is, where it came from and what it promises.
 
-In: JSON text from a file or a device. Out: a Manifest, checked, or BadFile. Rules kept: nothing unknown
-and nothing out of range passes; file names are fixed, so none of them can be a path; the release id is a hash
-of all the rest, so an id names exact bytes and an exact promise, and equal content has an equal id (there is
+In: JSON text from a file or a device. Out: a Manifest, checked, or BadFile. A release holds a subnet for each of its
+modes, each with its own model, golden tensors and promise; the first is the default. Rules kept: nothing unknown and
+nothing out of range passes; file names follow from mode and runtime, so none of them can be a path; the release id is
+a hash of all the rest, so an id names exact bytes and an exact promise, and equal content has an equal id (there is
 no time in it).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from math import prod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ofa_edge import strict_json
-from ofa_edge.errors import BadFile
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.conditions import Conditions, RunsOn
 
-MODEL = "model.onnx"
-GOLDEN_INPUT, GOLDEN_OUTPUT = "golden-input.f32", "golden-output.f32"
-FILES = (MODEL, GOLDEN_INPUT, GOLDEN_OUTPUT)
-
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
+MODE_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
+DEFAULT_MODE = "default"  # what the only mode of a release is called
+MAX_MODES = 8
 ID_LENGTH = 16  # hex digits of the sha256 that a release is called by; the agent counts the same
-VERSION = 1
+VERSION = 2
 TOLERANCE = 1e-4  # greatest difference of a golden output, relative to the largest
 
 HINT = "write the bundle again with `ofa-edge bundle build`"
 
+# The model format of each runtime, as the ending of its file, and the order of the axes of its input.
+FORMATS = {"onnxruntime": "onnx", "litert": "tflite"}
+LAYOUTS: dict[str, Literal["NCHW", "NHWC"]] = {"onnxruntime": "NCHW", "litert": "NHWC"}
+
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+ModeName = Annotated[str, Field(pattern=f"^{MODE_NAME}$")]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Milliseconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
 Shape = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 20)], ...], Field(min_length=1, max_length=8)]
+
+
+class FileNames(NamedTuple):
+    """What the files of a mode are called."""
+
+    model: str
+    golden_input: str
+    golden_output: str
+
+    @classmethod
+    def of(cls, mode: str, runtime: str, *, is_default: bool) -> Self:
+        """The default mode's have no mode in them: an application that knows no modes opens `model.onnx`.
+
+        Raises:
+            UsageError: no model format is known for such a runtime.
+        """
+        if runtime not in FORMATS:
+            raise UsageError(f"no bundle runs on {runtime!r}", hint=f"use {' or '.join(FORMATS)}")
+        end = "" if is_default else f"-{mode}"
+        return cls(f"model{end}.{FORMATS[runtime]}", f"golden-input{end}.f32", f"golden-output{end}.f32")
 
 
 class _Value(BaseModel):
@@ -45,28 +71,33 @@ class _Value(BaseModel):
 class FileEntry(_Value):
     """A file of the bundle."""
 
-    name: Literal["model.onnx", "golden-input.f32", "golden-output.f32"]
+    name: Name
     sha256: Sha256
     size: Annotated[int, Field(ge=1)]
 
 
 class Golden(_Value):
-    """Shapes of the golden tensors, and how far a device's outputs may be off: greatest absolute difference
-    over the greatest absolute golden output."""
+    """Files and shapes of the golden tensors (float32, NCHW whatever the model's layout), and how far a device's
+    outputs may be off: greatest absolute difference over the greatest absolute golden output."""
 
+    input: Name
+    output: Name
     input_shape: Shape
     output_shape: Shape
-    tolerance: Annotated[float, Field(gt=0, le=0.01)] = TOLERANCE
+    tolerance: Annotated[float, Field(gt=0, le=0.5)] = TOLERANCE
 
 
 class Input(_Value):
-    """What the application feeds: RGB, (x - mean) / std on 0..255 after a resize of the short side to
-    resolution / crop and a centre crop; NCHW float32. Mean and deviation are one number, or one a channel."""
+    """What the application feeds: RGB, (x - mean) / std on 0..255 after a resize (`resize` names the filter) of the
+    short side to resolution / crop and a centre crop; float32 in this layout. Mean and deviation are one number, or one
+    a channel."""
 
     resolution: Annotated[int, Field(ge=1, le=65_536)]
     mean: float | Channels
     std: Positive | tuple[Positive, Positive, Positive]
     crop: Annotated[float, Field(gt=0, le=1)]
+    resize: Literal["bicubic"] = "bicubic"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
 
 
 class ArchDict(_Value):
@@ -80,9 +111,11 @@ class ArchDict(_Value):
 
 
 class Budget(_Value):
-    """The limits the subnet was chosen under; the latency is the promise that is checked on the device."""
+    """The limits the subnet was chosen under; the latency is the promise that is checked on the device: the median of
+    fresh processes, and where `p90_ms` is given also the 90th percentile of their runs."""
 
     latency_ms: Milliseconds | None = None
+    p90_ms: Milliseconds | None = None
     memory_bytes: Annotated[int, Field(gt=0)] | None = None
     size_bytes: Annotated[int, Field(gt=0)] | None = None
     macs: Annotated[int, Field(gt=0)] | None = None
@@ -97,9 +130,11 @@ class Predicted(_Value):
 
 
 class Runs(_Value):
-    """How the model runs; `cores` None is all that the device gives."""
+    """How the model runs; `cores` None is all that the device gives, `at_least` the oldest version of the runtime
+    that opens the file, where one is known."""
 
     runtime: Name
+    at_least: Text | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
     cores: tuple[Annotated[int, Field(ge=0, le=4096)], ...] | None = None
     precision: Text = "fp32"
@@ -122,29 +157,60 @@ class Sources(_Value):
     bn: Literal["bank", "recalibrated", "running"] | None = None
 
 
+class Mode(_Value):
+    """One subnet of a release. `top1` is the predicted accuracy in percent; `conditions` are those of the latency
+    table, None where the prediction came from none."""
+
+    name: ModeName = DEFAULT_MODE
+    arch: ArchDict
+    input: Input
+    budget: Budget
+    predicted: Predicted | None
+    top1: Annotated[float, Field(ge=0, le=100)] | None
+    runs: Runs
+    conditions: Conditions | None
+    model: Name
+    golden: Golden
+
+    @property
+    def files(self) -> FileNames:
+        return FileNames(self.model, self.golden.input, self.golden.output)
+
+
 class Manifest(_Value):
     """All a device and its user may know about a release.
 
-    `top1` is the predicted accuracy in percent; `conditions` are those of the latency table, None where the
-    prediction came from none.
+    `counter` grows from release to release where the maker counts them: a device refuses a lower one. `machine` is the
+    processor architecture it was made for, None for any.
     """
 
     format: Literal["ofa-edge-bundle"] = "ofa-edge-bundle"
     version: Annotated[int, Field(ge=VERSION, le=VERSION)] = VERSION
     app: Name
     release: Name
+    counter: Annotated[int, Field(ge=0, le=1 << 53)] = 0
     space: Text
-    arch: ArchDict
-    input: Input
     labels: Annotated[tuple[Text, ...], Field(max_length=10_000)]
-    budget: Budget
-    predicted: Predicted | None
-    top1: Annotated[float, Field(ge=0, le=100)] | None
-    runs: Runs
-    conditions: Conditions | None
+    modes: Annotated[tuple[Mode, ...], Field(min_length=1, max_length=MAX_MODES)]
     sources: Sources
-    golden: Golden
-    files: Annotated[tuple[FileEntry, ...], Field(min_length=len(FILES), max_length=len(FILES))]
+    machine: Text | None = None
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=3, max_length=3 * MAX_MODES)]
+
+    @property
+    def default(self) -> Mode:
+        return self.modes[0]
+
+    def mode(self, name: str | None) -> Mode:
+        """The mode of that name, the default for None.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for mode in self.modes:
+            if name in (None, mode.name):
+                return mode
+        names = ", ".join(mode.name for mode in self.modes)
+        raise UsageError(f"release {self.release} has no mode {name!r}", hint=f"it has {names}")
 
     def file(self, name: str) -> FileEntry:
         return next(entry for entry in self.files if entry.name == name)
@@ -170,13 +236,33 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         raise BadFile(f"{name} is not a valid manifest: {error}", hint=HINT) from error
     if manifest.release != release_id(value):
         raise BadFile(f"{name} was changed: its content is not that of release {manifest.release}", hint=HINT)
-    names = sorted(entry.name for entry in manifest.files)
-    if names != sorted(FILES):
-        raise BadFile(f"{name} lists {', '.join(names)} in place of {', '.join(FILES)}", hint=HINT)
-    for entry, shape in ((GOLDEN_INPUT, manifest.golden.input_shape), (GOLDEN_OUTPUT, manifest.golden.output_shape)):
-        if manifest.file(entry).size != 4 * prod(shape):
-            raise BadFile(f"{name}: {entry} has not the size of shape {list(shape)}", hint=HINT)
+    if problem := _contradiction(manifest):
+        raise BadFile(f"{name}: {problem}", hint=HINT)
     return manifest
+
+
+def _contradiction(manifest: Manifest) -> str:
+    """What in a manifest does not go together, '' for nothing."""
+    modes = [mode.name for mode in manifest.modes]
+    if len(set(modes)) < len(modes):
+        return "it names a mode twice"
+    for number, mode in enumerate(manifest.modes):
+        if mode.runs.runtime not in FORMATS:
+            return f"mode {mode.name} runs on {mode.runs.runtime}, which has no model format here"
+        expected = FileNames.of(mode.name, mode.runs.runtime, is_default=number == 0)
+        if mode.files != expected:
+            return f"mode {mode.name} names the files {', '.join(mode.files)} in place of {', '.join(expected)}"
+        if mode.input.layout != LAYOUTS[mode.runs.runtime]:
+            return f"mode {mode.name} feeds {mode.runs.runtime} in the layout {mode.input.layout}"
+    names = sorted(entry.name for entry in manifest.files)
+    if names != sorted(itertools.chain.from_iterable(mode.files for mode in manifest.modes)):
+        return f"it lists the files {', '.join(names)}, which are not those of its modes"
+    for mode in manifest.modes:
+        golden = mode.golden
+        for file, shape in ((golden.input, golden.input_shape), (golden.output, golden.output_shape)):
+            if manifest.file(file).size != 4 * prod(shape):
+                return f"{file} has not the size of shape {list(shape)}"
+    return ""
 
 
 def release_id(manifest: Mapping[str, Any]) -> str:

@@ -188,7 +188,7 @@ def plan_rollback(state: DeviceState, manifest: Manifest) -> Plan:
     steps = (
         Planned(Step.BEGIN, f"{state.current or 'nothing'} -> {release}"),
         Planned(Step.SHARE, f"its files, for the check of {release}"),
-        Planned(Step.OUTPUTS, f"golden outputs to {manifest.golden.tolerance:g}"),
+        Planned(Step.OUTPUTS, f"golden outputs to {manifest.default.golden.tolerance:g}"),
         Planned(Step.SWITCH, f"current -> {release}"),
         Planned(Step.VERIFY),
         Planned(Step.COMMIT),
@@ -206,10 +206,10 @@ def _after_recovery(state: DeviceState) -> DeviceState:
 def _unfit(state: DeviceState, manifest: Manifest, accept_stale: bool) -> Plan | None:
     """Rules 5 and 6; None where the device will do."""
     try:
-        here = conditions(state.facts, manifest.runs.runs_on())
+        here = conditions(state.facts, manifest.default.runs.runs_on())
     except UsageError as error:
         return Plan(Verdict.REFUSED, reason=error.message, hint=error.hint)
-    if not accept_stale and (differing := stale(manifest.conditions, here)):
+    if not accept_stale and (differing := stale(manifest.default.conditions, here)):
         return Plan(
             Verdict.STALE,
             reason=f"the latency was predicted under other conditions (bundle, device): {differing}",
@@ -241,7 +241,7 @@ def _need_bytes(state: DeviceState, manifest: Manifest) -> int:
 
 
 def _steps(state: DeviceState, settled: DeviceState, manifest: Manifest) -> list[Planned]:
-    release, budget = manifest.release, manifest.budget.latency_ms
+    release, budget = manifest.release, manifest.default.budget.latency_ms
     steps = []
     if state.lock is None or not state.lock.mine:
         steps.append(Planned(Step.LOCK, f"take over from {state.lock.name}, which ended" if state.lock else ""))
@@ -257,7 +257,7 @@ def _steps(state: DeviceState, settled: DeviceState, manifest: Manifest) -> list
     return [
         *steps,
         Planned(Step.STAGE, f"repair {release}" if repair else release),
-        Planned(Step.OUTPUTS, f"golden outputs to {manifest.golden.tolerance:g}"),
+        Planned(Step.OUTPUTS, f"golden outputs to {manifest.default.golden.tolerance:g}"),
         Planned(Step.LATENCY, _promise(state, budget)),
         Planned(Step.SWITCH, f"current -> {release}"),
         Planned(Step.VERIFY),

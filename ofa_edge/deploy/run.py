@@ -196,14 +196,15 @@ class _Run:
 
 
 def _begun(manifest: Manifest, state: DeviceState) -> Outcome:
+    mode = manifest.default
     return Outcome(
         app=manifest.app,
         state=State.ROLLED_BACK,  # until a commit says otherwise
         release=manifest.release,
         previous=state.current,
-        predicted_ms=manifest.predicted.value if manifest.predicted else None,
-        budget_ms=manifest.budget.latency_ms,
-        top1=manifest.top1,
+        predicted_ms=mode.predicted.value if mode.predicted else None,
+        budget_ms=mode.budget.latency_ms,
+        top1=mode.top1,
     )
 
 

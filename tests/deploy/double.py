@@ -26,7 +26,7 @@ from device_agents.disk import Disk
 from device_agents.process import Process
 from device_agents.slots import OPS
 from ofa_edge.deploy import bundle
-from ofa_edge.deploy.bundle import Bundle, Promise, Tensors
+from ofa_edge.deploy.bundle import Bundle, Part, Promise, Tensors
 from ofa_edge.deploy.manifest import Budget, Manifest, Predicted
 from ofa_edge.deploy.outcome import Timing
 from ofa_edge.device.session import refusal_error
@@ -246,16 +246,10 @@ def make_bundle(
     """A bundle of the tiny model; `number` tells releases apart."""
     data = model(number)
     inputs = np.linspace(-1, 1, 48, dtype=np.float32).reshape(1, 3, 4, 4)
-    return bundle.build(
-        app=app,
-        space=OFA_LITE0,
-        arch=OFA_LITE0.smallest(),
-        model=data,
-        golden=Tensors(inputs, inputs + np.float32(number)),
-        labels=("cat", "dog"),
-        runs_on=RunsOn(runtime),
-        promise=Promise(Budget(latency_ms=budget_ms), Predicted(value=15.0, low=14.0, high=16.0), 91.5, at),
-    )
+    promise = Promise(Budget(latency_ms=budget_ms), Predicted(value=15.0, low=14.0, high=16.0), 91.5, at)
+    golden = Tensors(inputs, inputs + np.float32(number))
+    part = Part(OFA_LITE0.smallest(), data, golden, RunsOn(runtime), promise)
+    return bundle.build(app=app, space=OFA_LITE0, parts=[part], labels=("cat", "dog"))
 
 
 @dataclass

@@ -12,7 +12,6 @@ from device_agents import wire
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.deploy import assemble
 from ofa_edge.deploy.bundle import Bundle
-from ofa_edge.deploy.manifest import GOLDEN_INPUT, GOLDEN_OUTPUT, MODEL
 from ofa_edge.deploy.outcome import Timing
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import check
@@ -74,14 +73,14 @@ def bundle(selection: Selection, checkpoint: Checkpoint, latency: LatencyModel) 
 
 
 def test_a_bundle_says_what_was_promised_and_where_it_came_from(bundle: Bundle, checkpoint: Checkpoint) -> None:
-    manifest = bundle.manifest
+    manifest, mode = bundle.manifest, bundle.manifest.default
     assert (manifest.app, manifest.space) == ("door", "reduced")
-    assert manifest.arch.model_dump(mode="json", exclude_none=True) == codecs.encode(REDUCED, ARCH)
-    assert (manifest.budget.latency_ms, manifest.budget.macs, manifest.budget.size_bytes) == (2.5, 10**9, None)
-    assert manifest.predicted is not None
-    assert (manifest.predicted.value, manifest.predicted.high) == (2.0, 2.1)
-    assert manifest.top1 == 85.0
-    assert (manifest.runs.runtime, manifest.runs.threads) == ("onnxruntime", 2)
+    assert mode.arch.model_dump(mode="json", exclude_none=True) == codecs.encode(REDUCED, ARCH)
+    assert (mode.budget.latency_ms, mode.budget.macs, mode.budget.size_bytes) == (2.5, 10**9, None)
+    assert mode.predicted is not None
+    assert (mode.predicted.value, mode.predicted.high) == (2.0, 2.1)
+    assert mode.top1 == 85.0
+    assert (mode.runs.runtime, mode.runs.threads) == ("onnxruntime", 2)
     assert manifest.labels == checkpoint.metadata.labels
     sources = manifest.sources
     assert (sources.checkpoint, sources.latency_table, sources.accuracy_table, sources.bn) == (
@@ -93,10 +92,10 @@ def test_a_bundle_says_what_was_promised_and_where_it_came_from(bundle: Bundle, 
 
 
 def test_its_golden_outputs_are_those_of_its_model(bundle: Bundle) -> None:
-    golden = bundle.manifest.golden
-    inputs = np.frombuffer(bundle.files[GOLDEN_INPUT], "<f4").reshape(golden.input_shape)
-    outputs = np.frombuffer(bundle.files[GOLDEN_OUTPUT], "<f4").reshape(golden.output_shape)
-    assert check.parity(bundle.files[MODEL], inputs, outputs).rel < golden.tolerance
+    golden = bundle.manifest.default.golden
+    inputs = np.frombuffer(bundle.files[golden.input], "<f4").reshape(golden.input_shape)
+    outputs = np.frombuffer(bundle.files[golden.output], "<f4").reshape(golden.output_shape)
+    assert check.parity(bundle.files[bundle.manifest.default.model], inputs, outputs).rel < golden.tolerance
     assert inputs.shape == (1, 3, 32, 32)
 
 

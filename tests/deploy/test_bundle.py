@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 from ofa_edge.deploy import bundle
-from ofa_edge.deploy.bundle import MANIFEST, Bundle, Tensors
-from ofa_edge.deploy.manifest import FILES, parse_manifest, release_id
+from ofa_edge.deploy.bundle import MANIFEST, Bundle, Part, Promise, Tensors
+from ofa_edge.deploy.manifest import FileNames, parse_manifest, release_id
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.limits import Limits
@@ -23,6 +23,7 @@ from ofa_edge.space.spaces import OFA_LITE0
 from tests.deploy.double import make_bundle, model
 
 BUNDLE = make_bundle()
+FILES = FileNames("model.onnx", "golden-input.f32", "golden-output.f32")
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_equal_content_has_an_equal_release_and_nothing_else_has() -> None:
 
 def test_another_latency_budget_changes_the_promise_and_nothing_else() -> None:
     other = BUNDLE.with_latency_budget(12.5)
-    assert other.manifest.budget.latency_ms == 12.5
+    assert other.manifest.default.budget.latency_ms == 12.5
     assert other.release != BUNDLE.release
     assert {name: other.files[name] for name in FILES} == {name: BUNDLE.files[name] for name in FILES}
     assert BUNDLE.with_latency_budget(20.0) is BUNDLE
@@ -139,21 +140,31 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         _set("app", "../x"),
         _set("app", "Camera"),
         _set("app", "camera\n"),
-        _set("version", 2),
+        _set("version", 1),
+        _set("version", 3),
         _set("version", True),
         _set("format", "zip"),
         _set("surprise", 1),
-        _set("golden.tolerance", 0.5),
-        _set("golden.input_shape", [1, -3]),
-        _set("golden.input_shape", [1 << 40]),
-        _set("budget.latency_ms", "20"),
-        _set("budget.latency_ms", -1),
-        _set("budget.watts", 3),
-        _set("runs.threads", 0),
-        _set("runs.runtime", "a; rm -rf /"),
-        _set("top1", 120.0),
+        _set("modes.0.golden.tolerance", 0.6),
+        _set("modes.0.golden.input_shape", [1, -3]),
+        _set("modes.0.golden.input_shape", [1 << 40]),
+        _set("modes.0.budget.latency_ms", "20"),
+        _set("modes.0.budget.latency_ms", -1),
+        _set("modes.0.budget.watts", 3),
+        _set("modes.0.runs.threads", 0),
+        _set("modes.0.runs.runtime", "a; rm -rf /"),
+        _set("modes.0.runs.runtime", "tensorrt"),
+        _set("modes.0.runs.runtime", "litert"),
+        _set("modes.0.input.layout", "NHWC"),
+        _set("modes.0.input.resize", "nearest"),
+        _set("modes.0.name", "../x"),
+        _set("modes.0.model", "model-low.onnx"),
+        _set("modes.0.golden.output", "golden-input.f32"),
+        _set("modes", []),
+        _set("counter", -1),
+        _set("modes.0.top1", 120.0),
         _set("labels", ["x" * 300]),
-        _set("arch", {"r": 96}),
+        _set("modes.0.arch", {"r": 96}),
     ],
 )
 def test_a_manifest_out_of_range_is_refused(change: Callable[[dict[str, Any]], None]) -> None:
@@ -163,7 +174,7 @@ def test_a_manifest_out_of_range_is_refused(change: Callable[[dict[str, Any]], N
 
 def test_a_manifest_under_a_wrong_id_is_refused() -> None:
     with pytest.raises(BadFile, match="was changed"):
-        parse_manifest(manifest_with(_set("top1", 99.9), seal=False), MANIFEST)
+        parse_manifest(manifest_with(_set("modes.0.top1", 99.9), seal=False), MANIFEST)
 
 
 @pytest.mark.parametrize(
@@ -176,22 +187,20 @@ def test_what_is_no_json_object_is_refused(data: bytes) -> None:
 
 def test_numbers_keep_their_spelling_between_host_and_device() -> None:
     """The id is a hash of the JSON value: 20 and 20.0 are different text, so nobody may rewrite a manifest."""
-    data = manifest_with(_set("budget.latency_ms", 20))
-    assert parse_manifest(data, MANIFEST).budget.latency_ms == 20.0
+    data = manifest_with(_set("modes.0.budget.latency_ms", 20))
+    assert parse_manifest(data, MANIFEST).default.budget.latency_ms == 20.0
     assert parse_manifest(data, MANIFEST).release != BUNDLE.release
 
 
 def build(**change: Any) -> Bundle:
     golden = Tensors(np.zeros((1, 3, 4, 4), np.float32), np.ones((1, 3, 4, 4), np.float32))
+    part = {"arch": OFA_LITE0.smallest(), "model": model(1.0), "golden": golden, "runs_on": RunsOn()}
+    of_part = {name: change.pop(name) for name in list(change) if name in Part.__dataclass_fields__}
     given: dict[str, Any] = {
         "app": "camera",
         "space": OFA_LITE0,
-        "arch": OFA_LITE0.smallest(),
-        "model": model(1.0),
-        "golden": golden,
+        "parts": [Part(**{**part, **of_part})],
         "labels": ("a",),
-        "runs_on": RunsOn(),
-        "promise": bundle.Promise(),
     }
     return bundle.build(**{**given, **change})
 
@@ -225,4 +234,36 @@ def test_a_manifest_that_is_too_long_is_never_written() -> None:
 
 def test_a_promise_that_is_no_number_is_never_written() -> None:
     with pytest.raises(BadFile):
-        build(promise=bundle.Promise(top1=float("nan")))
+        build(promise=Promise(top1=float("nan")))
+
+
+def two_modes() -> Bundle:
+    inputs = np.zeros((1, 3, 4, 4), np.float32)
+    arch = OFA_LITE0.smallest()
+    parts = [
+        Part(arch, model(number), Tensors(inputs, inputs + np.float32(number)), RunsOn(), name=name)
+        for number, name in enumerate(("full", "low"), 1)
+    ]
+    return bundle.build(app="camera", space=OFA_LITE0, parts=parts, labels=("a",))
+
+
+def test_each_mode_has_its_own_files_and_the_default_is_found_without_knowing_modes(tmp_path: Path) -> None:
+    made = two_modes()
+    bundle.write(made, tmp_path)
+    again = bundle.read(tmp_path)
+    assert again.files == made.files
+    manifest = again.manifest
+    assert [mode.name for mode in manifest.modes] == ["full", "low"]
+    assert manifest.default.files == FILES
+    assert manifest.mode("low").files == ("model-low.onnx", "golden-input-low.f32", "golden-output-low.f32")
+    assert again.files["model.onnx"] == model(1.0)
+    assert again.files["model-low.onnx"] == model(2.0)
+    with pytest.raises(UsageError, match="no mode 'turbo'"):
+        manifest.mode("turbo")
+
+
+def test_two_modes_of_one_name_are_refused() -> None:
+    zeros = np.zeros((1, 3, 4, 4), np.float32)
+    part = Part(OFA_LITE0.smallest(), model(1.0), Tensors(zeros, zeros), RunsOn(), name="full")
+    with pytest.raises(BadFile, match="twice"):
+        bundle.build(app="camera", space=OFA_LITE0, parts=[part, part], labels=("a",))

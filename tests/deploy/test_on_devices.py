@@ -15,8 +15,8 @@ import pytest
 
 from device_agents import wire
 from ofa_edge.deploy import bundle, run
-from ofa_edge.deploy.bundle import Bundle, Tensors
-from ofa_edge.deploy.manifest import MODEL, Budget, Manifest
+from ofa_edge.deploy.bundle import Bundle, Part, Tensors
+from ofa_edge.deploy.manifest import Budget, Manifest
 from ofa_edge.deploy.outcome import Measure, Promise, State, Timing
 from ofa_edge.deploy.plan import Planned, Step
 from ofa_edge.device import open_device
@@ -33,16 +33,10 @@ ANY_TIME_MS, NO_TIME_MS = 1e6, 1e-6  # budgets that no machine misses, or meets
 def tiny(number: float, *, budget_ms: float = ANY_TIME_MS, golden_error: float = 0.0) -> Bundle:
     """A bundle of a model that adds `number`; its golden outputs are off by `golden_error`."""
     inputs = np.linspace(-1, 1, 48, dtype=np.float32).reshape(1, 3, 4, 4)
-    return bundle.build(
-        app=APP,
-        space=OFA_LITE0,
-        arch=OFA_LITE0.smallest(),
-        model=model(number),
-        golden=Tensors(inputs, inputs + np.float32(number + golden_error)),
-        labels=("a",),
-        runs_on=RunsOn(),
-        promise=bundle.Promise(Budget(latency_ms=budget_ms)),
-    )
+    golden = Tensors(inputs, inputs + np.float32(number + golden_error))
+    promise = bundle.Promise(Budget(latency_ms=budget_ms))
+    part = Part(OFA_LITE0.smallest(), model(number), golden, RunsOn(), promise)
+    return bundle.build(app=APP, space=OFA_LITE0, parts=[part], labels=("a",))
 
 
 OLD, NEW = tiny(1.0), tiny(2.0)
@@ -80,7 +74,9 @@ def once(session: Session) -> Measure:
     """One fresh process, for a moment."""
 
     def measure(manifest: Manifest) -> Timing | wire.Failed:
-        job = wire.MeasureJob(manifest.release, manifest.file(MODEL).sha256, max_seconds=0.1, target_rel=0.5)
+        job = wire.MeasureJob(
+            manifest.release, manifest.file(manifest.default.model).sha256, max_seconds=0.1, target_rel=0.5
+        )
         (result,) = session.measure([job], fresh=True)
         return result if isinstance(result, wire.Failed) else Timing(result.figures.median)
 
