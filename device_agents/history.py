@@ -8,7 +8,7 @@ In: the records of journal.jsonl, oldest first. Out: a History; pure, no IO. A d
     committed  `current` was checked: the deployment is over, `from` has become the previous release
     rolled-back | (instead of committed) `from` is current again, with the reason
 
-and `refused` stands alone. Rules kept:
+`refused` stands alone, and `mode`, which may stand anywhere: the mode of the current release was changed. Rules kept:
 - `current` may differ from the last committed release only between switching and the end of a deployment.
 - A deployment without an end was interrupted: whoever comes next ends it (slots.recover) before it begins.
 - Trials of a release count until it is committed: the third that failed is the last (the loop guard). One
@@ -26,8 +26,9 @@ from typing import Any
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 
 BEGIN, TRIAL, SWITCHING = "begin", "trial", "switching"
-COMMITTED, ROLLED_BACK, REFUSED = "committed", "rolled-back", "refused"
-EVENTS = (BEGIN, TRIAL, SWITCHING, COMMITTED, ROLLED_BACK, REFUSED)
+COMMITTED, ROLLED_BACK, REFUSED, MODE = "committed", "rolled-back", "refused", "mode"
+EVENTS = (BEGIN, TRIAL, SWITCHING, COMMITTED, ROLLED_BACK, REFUSED, MODE)
+MODES_KEPT = 50  # in a journal that is shortened: a device may change its mode every minute
 
 Record = dict[str, Any]
 
@@ -58,6 +59,12 @@ class History:
     previous: str | None = None
     unfinished: Unfinished | None = None
     trials: dict[str, int] = field(default_factory=dict)
+
+    def before(self, current: str | None) -> str | None:
+        """What ran before `current`; where that was changed by hand, what was committed last."""
+        if self.committed is None or self.committed["release"] == current:
+            return self.previous
+        return str(self.committed["release"])
 
 
 def read(records: list[Record]) -> History:
@@ -90,8 +97,19 @@ def read(records: list[Record]) -> History:
     return History(committed, previous, unfinished, trials)
 
 
+def last(records: list[Record]) -> Record:
+    """The newest record of a deployment; an empty one where there is none."""
+    return next((record for record in reversed(records) if record["event"] != MODE), {})
+
+
 def compact(records: list[Record], keep: int) -> list[Record]:
-    """The newest `keep` records, and before them the last commit where it is older; for a finished journal."""
+    """The newest `keep` records, and before them the last commit where it is older; for a finished journal.
+
+    Of the changes of mode only the newest stay, so that they push no outcome of a deployment out.
+    """
+    modes = [number for number, record in enumerate(records) if record["event"] == MODE]
+    gone = set(modes[:-MODES_KEPT])
+    records = [record for number, record in enumerate(records) if number not in gone]
     tail = records[-keep:]
     if any(record["event"] == COMMITTED for record in tail):
         return tail

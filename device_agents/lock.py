@@ -5,7 +5,8 @@ In: the lock's path and who wants it. Out: held or refused, with holder and age.
 - The lock is held while its record names a process that still runs. A holder that died, or a reboot,
   leaves a record that holds nothing, and the next taker says whom it took over from.
 - The file is never removed, so that all takers meet on it: each changes the record only under flock,
-  which the kernel gives back whatever happens. A record torn by a kill is nobody's.
+  which the kernel gives back whatever happens. A record torn by a kill is nobody's. The same flock keeps
+  processes that need no deployment lock (modes.py) out of each other's way, for the moment of one change.
 - Ages come from the clock since boot: a device without a battery clock knows no better time.
 """
 
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_agents.disk import Disk, chunks_of
+from device_agents.errors import AgentError
 from device_agents.process import Process
-from device_agents.wire import AgentError, Fields, WireError, dumps, loads
+from device_agents.strict_json import Fields, WireError, dumps, loads
 
 _MAX_RECORD = 4096
 _BUSY_TRIES, _BUSY_WAIT = 100, 0.02  # others keep the flock for a few writes only
@@ -63,7 +65,7 @@ def take(disk: Disk, path: Path, name: str) -> Holder | None:
     Raises:
         AgentError: `lock-held`, by another process that still runs.
     """
-    with _exclusive(path) as descriptor:
+    with exclusive(path) as descriptor:
         before = _parse(os.pread(descriptor, _MAX_RECORD, 0))
         if before is not None:
             if before.process == disk.me:
@@ -79,7 +81,7 @@ def release(disk: Disk, path: Path) -> bool:
     """Give the lock back; False where this process did not hold it."""
     if not os.path.lexists(path):
         return False
-    with _exclusive(path) as descriptor:
+    with exclusive(path) as descriptor:
         before = _parse(os.pread(descriptor, _MAX_RECORD, 0))
         if before is None or before.process != disk.me:
             return False
@@ -104,8 +106,8 @@ def _held(other: Holder, disk: Disk) -> AgentError:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[int]:
-    """The lock file's descriptor while nobody else changes the record."""
+def exclusive(path: Path) -> Iterator[int]:
+    """The lock file's descriptor while nobody else is in here: for changes of the record, the journal, the mode."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         for attempt in range(_BUSY_TRIES):

@@ -2,8 +2,11 @@
 
 In: a Disk and an app's name. Out: names, manifests and records, each checked before it is believed. Layout:
 
-    <root>/<app>/releases/<release>/   manifest.json and the files it lists; never changed, only repaired
+    <root>/<app>/releases/<release>/   manifest.json and the files it lists; never changed, only repaired; and
+                                       manifest.sig where the release was signed: bytes the agent keeps for the host
     <root>/<app>/current               link to releases/<release>: what the application opens
+    <root>/<app>/mode                  the mode of it that the application is to use (modes.py)
+    <root>/<app>/policy.json           when the device itself changes the mode (policy.py)
     <root>/<app>/journal.jsonl         what happened (history.py says what the records mean)
     <root>/<app>/lock                  who is deploying (lock.py)
 
@@ -14,7 +17,6 @@ files), so a folder that does not is not a release, whoever made it; every read 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -23,15 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device_agents import history
+from device_agents import history, lock
 from device_agents.disk import Disk, chunks_of, folder_exists, hashed
+from device_agents.errors import AgentError
 from device_agents.history import NAME
 from device_agents.root import MAX_BLOB, RESERVED
-from device_agents.wire import AgentError, Fields, WireError, clean, dumps, loads
+from device_agents.strict_json import Fields, WireError, canonical, clean, dumps, loads
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 ID_LENGTH = 16  # hex digits of the sha256 that a release is called by
 MAX_MANIFEST = 256 << 10  # one reply carries it
+MAX_SIGNATURE = 4 << 10
 MAX_FILES = 32
 MAX_JOURNAL = 8 << 20
 COMPACT_ABOVE, COMPACT_TO = 1 << 20, 500  # bytes of a journal that is shortened; records that stay
@@ -89,6 +94,10 @@ class App:
     @property
     def lock(self) -> Path:
         return self.folder / "lock"
+
+    @property
+    def mode_file(self) -> Path:
+        return self.folder / "mode"
 
     def release(self, name: str) -> Path:
         return self.releases / name
@@ -162,17 +171,30 @@ class App:
     def manifest(self, name: str, folder: Path | None = None) -> bytes:
         return b"".join(chunks_of((folder or self.release(name)) / MANIFEST, MAX_MANIFEST))
 
+    def signature(self, name: str) -> bytes | None:
+        """A release's manifest.sig as it lies there, unchecked; None where it has none.
+
+        Raises:
+            AgentError: it is a link, or larger than any signature.
+        """
+        path = self.release(name) / SIGNATURE
+        return b"".join(chunks_of(path, MAX_SIGNATURE)) if os.path.lexists(path) else None
+
     def write_journal(self, event: str, release: str, **fields: Any) -> None:
-        """Append one record; a journal that grew long and is at rest is shortened first."""
+        """Append one record; a journal that grew long and is at rest is shortened first.
+
+        Changes of mode are written beside a deployment, by other processes: one at a time.
+        """
         record = {"event": event, "release": release, **fields, "time": round(time.time(), 3)}
-        if self.journal.is_file() and self.journal.stat().st_size > COMPACT_ABOVE:
-            records = self.records()
-            if history.read(records).unfinished is None:
-                short = self.journal.with_name(".journal.new")
-                self.disk.remove(short)
-                self.disk.write(short, (_line(old) for old in history.compact(records, COMPACT_TO)))
-                self.disk.rename(short, self.journal)
-        self.disk.append(self.journal, _line(record))
+        with lock.exclusive(self.lock):
+            if self.journal.is_file() and self.journal.stat().st_size > COMPACT_ABOVE:
+                records = self.records()
+                if history.read(records).unfinished is None:
+                    short = self.journal.with_name(".journal.new")
+                    self.disk.remove(short)
+                    self.disk.write(short, (_line(old) for old in history.compact(records, COMPACT_TO)))
+                    self.disk.rename(short, self.journal)
+            self.disk.append(self.journal, _line(record))
 
 
 def parse_manifest(data: bytes, release: str, app: str) -> list[FileEntry]:
@@ -192,14 +214,9 @@ def parse_manifest(data: bytes, release: str, app: str) -> list[FileEntry]:
         raise AgentError("bad-file", f"release {release} is not one of app {app}")
     entries = [FileEntry.parse(entry) for entry in Fields("manifest", value).items("files", MAX_FILES)]
     names = [entry.name for entry in entries]
-    if len(set(names)) != len(names) or MANIFEST in names:
-        raise AgentError("bad-file", "the manifest lists a file twice, or itself")
+    if len(set(names)) != len(names) or {MANIFEST, SIGNATURE} & set(names):
+        raise AgentError("bad-file", "the manifest lists a file twice, or itself, or its signature")
     return entries
-
-
-def canonical(value: Any) -> bytes:
-    """The one spelling of a JSON value that is hashed, the same on the host: compact, keys sorted, ASCII."""
-    return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

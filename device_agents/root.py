@@ -4,9 +4,9 @@ In: the root path the host chose (or its default). Out: absolute paths inside it
 Rules: a name from the wire becomes a path only after it matched a strict pattern; files appear by rename; our folders
 are folders and our files files, no link is followed and no pipe waited for.
 
-    <root>/agent/<sha256>.pyz      shipped agents
+    <root>/agent/<sha256>.pyz      shipped agents; agent.pyz, a link, is the one that deployed last
     <root>/blobs/<sha256>          models and golden tensors, content-addressed
-    <root>/incoming/<sha256>.pack.gz  a transfer that has not been unpacked yet
+    <root>/incoming/<sha256>.pack.gz  a transfer, whole or as far as it came; called by the hash of the whole
     <root>/work/                   empty working directory of workers
     <root>/sites/                  runtimes that came from the host (sites.py)
     <root>/<app>/                  releases (slots.py); an app may not be called like one of RESERVED
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from device_agents.wire import AgentError
+from device_agents.errors import AgentError
 
 RESERVED = ("agent", "blobs", "incoming", "work", "sites", "tables", "cache")
 """Names in the root that are not apps (`tables` and `cache` are the host's, where both sides share one root)."""
@@ -36,6 +36,8 @@ RESERVED = ("agent", "blobs", "incoming", "work", "sites", "tables", "cache")
 MAX_BLOB = 1 << 30
 MAX_ENTRIES = 100_000
 """Blobs in one transfer; the host puts a few hundred into one."""
+MAX_TRANSFER = MAX_BLOB + (64 << 20)
+"""Bytes of one; the host ends a transfer at 64 MB, or after the one blob that is larger."""
 _STALE_SECONDS = 24 * 3600.0
 _CHUNK = 1 << 20
 
@@ -57,12 +59,19 @@ class Root:
             os.makedirs(path, mode=0o700, exist_ok=True)
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 raise OSError(errno.ENOTDIR, "is a link where a folder of ours belongs", path)
-        incoming = os.path.join(self.path, "incoming")
-        for name in os.listdir(incoming):
-            path = os.path.join(incoming, name)
-            if time.time() - os.lstat(path).st_mtime > _STALE_SECONDS:
-                with contextlib.suppress(OSError):  # something of somebody else's
-                    os.unlink(path)
+        self.sweep(_STALE_SECONDS)
+
+    def sweep(self, idle_seconds: float) -> None:
+        """Remove transfers and half-written files that nobody has added to for so long."""
+        for folder, ending in (("incoming", ""), ("blobs", ".part"), ("agent", ".part")):
+            path = os.path.join(self.path, folder)
+            if not os.path.isdir(path) or os.path.islink(path):
+                continue
+            for name in os.listdir(path):
+                file = os.path.join(path, name)
+                with contextlib.suppress(OSError):  # gone meanwhile, or something of somebody else's
+                    if name.endswith(ending) and time.time() - os.lstat(file).st_mtime > idle_seconds:
+                        os.unlink(file)
 
     @property
     def work(self) -> str:
@@ -103,30 +112,53 @@ class Root:
             raise AgentError("bad-file", f"blob {sha256} was damaged on the device and has been removed")
         return data
 
+    def arrived(self, sha256: str) -> tuple[int, str]:
+        """Make ready for a transfer: how many bytes of it are there, and their own sha256.
+
+        An empty file is made where there is none, so that a host writes only into files of ours. What a cut or a
+        power failure left may be no beginning of the transfer at all: the hash tells the host, which then starts anew.
+
+        Raises:
+            AgentError: 'bad-file', a link or a device is in the way.
+        """
+        with _open_file(self._transfer(sha256), os.O_CREAT) as file:
+            return _measured(file)
+
+    def forget(self, sha256: str) -> None:
+        """Remove what is there of a transfer."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._transfer(sha256))
+
     def unpack(self, sha256: str) -> int:
         """Unpack `incoming/<sha256>.pack.gz` into blobs and remove it; returns the number of blobs.
 
         A pack is a row of entries, gzipped: the blob's sha256, a space, its size in decimal, a newline, its bytes.
 
         Raises:
-            AgentError: 'bad-file' when an entry is malformed or its bytes have another hash. Blobs before it stay.
+            AgentError: 'bad-file' when the whole has another hash, and nothing of it was unpacked; when an entry is
+                malformed or its bytes have another hash, and blobs before it stay.
         """
-        path = os.path.join(self.path, "incoming", _hash(sha256) + ".pack.gz")
         count = 0
         try:
-            with _open_file(path) as file, gzip.open(file, "rb") as stream:
-                while self._unpack_one(stream):
-                    count += 1
-                    if count > MAX_ENTRIES:
-                        raise AgentError("bad-file", f"the transfer {sha256} holds more than {MAX_ENTRIES} blobs")
+            with _open_file(self._transfer(sha256)) as file:
+                _require_hash(file, sha256)
+                with gzip.open(file, "rb") as stream:
+                    while self._unpack_one(stream):
+                        count += 1
+                        if count > MAX_ENTRIES:
+                            raise AgentError("bad-file", f"the transfer {sha256} holds more than {MAX_ENTRIES} blobs")
         except FileNotFoundError:
             raise AgentError("bad-file", f"the transfer {sha256} did not arrive") from None
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise AgentError("bad-file", f"the transfer {sha256} is damaged") from None
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                self.forget(sha256)
+            sync_folder(os.path.join(self.path, "blobs"))
         return count
+
+    def _transfer(self, sha256: str) -> str:
+        return os.path.join(self.path, "incoming", _hash(sha256) + ".pack.gz")
 
     def _unpack_one(self, stream: gzip.GzipFile) -> bool:
         header = stream.readline(100)
@@ -171,14 +203,14 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _open_file(path: str) -> BinaryIO:
+def _open_file(path: str, flags: int = 0) -> BinaryIO:
     """A regular file for reading.
 
     Raises:
         AgentError: 'bad-file', it is a link, a pipe, a device or a folder; nothing was followed or waited for.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise AgentError("bad-file", f"{path} is a link; it was not followed") from None
@@ -187,6 +219,35 @@ def _open_file(path: str) -> BinaryIO:
         os.close(descriptor)
         raise AgentError("bad-file", f"{path} is not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def _require_hash(file: BinaryIO, sha256: str) -> None:
+    """Hash the whole of a file and go back to its start. Raises AgentError ('bad-file') for another hash."""
+    size, found = _measured(file)
+    if found != sha256:
+        raise AgentError("bad-file", f"the transfer {sha256} is damaged: its {size} bytes have another hash")
+    file.seek(0)
+
+
+def _measured(file: BinaryIO) -> tuple[int, str]:
+    """Length and sha256 of a file; of one that is larger than any transfer of its beginning."""
+    digest, size = hashlib.sha256(), 0
+    while size <= MAX_TRANSFER and (chunk := file.read(_CHUNK)):
+        digest.update(chunk)
+        size += len(chunk)
+    return size, digest.hexdigest()
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a folder durable. Some file systems cannot (EINVAL): there the rename itself is."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _hash(sha256: str) -> str:

@@ -24,9 +24,10 @@ from typing import Any, BinaryIO, Callable, cast
 
 from device_agents import lock
 from device_agents.disk import Disk, chunks_of
+from device_agents.errors import AgentError
 from device_agents.root import MAX_BLOB, RESERVED, Root
 from device_agents.site_path import FOLDER, NAME, tag, target
-from device_agents.wire import AgentError, Fields
+from device_agents.strict_json import Fields
 from device_agents.worker_process import WorkerLost, WorkerProcess
 
 MAX_SITE_BYTES = 1 << 30

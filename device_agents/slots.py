@@ -1,7 +1,7 @@
 """Releases on a device: the ops by which a host replaces one and can always go back.
 
 In: the agent's Root and the fields of a request. Out: JSON objects; AgentError where the device says no.
-releases.py says how an app's folder is laid out, history.py what its journal means.
+releases.py says how an app's folder is laid out, history.py what its journal means, pruning.py what is removed.
 
 The rules of the state machine:
 1. A release gets its name only after all its bytes are on the disk and were hashed there.
@@ -10,26 +10,27 @@ The rules of the state machine:
 3. `committed` is written only while `current` is the release it names.
 4. Whatever was interrupted, `recover` ends: staging is removed, and `current` is again what it was at
    `begin`. If that release is damaged and the new one is whole, the new one stays: old or new, never neither.
-5. All ops that change anything need the lock, and may be repeated: the second time changes nothing.
+5. All ops that change anything need the lock (but `mode`, which does not touch releases), and may be repeated: the
+   second time changes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
-from device_agents import history, lock
+from device_agents import history, hooks, lock, modes, pruning
 from device_agents.disk import Disk, chunks_of, folder_exists, hashed, require_folder
+from device_agents.errors import AgentError
 from device_agents.history import NAME
-from device_agents.releases import MANIFEST, MAX_MANIFEST, App, FileEntry, parse_manifest
-from device_agents.root import MAX_BLOB, RESERVED, Root
-from device_agents.wire import AgentError, Fields, WireError
+from device_agents.releases import MANIFEST, MAX_MANIFEST, MAX_SIGNATURE, SIGNATURE, App, FileEntry, parse_manifest
+from device_agents.root import MAX_BLOB, Root, sync_folder
+from device_agents.strict_json import Fields, WireError
 
 JOURNAL_SHOWN = 20
 MAX_REASON = 1000
@@ -42,7 +43,8 @@ _Object = dict[str, Any]
 
 
 def state(app: App) -> _Object:
-    """What a host plans with. `needs_hands` tells why nothing can be done, '' where all is well."""
+    """What a host plans with. `needs_hands` tells why nothing can be done, '' where all is well; `mode` and `counter`
+    are those of the current release, null and 0 where it has none or is damaged."""
     out: _Object = {
         "app": app.name,
         "current": None,
@@ -51,6 +53,8 @@ def state(app: App) -> _Object:
         "committed": None,
         "unfinished": None,
         "trials": {},
+        "mode": None,
+        "counter": 0,
         "needs_hands": "",
         "releases": app.names(),
         "free_bytes": app.disk.free_bytes,
@@ -66,7 +70,10 @@ def state(app: App) -> _Object:
         out["needs_hands"] = error.message
         return out
     out["problem"] = app.problem(current) if current else ""
-    out["previous"] = _previous(past, current)
+    if current and not out["problem"]:
+        running = modes.read(app, current)
+        out["mode"], out["counter"] = running.mode, running.counter
+    out["previous"] = past.before(current)
     out["committed"] = past.committed
     out["unfinished"] = past.unfinished.as_json() if past.unfinished else None
     out["trials"] = past.trials
@@ -88,10 +95,12 @@ def verify(app: App, release: str) -> _Object:
 
 
 def manifest(app: App, release: str) -> _Object:
-    """The text of a release's manifest, after its files were checked."""
+    """The text of a release's manifest, after its files were checked; and of its signature, unchecked, or null."""
     if problem := app.problem(release):
         raise AgentError("bad-file", problem)
-    return {"manifest": app.manifest(release).decode()}
+    signature = app.signature(release)
+    text = None if signature is None else signature.decode("utf-8", "replace")
+    return {"manifest": app.manifest(release).decode(), "signature": text}
 
 
 # -- ops that change something --------------------------------------------------------------------
@@ -102,6 +111,7 @@ def take_lock(app: App, holder: str) -> _Object:
     app.disk.make_folder(app.folder)
     app.disk.make_folder(app.releases)
     dead = lock.take(app.disk, app.lock, holder)
+    _point_at_this_agent(app.disk)
     return {"taken_over": dead.name if dead else None}
 
 
@@ -112,7 +122,7 @@ def unlock(app: App) -> _Object:
 def begin(app: App, release: str, kind: str) -> _Object:
     """Open a deployment (or a rollback): from here on `recover` comes back to what is current now."""
     records = app.records()
-    if records and records[-1]["event"] == history.BEGIN and records[-1]["release"] == release:
+    if _is(history.last(records), history.BEGIN, release):
         return {}
     if half := history.read(records).unfinished:
         raise AgentError("refused", f"the deployment of {half.release} has not ended: recover first")
@@ -120,24 +130,31 @@ def begin(app: App, release: str, kind: str) -> _Object:
     return {}
 
 
-def stage(app: App, release: str, manifest: str) -> _Object:
+def stage(app: App, release: str, manifest: str, signature: str | None) -> _Object:
     """Make a release out of blobs: copied, hashed and synced under another name, then renamed.
 
     A release of this name that is there and whole stays; one that is damaged is repaired file by file, each
-    replaced by a rename, so that an application that reads it meanwhile is never worse off.
+    replaced by a rename, so that an application that reads it meanwhile is never worse off. So is a signature that
+    is new or another one; without one that is there stays.
     """
     target, staging = app.release(release), app.releases / f".staging-{release}"
     if folder_exists(staging):
         app.disk.remove(staging)
-    if folder_exists(target) and not app.problem(release):
+    entries = []
+    if not folder_exists(target) or app.problem(release):
+        data = b"".join(chunks_of(app.disk.blob(manifest), MAX_MANIFEST))
+        entries = [FileEntry(MANIFEST, manifest, len(data)), *parse_manifest(data, release, app.name)]
+    if signature is not None and (entries or not _signed(app, release, signature)):
+        size = sum(map(len, chunks_of(app.disk.blob(signature), MAX_SIGNATURE)))
+        entries.append(FileEntry(SIGNATURE, signature, size))
+    if not entries:
         return {"staged": False}
-    data = b"".join(chunks_of(app.disk.blob(manifest), MAX_MANIFEST))
-    entries = [FileEntry(MANIFEST, manifest, len(data)), *parse_manifest(data, release, app.name)]
     app.disk.make_folder(staging)
     for entry in entries:
         _copy_blob(app.disk, entry, staging / entry.name)
-    if problem := app.problem(release, staging):
+    if entries[0].name == MANIFEST and (problem := app.problem(release, staging)):
         raise AgentError("bad-file", problem)
+    sync_folder(staging)  # the files' names, which the rename of their folder does not bring to the disk
     if not folder_exists(target):
         app.disk.rename(staging, target)
         return {"staged": True}
@@ -169,7 +186,7 @@ def switch(app: App, release: str) -> _Object:
 def commit(app: App, release: str, facts: _Object) -> _Object:
     """End the deployment well; `facts` are the figures that `status` shows beside it."""
     records = app.records()
-    if records and records[-1]["event"] == history.COMMITTED and records[-1]["release"] == release:
+    if _is(history.last(records), history.COMMITTED, release):
         return {}
     past = history.read(records)
     half, current = _unfinished(past, release), app.current()
@@ -212,50 +229,28 @@ def recover(app: App, reason: str, blame: bool, facts: _Object) -> _Object:
     return {"recovered": {"release": half.release, "from": half.origin, "event": event, "reason": reason}}
 
 
-def prune(app: App) -> _Object:
-    """Remove all releases but the current and the previous one, and the blobs that only they used."""
-    past, current = app.history(), app.current()
-    keep = {current, _previous(past, current)}
-    if past.unfinished:
-        keep |= {past.unfinished.release, past.unfinished.origin}
-    gone = [name for name in app.names() if name not in keep]
-    blobs = _blobs(app, gone)
-    for name in gone:
-        trash = app.releases / f".trash-{name}"  # so that half a release never has a release's name
-        app.disk.remove(trash)
-        app.disk.rename(app.release(name), trash)
-        app.disk.remove(trash)
-    for sha256 in sorted(blobs - _used_blobs(app.disk)):
-        app.disk.remove(app.disk.blob(sha256))
-    return {"removed": gone}
-
-
-def discard(root: Root, sha256s: Sequence[str]) -> int:
-    """Remove those blobs, but for what releases were made of; how many were there."""
-    used = _used_blobs(Disk.of(root))
-    return root.discard([sha256 for sha256 in sha256s if sha256 not in used])
-
-
-def share(app: App, release: str) -> _Object:
-    """Put a release's files back among the blobs, where the agent's `check` and `measure` find models."""
-    for entry in app.checked(release, app.release(release)):
-        blob = app.disk.blob(entry.sha256)
-        if not os.path.lexists(blob):
-            part = blob.with_name(f"{entry.sha256}.{os.getpid()}.part")
-            app.disk.remove(part)
-            app.disk.write(part, chunks_of(app.release(release) / entry.name, entry.size))
-            app.disk.rename(part, blob)
-    return {}
-
-
 # -- helpers --------------------------------------------------------------------------------------
 
 
-def _previous(past: history.History, current: str | None) -> str | None:
-    """What the journal says ran before; where `current` was moved by hand, what was committed last."""
-    if past.committed is None or past.committed["release"] == current:
-        return past.previous
-    return str(past.committed["release"])
+def _is(record: Mapping[str, Any], event: str, release: str) -> bool:
+    return record.get("event") == event and record.get("release") == release
+
+
+def _signed(app: App, release: str, signature: str) -> bool:
+    """Whether the signature of a release is this one."""
+    with contextlib.suppress(AgentError):
+        found = app.signature(release)
+        return found is not None and hashlib.sha256(found).hexdigest() == signature
+    return False
+
+
+def _point_at_this_agent(disk: Disk) -> None:
+    """Let <root>/agent/agent.pyz be the agent that deploys: what people and timers start on the device itself."""
+    shipped = Path(__file__).parents[1]
+    link = shipped.with_name("agent.pyz")
+    ours = shipped.parent == Path(disk.path, "agent") and re.fullmatch(r"[0-9a-f]{64}\.pyz", shipped.name)
+    if ours and not (link.is_symlink() and os.readlink(link) == shipped.name):
+        disk.point(link, shipped.name)
 
 
 def _unfinished(past: history.History, release: str) -> history.Unfinished:
@@ -275,34 +270,17 @@ def _copy_blob(disk: Disk, entry: FileEntry, target: Path) -> None:
 
 def _sweep(app: App) -> None:
     """Remove what an interrupted op left: names that start with a dot are never releases."""
-    for folder in (app.folder, app.releases):
-        require_folder(folder)
-        for entry in list(os.scandir(folder)):
-            if entry.name.startswith(".staging-"):
-                require_folder(Path(entry.path))  # a link there is somebody's trick: not even removed
+    require_folder(app.folder)
+    require_folder(app.releases)
+    for entry in list(os.scandir(app.releases)):
+        if entry.name.startswith(".staging-"):
+            require_folder(Path(entry.path))  # a link there is somebody's trick: not even removed
+        if entry.name.startswith("."):
+            app.disk.remove(Path(entry.path))
+    with lock.exclusive(app.lock):  # a mode may be changing just now
+        for entry in list(os.scandir(app.folder)):
             if entry.name.startswith("."):
                 app.disk.remove(Path(entry.path))
-
-
-def _blobs(app: App, names: list[str]) -> set[str]:
-    """Blobs that releases were made of, their manifests included; damaged manifests name none."""
-    found: set[str] = set()
-    for name in names:
-        with contextlib.suppress(AgentError, WireError, OSError):
-            data = app.manifest(name)
-            found |= {entry.sha256 for entry in parse_manifest(data, name, app.name)}
-            found.add(hashlib.sha256(data).hexdigest())
-    return found
-
-
-def _used_blobs(disk: Disk) -> set[str]:
-    used: set[str] = set()
-    for entry in os.scandir(disk.path):
-        if re.fullmatch(NAME, entry.name) and entry.name not in RESERVED and entry.is_dir(follow_symlinks=False):
-            app = App(disk, entry.name)
-            with contextlib.suppress(AgentError):
-                used |= _blobs(app, app.names())
-    return used
 
 
 # -- the table ------------------------------------------------------------------------------------
@@ -310,11 +288,16 @@ def _used_blobs(disk: Disk) -> set[str]:
 _FIELDS: dict[str, Callable[[Fields], Any]] = {
     "release": lambda f: f.text("release", NAME),
     "manifest": lambda f: f.sha256("manifest"),
+    "signature": lambda f: f.sha256("signature") if f.has("signature") and f.maybe("signature") else None,
     "holder": lambda f: f.text("holder", limit=200),
     "kind": lambda f: f.text("kind", "deploy|rollback"),
     "reason": lambda f: f.text("reason", limit=MAX_REASON),
     "blame": lambda f: f.flag("blame"),
     "facts": lambda f: _facts(f.take("facts")),
+    "mode": lambda f: f.text("mode", modes.NAME),
+    "hook": lambda f: f.text("kind", "post-switch|health"),
+    "argv": lambda f: hooks.arguments(f.items("argv", hooks.MAX_ARGUMENTS)),
+    "timeout_s": lambda f: f.number("timeout_s", 0.01, hooks.MAX_SECONDS),
 }
 
 
@@ -343,9 +326,7 @@ def _op(action: Callable[..., _Object], fields: tuple[str, ...], locked: bool) -
         except WireError as error:
             raise AgentError("usage", str(error)) from error
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise AgentError("failed", "the device's disk is full") from error
-            raise AgentError("failed", str(error)) from error
+            raise AgentError.of(error) from error
 
     return op
 
@@ -358,13 +339,16 @@ OPS: dict[str, Callable[[Root, _Object], _Object]] = {
     "lock": _op(take_lock, ("holder",), locked=False),
     "unlock": _op(unlock, (), locked=False),
     "begin": _op(begin, ("release", "kind"), locked=True),
-    "stage": _op(stage, ("release", "manifest"), locked=True),
+    "stage": _op(stage, ("release", "manifest", "signature"), locked=True),
     "trial": _op(trial, ("release",), locked=True),
     "switch": _op(switch, ("release",), locked=True),
     "commit": _op(commit, ("release", "facts"), locked=True),
     "refuse": _op(refuse, ("release", "reason"), locked=True),
     "recover": _op(recover, ("reason", "blame", "facts"), locked=True),
-    "prune": _op(prune, (), locked=True),
-    "share": _op(share, ("release",), locked=True),
+    "hook": _op(hooks.hook, ("release", "hook", "argv", "timeout_s"), locked=True),
+    "mode": _op(modes.change, ("mode",), locked=False),
+    "prune": _op(pruning.prune, (), locked=True),
+    "share": _op(pruning.share, ("release",), locked=True),
 }
-"""What the supervisor dispatches to, besides its own ops. Every op takes `app`, and the fields named here."""
+"""What the supervisor dispatches to, besides its own ops. Every op takes `app`, and the fields named here (`hook` is on
+the wire `kind`; `signature` may be left out)."""

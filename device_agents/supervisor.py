@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Callable
 
-from device_agents import cores, facts, health, sites, slots, wire
+from device_agents import cores, facts, health, hooks, pruning, sites, slots, wire
 from device_agents.root import Root
 from device_agents.wire import AgentError
 from device_agents.worker_process import WorkerLost, WorkerProcess
@@ -28,7 +28,7 @@ LOCKED_IDLE_SECONDS = 180.0
 MAX_WAITING = 64
 """Requests that wait while one is answered; a host sends the next one when it has its reply."""
 STOP_SECONDS = 30.0
-"""After stdin ended an op in flight has this long; then the process ends, whatever hangs."""
+"""After stdin ended an op in flight has this long; then the process ends, whatever hangs, and a hook with it."""
 OPS = {**slots.OPS, **sites.OPS}
 
 
@@ -111,6 +111,7 @@ class Supervisor:
         self._kill_worker()
         self._queue.put(None)
         if not self._ended.wait(STOP_SECONDS):
+            hooks.stop()
             os._exit(1)
 
     def _kill_worker(self) -> None:
@@ -135,6 +136,9 @@ class Supervisor:
             self._write(wire.Refusal(request.id, "usage", str(error)))
         except BrokenPipeError:
             raise
+        except OSError as error:
+            refusal = AgentError.of(error)
+            self._write(wire.Refusal(request.id, refusal.kind, refusal.message))
         except Exception as error:  # a defect or the system's refusal ends one request, not the agent
             self._write(wire.Refusal(request.id, "failed", f"{type(error).__name__}: {error}"))
 
@@ -151,7 +155,13 @@ class Supervisor:
         if request.op == "missing":
             return {"missing": self._root.missing(args.items("sha256s", wire.MAX_HASHES))}
         if request.op == "discard":
-            return {"count": slots.discard(self._root, args.items("sha256s", wire.MAX_HASHES))}
+            return {"count": pruning.discard(self._root, args.items("sha256s", wire.MAX_HASHES))}
+        if request.op == "arrived":
+            size, sha256 = self._root.arrived(args.sha256("sha256"))
+            return {"bytes": size, "sha256": sha256, "free_bytes": self._root.free_bytes}
+        if request.op == "forget":
+            self._root.forget(args.sha256("sha256"))
+            return {}
         if request.op == "unpack":
             return {"count": self._root.unpack(args.sha256("sha256"))}
         if request.op == "check":

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Union
 
+from device_agents.errors import ERROR_KINDS, AgentError
 from device_agents.strict_json import MAX_TEXT, Fields, WireError, canonical, clean, dumps, loads
 
 __all__ = [
@@ -52,19 +53,6 @@ FLAGS = (
     "clock-changed",  # the cores' frequency was another one afterwards
     "governor-changed",  # and so was who decides about it
 )
-
-ERROR_KINDS = (
-    "failed", "usage", "no-runtime", "bad-file", "refused", "lock-held", "needs-hands", "rolled-back", "cancelled",
-)  # fmt: skip
-
-
-class AgentError(Exception):
-    """Raised by an op on the device; becomes an error reply. `kind` is one of ERROR_KINDS."""
-
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
 
 
 # --------------------------------------------------------------------------------------- the values

@@ -11,6 +11,7 @@ process, a runtime or a clock. It ships with the package because every stage abo
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -89,7 +90,7 @@ class FakeDevice:
         checked: answers the op `check`.
         ops: further ops, name -> function of the args; may raise wire.AgentError.
         cut_after: the link is cut after the host has read this many lines (None: never); counts down.
-        cut_put: the link is cut in the middle of the next transfer.
+        cut_put: the link is cut in the middle of the next transfer, half of which has arrived.
         clock: seconds that measuring took so far.
         log: op names in the order of the requests.
         jobs: all jobs that were measured.
@@ -172,11 +173,21 @@ class FakeDevice:
             return {"count": len(there)}
         if op == "missing":
             return {"missing": [sha256 for sha256 in args["sha256s"] if not self.blob(sha256).exists()]}
-        if op == "unpack":
-            return {"count": self._unpack(self.folder / "incoming" / f"{args['sha256']}.pack.gz")}
+        if op in ("arrived", "forget", "unpack"):
+            return self._transfer(op, self.folder / "incoming" / f"{args['sha256']}.pack.gz")
         if op == "check":
             return wire.to_wire(self.checked)
         raise wire.AgentError("usage", f"the agent has no op {op!r}")
+
+    def _transfer(self, op: str, pack: Path) -> dict[str, Any]:
+        if op == "unpack":
+            return {"count": self._unpack(pack)}
+        if op == "forget":
+            pack.unlink(missing_ok=True)
+            return {}
+        pack.touch()
+        there = pack.read_bytes()
+        return {"bytes": len(there), "sha256": hashlib.sha256(there).hexdigest(), "free_bytes": 1 << 40}
 
     def _unpack(self, pack: Path) -> int:
         count = 0
@@ -250,10 +261,21 @@ class FakeLink:
         return FakeChannel(self.device, {"ready": {"protocol": wire.PROTOCOL, "root": root}}, nonce)
 
     def put(self, data: bytes, remote_path: str) -> None:
+        self._maybe_cut(remote_path)
+        Path(remote_path).write_bytes(data)
+
+    def extend(self, data: bytes, remote_path: str, offset: int) -> None:
+        with open(remote_path, "r+b") as file:
+            file.seek(offset)
+            file.write(data[: len(data) // 2])
+            file.flush()
+            self._maybe_cut(remote_path)
+            file.write(data[len(data) // 2 :])
+
+    def _maybe_cut(self, path: str) -> None:
         if self.device.cut_put or self.device.cut_after == 0:
             self.device.cut_put = False
-            raise DeviceLost(f"cannot write {remote_path}: the link was cut")
-        Path(remote_path).write_bytes(data)
+            raise DeviceLost(f"cannot write {path}: the link was cut")
 
     def close(self) -> None:
         self.closed = True

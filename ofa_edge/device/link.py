@@ -1,8 +1,9 @@
-"""The seam to a device: start one process there, put one file there.
+"""The seam to a device: start one process there, put one file there, or go on with one that was cut.
 
 In: an argument list, bytes. Out: a Channel to the process. A phone fits too: there `start` runs the
-supervisor on the host and `put` is an adb push. Rules: no shell text is built from anything but the
-argument list; a file is either complete under its name or not there; every wait has a deadline.
+supervisor on the host, `put` is an adb push, and so is `extend`, beside the file, which the shell then joins. Rules: no
+shell text is built from anything but the argument list; a file that was put is either complete under its name or not
+there; one that is extended is for the agent to judge; every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -70,6 +71,15 @@ class Link(Protocol):
 
         Raises:
             DeviceLost: the link was cut, or the device is full; nothing lies under `remote_path` then.
+        """
+
+    def extend(self, data: bytes, remote_path: str, offset: int) -> None:
+        """Write `data` at `offset` of a file that is there, and is not longer; what comes before a cut stays.
+
+        It can be done again from any offset up to what is there: the same bytes go to the same places.
+
+        Raises:
+            DeviceLost: the link was cut, or the device is full; part of `data` may have arrived.
         """
 
     def close(self) -> None:

@@ -131,5 +131,14 @@ class LocalLink:
         except OSError as error:
             raise DeviceLost(f"cannot write {remote_path}: {error.strerror}") from error
 
+    def extend(self, data: bytes, remote_path: str, offset: int) -> None:
+        try:
+            descriptor = os.open(remote_path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "wb") as file:
+                file.seek(offset)
+                file.write(data)
+        except OSError as error:
+            raise DeviceLost(f"cannot write {remote_path}: {error.strerror}") from error
+
     def close(self) -> None:
         """Nothing is held."""

@@ -8,8 +8,6 @@ a device sends is a ProtocolError that names the device, and the session is over
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,15 +19,13 @@ from ofa_edge import errors
 from ofa_edge.device.identity import require_same_machine
 from ofa_edge.device.link import Channel, Link, one_line
 from ofa_edge.device.sites import RUNTIMES, pip_name
+from ofa_edge.device.transfer import Courier, packs
 from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError
 from ofa_edge.limits import Limits
 
 T = TypeVar("T")
 R = TypeVar("R", bound="wire.Measured | wire.Energy | wire.Failed")
 _Job = wire.MeasureJob | wire.EnergyJob
-
-# Weights hardly compress, random ones that repeat themselves do at any level: the fastest.
-_GZIP_LEVEL = 1
 
 _ERRORS: dict[str, type[OfaEdgeError]] = {
     "usage": errors.UsageError,
@@ -81,27 +77,21 @@ class Session:
         return sum(self._only(self.call("discard", {"sha256s": p}), lambda r: r.whole("count")) for p in parts)
 
     def push(self, blobs: Mapping[str, bytes]) -> int:
-        """Bring blobs to the device, content-addressed, in few large transfers.
+        """Bring blobs to the device, content-addressed, in few large transfers. One that was cut goes on where it was.
 
         Args:
             blobs: sha256 -> bytes; all are sent, ask `missing` before.
 
         Returns:
-            Bytes sent, compressed.
+            Bytes sent now, compressed.
 
         Raises:
             NoRoom: not enough of it there; it names what is free and what the transfer needs.
             OfaEdgeError: a blob arrived damaged.
-            DeviceLost: the link was cut; blobs unpacked before it stay.
+            DeviceLost: the link was cut; blobs unpacked before it stay, and so does what came of the others.
         """
-        sent = 0
-        group: dict[str, bytes] = {}
-        for sha256, data in blobs.items():
-            if group and sum(map(len, group.values())) + len(data) > self._limits.pack_bytes:
-                sent += self._push_pack(group)
-                group = {}
-            group[sha256] = data
-        return sent + self._push_pack(group) if group else sent
+        courier = Courier(self.link, self.root, self._ask, self._alive)
+        return sum(courier.bring(pack) for pack in packs(blobs, self._limits.pack_bytes))
 
     def measure(self, jobs: Sequence[wire.MeasureJob], *, fresh: bool) -> Iterator[wire.Measured | wire.Failed]:
         """Time models; results come in the jobs' order, as they are ready.
@@ -209,23 +199,6 @@ class Session:
             done.set()
             teller.join(self._limits.reply_seconds)
 
-    def _push_pack(self, blobs: Mapping[str, bytes]) -> int:
-        pack = b"".join(b"%s %d\n%s" % (sha256.encode("ascii"), len(data), data) for sha256, data in blobs.items())
-        free = self._only(self.call("space", {}), lambda r: r.whole("free_bytes"))
-        packed = gzip.compress(pack, _GZIP_LEVEL, mtime=0)
-        need = len(packed) + len(pack)  # the transfer and what comes out of it, for a moment both
-        if free < need:
-            raise errors.NoRoom(
-                f"{self.link.name} has {free >> 20} MiB free in {self.root}, this transfer needs {need >> 20} MiB",
-                hint="make room there, or name another folder with --root",
-            )
-        sha256 = hashlib.sha256(packed).hexdigest()
-        with self._alive():
-            self.link.put(packed, f"{self.root}/incoming/{sha256}.pack.gz")
-        if self._only(self.call("unpack", {"sha256": sha256}), lambda r: r.whole("count")) != len(blobs):
-            raise self._broken("it unpacked another number of blobs than were sent")
-        return len(packed)
-
     def _stream(self, op: str, jobs: Sequence[_Job], parse: Callable[[Any], R], *, fresh: bool) -> Iterator[R]:
         """The rows of one request, one a job, in their order."""
         ident = self._send(op, {"jobs": [wire.to_wire(job) for job in jobs], "fresh": fresh})
@@ -303,6 +276,10 @@ class Session:
             self.close()
             hint = error.hint or "results so far are kept; run the same command again with --resume"
             raise type(error)(f"{self.link.name}: {error.message}", hint=hint) from error
+
+    def _ask(self, op: str, args: Mapping[str, Any], take: Callable[[wire.Fields], T]) -> T:
+        """What `take` finds in the reply to a request."""
+        return self._only(self.call(op, args), take)
 
     def _only(self, result: Mapping[str, Any], take: Callable[[wire.Fields], T]) -> T:
         """What `take` finds in a reply that holds nothing else."""

@@ -1,8 +1,8 @@
 """The ssh link: a device reached as `ssh` would reach it.
 
 In: a host as typed. Out: processes and files there. Rules kept: the command line is quoted word by word; stdout and
-stderr are drained side by side; a file is written beside its name, its size checked, then renamed; no wait is
-endless. How the connection comes about and whom it trusts: ssh_connection.py.
+stderr are drained side by side; a file that is put is written beside its name, its size checked, then renamed; no wait
+is endless. How the connection comes about and whom it trusts: ssh_connection.py.
 """
 
 from __future__ import annotations
@@ -137,6 +137,14 @@ class SshLink:
         except Exception as error:  # a hostile server can make every layer of the SFTP client stumble
             raise self._not_put(error, remote_path) from error
 
+    def extend(self, data: bytes, remote_path: str, offset: int) -> None:
+        try:
+            sftp, pipe = self._open_sftp()
+            pipe.begin(self._limits.put_seconds + len(data) / self._limits.put_rate, len(data) // _WRITE)
+            _write(sftp, data, remote_path, offset)
+        except Exception as error:  # as in put
+            raise self._not_put(error, remote_path) from error
+
     def close(self) -> None:
         self.connection.close()
 
@@ -203,12 +211,15 @@ def connect(
     return SshLink(name or host, connection, python=python, root=root, limits=options.limits)
 
 
-def _write(sftp: paramiko.SFTPClient, data: bytes, path: str) -> None:
-    with sftp.open(path, "wb") as stream:
+def _write(sftp: paramiko.SFTPClient, data: bytes, path: str, offset: int | None = None) -> None:
+    """Write a new file, or with `offset` into one that is there. Each piece says where it goes, so that what a dead
+    connection still has to write of the same file does no harm."""
+    with sftp.open(path, "wb" if offset is None else "r+b") as stream:
         stream.set_pipelined(True)
+        stream.seek(offset or 0)
         view = memoryview(data)
         for start in range(0, len(data), _WRITE):
             stream.write(bytes(view[start : start + _WRITE]))
-    size = sftp.stat(path).st_size
-    if size != len(data):
-        raise OSError(f"{size} of {len(data)} bytes arrived")
+    size, want = sftp.stat(path).st_size, (offset or 0) + len(data)
+    if size != want:
+        raise OSError(f"{size} of {want} bytes arrived")

@@ -148,8 +148,9 @@ class Device:
     def push(self, blobs: Mapping[str, bytes]) -> int:
         def unpack() -> int:
             pack = b"".join(b"%s %d\n%s" % (sha.encode(), len(data), data) for sha, data in blobs.items())
-            name = hashlib.sha256(pack).hexdigest()
-            (self.root / "incoming" / f"{name}.pack.gz").write_bytes(gzip.compress(pack))
+            packed = gzip.compress(pack)
+            name = hashlib.sha256(packed).hexdigest()
+            (self.root / "incoming" / f"{name}.pack.gz").write_bytes(packed)
             return self.disk.unpack(name)
 
         self.pushed += sum(map(len, blobs.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import sys
@@ -19,6 +20,7 @@ from ofa_edge.errors import BadFile, DeviceLost, LockHeld, NoRoom, OfaEdgeError,
 from ofa_edge.limits import LIMITS
 
 SHA = "0" * 64
+NOTHING = hashlib.sha256(b"").hexdigest()
 Open = Callable[..., Session]
 
 
@@ -200,7 +202,7 @@ def test_hashes_nobody_asked_for_are_not_believed(hostile: Open) -> None:
 
 def test_a_transfer_the_device_has_no_room_for_is_not_begun(hostile: Open) -> None:
     with (
-        hostile({"space": [ok({"free_bytes": 10})]}) as session,
+        hostile({"arrived": [ok({"bytes": 0, "sha256": NOTHING, "free_bytes": 10})]}) as session,
         pytest.raises(NoRoom, match="0 MiB free in .*, this transfer needs") as caught,
     ):
         session.push({SHA: b"x" * 100})

@@ -27,8 +27,9 @@ def sha256_of(data: bytes) -> str:
 
 
 def arrive(root: Root, pack: bytes) -> str:
-    name = sha256_of(pack)
-    Path(root.path, "incoming", f"{name}.pack.gz").write_bytes(gzip.compress(pack))
+    packed = gzip.compress(pack)
+    name = sha256_of(packed)
+    Path(root.path, "incoming", f"{name}.pack.gz").write_bytes(packed)
     return name
 
 

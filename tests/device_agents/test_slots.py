@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from device_agents import history, lock, slots
+from device_agents import history, lock, pruning
 from device_agents.disk import Disk
 from device_agents.process import Process
 from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, canonical
@@ -577,7 +577,7 @@ def test_blobs_of_releases_are_not_discarded(disk: Disk) -> None:
     other = make_bundle(9.0)
     put(disk, other)
     kept = set(A.blobs())
-    assert slots.discard(disk, [*A.blobs(), *other.blobs()]) == len(other.blobs().keys() - kept)
+    assert pruning.discard(disk, [*A.blobs(), *other.blobs()]) == len(other.blobs().keys() - kept)
     assert {path.name for path in (Path(disk.path) / "blobs").iterdir()} == kept
 
 

@@ -207,7 +207,7 @@ def test_the_same_over_ssh(sshd: Sshd, wild: Python, attack: str, error: type[De
 class Slow(LocalLink):
     """A link over which a file travels until the agent has heard that its host is alive."""
 
-    def put(self, data: bytes, remote_path: str) -> None:
+    def extend(self, data: bytes, remote_path: str, offset: int) -> None:
         while not Path(self.root or "", "alive").exists():
             time.sleep(0.01)
 

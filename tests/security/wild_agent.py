@@ -5,6 +5,7 @@ OFA_EDGE_TEST_ATTACK is `verb` or `verb:n`: n good results come first. What the 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import sys
@@ -175,7 +176,8 @@ def answer(op: str, args: dict[str, Any], times: int) -> dict[str, Any]:
         if verb == "huge-facts":
             found["device_model"] = "x" * 100_000
         return found
-    return {"missing": {"missing": []}, "space": {"free_bytes": 1 << 40}, "unpack": {"count": 1}}.get(op, {})
+    arrived = {"bytes": 0, "sha256": hashlib.sha256(b"").hexdigest(), "free_bytes": 1 << 40}
+    return {"missing": {"missing": []}, "arrived": arrived, "unpack": {"count": 1}}.get(op, {})
 
 
 def measure(ident: int, args: dict[str, Any]) -> None:
