@@ -1,6 +1,7 @@
 """The entry of agent.pyz: `supervise NONCE ROOT` is the agent, `work ROOT [SITE]` one of its workers.
 
-Started by the host's boot line (ofa_edge/device/provision.py) and by the supervisor; people do not call it.
+These two are started by the host's boot line (ofa_edge/device/provision.py) and by the supervisor. `mode` and `policy`
+are for people and timers on the device (commands.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sys
 
 def main() -> None:
     """Dispatch; ends the process without waiting for threads that read a pipe."""
-    command, arguments = sys.argv[1], sys.argv[2:]
+    command, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    status = 0
     if command == "supervise":
         from device_agents import supervisor
 
@@ -25,9 +27,12 @@ def main() -> None:
         site_path.use(root, *site)
         worker.main(root)
     else:
-        sys.exit(f"unknown command {command!r}")
+        from device_agents import commands
+
+        status = commands.main(command, arguments)
     sys.stdout.flush()
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

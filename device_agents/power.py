@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-from device_agents import readings, wire
+from device_agents import readings, supply, wire
 from device_agents.firmware import Firmware
 from device_agents.timing import interval_rank
 
@@ -278,20 +278,18 @@ def _ina(base: str) -> list[Sensor]:
 def _batteries(base: str) -> list[Sensor]:
     """What a battery gives, for as long as it is not charged; some count that as negative."""
     found = []
-    for supply in _found(base, "sys/class/power_supply/*"):
-        if readings.text(f"{supply}/type").strip() != "Battery":
-            continue
+    for battery in supply.batteries(base):
         direct, product = (
-            _scaled((f"{supply}/power_now",), 1e-6),
-            _scaled((f"{supply}/current_now", f"{supply}/voltage_now"), 1e-12),
+            _scaled((f"{battery}/power_now",), 1e-6),
+            _scaled((f"{battery}/current_now", f"{battery}/voltage_now"), 1e-12),
         )
         chosen = direct if direct() is not None else product
-        found.append(Sensor("battery", watts=_discharging(supply, chosen)))
+        found.append(Sensor("battery", watts=_discharging(battery, chosen)))
     return found
 
 
-def _discharging(supply: str, watts: Read) -> Read:
-    return lambda: watts() if readings.text(f"{supply}/status").strip() == "Discharging" else None
+def _discharging(battery: str, watts: Read) -> Read:
+    return lambda: watts() if readings.text(f"{battery}/status").strip() == "Discharging" else None
 
 
 def _scaled(paths: Sequence[str], unit: float) -> Read:

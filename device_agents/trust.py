@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
-from device_agents import readings, wire
+from device_agents import readings, thermal, wire
 from device_agents.firmware import PRESENT, Firmware
 
 PRESSURE = 0.10
@@ -31,10 +31,6 @@ FIRMWARE_SECONDS = 1.0
 
 UNDERVOLTAGE, CAPPED, THROTTLED = 1, 2, 4
 
-_SENSIBLE_C = (-40.0, 150.0)
-_CHIPS = ("k10temp", "zenpower", "coretemp", "cpu_thermal", "soc_thermal", "cpu")
-_ELSEWHERE = re.compile(r"iwlwifi|wifi|battery|charger|nvme|modem|pch", re.I)
-"""Zones that are not the processor's."""
 _COOLING = re.compile(r"thermal-cpufreq|cpufreq|Processor$", re.I)
 """Cooling devices that slow the processor; their state is 0 as long as they do nothing."""
 
@@ -81,9 +77,9 @@ class Signals:
         self._clock = clock
         self._firmware = Firmware(base)
         self._asked: tuple[float, int | None] = (float("-inf"), None)
-        self._temperatures = tuple(_temperature_files(base))
+        self._temperatures = thermal.files(base)
         self._cooling = tuple(_cooling_files(base))
-        self._supply_alarm = next(_hwmon(base, ("rpi_volt",), "in0_lcrit_alarm"), None)
+        self._supply_alarm = next(thermal.hwmon(base, ("rpi_volt",), "in0_lcrit_alarm"), None)
         self._counts: dict[tuple[int, ...], tuple[str, ...]] = {}
 
     def read(self, cores: Sequence[int]) -> Machine:
@@ -108,8 +104,7 @@ class Signals:
 
     def temperature(self) -> float | None:
         """Of the hottest zone, Celsius."""
-        found = [value / 1000 for value in map(readings.whole, self._temperatures) if value is not None]
-        return max((value for value in found if _SENSIBLE_C[0] <= value <= _SENSIBLE_C[1]), default=None)
+        return thermal.hottest(self._temperatures)
 
     def governor(self, core: int) -> str:
         told = readings.text(f"{self._cpu(core)}/cpufreq/scaling_governor")
@@ -204,20 +199,6 @@ def noise(before: Machine, after: Machine) -> wire.Noise:
 
 
 # ----------------------------------------------------------------------------------------- files
-
-
-def _temperature_files(base: str) -> Iterator[str]:
-    """Of the processor: all zones but those that are known to be elsewhere, and its chips' own inputs."""
-    for zone in sorted(glob.glob(f"{glob.escape(base)}/sys/class/thermal/thermal_zone*")):
-        if not _ELSEWHERE.search(readings.text(f"{zone}/type")):
-            yield f"{zone}/temp"
-    yield from _hwmon(base, _CHIPS, "temp*_input")
-
-
-def _hwmon(base: str, names: Sequence[str], pattern: str) -> Iterator[str]:
-    for chip in sorted(glob.glob(f"{glob.escape(base)}/sys/class/hwmon/hwmon*")):
-        if readings.text(f"{chip}/name").strip() in names:
-            yield from sorted(glob.glob(f"{glob.escape(chip)}/{pattern}"))
 
 
 def _cooling_files(base: str) -> Iterator[str]:
