@@ -67,11 +67,12 @@ def test_a_malformed_pack_leaves_only_whole_blobs(root: Root, pack: bytes) -> No
 @pytest.mark.parametrize(
     "damage", [lambda z: z[:-4], lambda z: b"not gzip at all", lambda z: z[:30] + b"\0\0" + z[32:]]
 )
-def test_a_transfer_that_is_damaged_is_refused(root: Root, damage: Callable[[bytes], bytes]) -> None:
-    path = Path(root.path, "incoming", f"{'0' * 64}.pack.gz")
-    path.write_bytes(damage(gzip.compress(entry(os.urandom(4000)))))
+def test_a_transfer_that_is_no_gzip_is_refused(root: Root, damage: Callable[[bytes], bytes]) -> None:
+    damaged = damage(gzip.compress(entry(os.urandom(4000))))
+    path = Path(root.path, "incoming", f"{sha256_of(damaged)}.pack.gz")
+    path.write_bytes(damaged)
     with pytest.raises(AgentError) as caught:
-        root.unpack("0" * 64)
+        root.unpack(sha256_of(damaged))
     assert caught.value.kind == "bad-file"
     assert not path.exists()
 
@@ -92,15 +93,49 @@ def test_a_damaged_blob_is_refused_and_removed(root: Root) -> None:
 
 @pytest.mark.parametrize("name", ["../agent/x", "/etc/passwd", "", "A" * 64, "0" * 63, "0" * 64 + "\n"])
 def test_only_a_hash_becomes_a_path(root: Root, name: str) -> None:
-    for use in (root.blob_path, root.read_blob, root.unpack):
+    for use in (root.blob_path, root.read_blob, root.unpack, root.arrived, root.forget):
         with pytest.raises(AgentError, match="not a sha256"):
             use(name)
 
 
 def test_a_transfer_nobody_finished_is_dropped_after_a_day(root: Root) -> None:
-    old, new = (Path(root.path, "incoming", name) for name in ("old.part", "new.part"))
-    for path in (old, new):
-        path.write_bytes(b"x")
-    os.utime(old, (time.time() - 90_000, time.time() - 90_000))
+    Path(root.path, "agent").mkdir()
+    names = ("incoming/old.pack.gz", "incoming/new.pack.gz", "blobs/old.7.part", "agent/old.part", f"blobs/{'0' * 64}")
+    for name in names:
+        Path(root.path, name).write_bytes(b"x")
+        if "new" not in name:
+            os.utime(Path(root.path, name), (time.time() - 90_000, time.time() - 90_000))
     root.prepare()
-    assert (old.exists(), new.exists()) == (False, True)
+    assert [name for name in names if Path(root.path, name).exists()] == ["incoming/new.pack.gz", f"blobs/{'0' * 64}"]
+
+
+def test_what_arrived_of_a_transfer_is_told_with_its_hash(root: Root) -> None:
+    packed = gzip.compress(entry(b"model"))
+    name = sha256_of(packed)
+    file = Path(root.path, "incoming", f"{name}.pack.gz")
+    assert root.arrived(name) == (0, sha256_of(b""))
+    assert file.read_bytes() == b""
+    file.write_bytes(packed[:10])
+    assert root.arrived(name) == (10, sha256_of(packed[:10]))
+    root.forget(name)
+    root.forget(name)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("kept", [0, 5, -1])
+def test_a_transfer_that_is_not_whole_is_not_unpacked(root: Root, kept: int) -> None:
+    packed = gzip.compress(entry(b"model"))
+    name = sha256_of(packed)
+    Path(root.path, "incoming", f"{name}.pack.gz").write_bytes(packed[:kept])
+    with pytest.raises(AgentError, match="have another hash"):
+        root.unpack(name)
+    assert os.listdir(os.path.join(root.path, "blobs")) == []
+    assert os.listdir(os.path.join(root.path, "incoming")) == []
+
+
+def test_another_transfer_under_the_name_is_not_unpacked(root: Root) -> None:
+    name = sha256_of(b"what was promised")
+    Path(root.path, "incoming", f"{name}.pack.gz").write_bytes(gzip.compress(entry(b"evil")))
+    with pytest.raises(AgentError, match="have another hash"):
+        root.unpack(name)
+    assert os.listdir(os.path.join(root.path, "blobs")) == []

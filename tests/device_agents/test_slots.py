@@ -3,12 +3,14 @@ name from outside becomes a path."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pytest
 from device_agents import history, lock, pruning
 from device_agents.disk import Disk
 from device_agents.process import Process
-from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, canonical
+from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, MAX_SIGNATURE, canonical
 from device_agents.root import Root
 from device_agents.slots import OPS
 from device_agents.wire import AgentError
@@ -29,7 +31,7 @@ from ofa_edge.limits import LIMITS
 from tests.deploy.double import APP, make_bundle, running
 
 A, B, C = make_bundle(1.0), make_bundle(2.0), make_bundle(3.0)
-RELEASE_OPS = ("verify", "manifest", "begin", "stage", "trial", "switch", "commit", "refuse", "share")
+RELEASE_OPS = ("verify", "manifest", "begin", "stage", "trial", "switch", "commit", "refuse", "share", "hook")
 FIELDS: dict[str, Any] = {
     "holder": "me",
     "kind": "deploy",
@@ -38,6 +40,9 @@ FIELDS: dict[str, Any] = {
     "blame": True,
     "facts": {},
     "release": "r1",
+    "mode": "default",
+    "argv": ["true"],
+    "timeout_s": 60,
 }
 ARGS = {
     "lock": ("holder",),
@@ -46,6 +51,8 @@ ARGS = {
     "commit": ("release", "facts"),
     "refuse": ("release", "reason"),
     "recover": ("reason", "blame", "facts"),
+    "hook": ("release", "argv", "timeout_s"),
+    "mode": ("mode",),
     **dict.fromkeys(("verify", "manifest", "trial", "switch", "share"), ("release",)),
 }
 
@@ -66,6 +73,8 @@ def other(disk: Disk, pid: int = 2, alive: bool = True) -> Disk:
 
 def op(disk: Disk, name: str, **given: Any) -> dict[str, Any]:
     args = {"app": APP, **{field: FIELDS[field] for field in ARGS.get(name, ())}, **given}
+    if name == "hook":
+        args["kind"] = "health"
     return OPS[name](disk, args)
 
 
@@ -193,7 +202,7 @@ def test_changes_need_the_lock(disk: Disk) -> None:
     install(disk, A)
     op(disk, "unlock")
     before = tree(disk.path)
-    for name in ("begin", "stage", "trial", "switch", "commit", "refuse", "recover", "prune", "share"):
+    for name in ("begin", "stage", "trial", "switch", "hook", "commit", "refuse", "recover", "prune", "share"):
         error = refused(disk, name)
         assert error.kind == "refused"
         assert "lock" in error.message
@@ -353,6 +362,89 @@ def test_a_link_among_the_blobs_or_files_is_not_followed(disk: Disk, tmp_path: P
     blob.unlink()
     blob.symlink_to(copy)
     assert refused(disk, "stage", release=A.release, manifest=A.sha256(MANIFEST)).kind == "refused"
+
+
+# -- signatures ---------------------------------------------------------------------------------------
+
+
+SIGNED, SIGNED_AGAIN = b'{"signature":"one"}', b'{"signature":"two"}'
+
+
+def signed(disk: Disk, bundle: Bundle, signature: bytes) -> dict[str, Any]:
+    sha256 = hashlib.sha256(signature).hexdigest()
+    disk.blob(sha256).write_bytes(signature)
+    return {**put(disk, bundle), "signature": sha256}
+
+
+def test_a_signature_is_kept_beside_the_release_and_told(disk: Disk) -> None:
+    op(disk, "lock")
+    assert op(disk, "stage", **signed(disk, A, SIGNED)) == {"staged": True}
+    assert (folder(disk, A) / "manifest.sig").read_bytes() == SIGNED
+    assert op(disk, "verify", release=A.release) == {"problem": ""}
+    assert op(disk, "manifest", release=A.release)["signature"] == SIGNED.decode()
+    op(disk, "stage", **put(disk, B))
+    assert op(disk, "manifest", release=B.release)["signature"] is None
+    assert op(disk, "stage", **{**put(disk, B), "signature": None}) == {"staged": False}
+
+
+def test_a_release_that_is_there_takes_a_new_signature_and_keeps_it_where_none_comes(disk: Disk) -> None:
+    op(disk, "lock")
+    op(disk, "stage", **put(disk, A))
+    assert op(disk, "stage", **signed(disk, A, SIGNED)) == {"staged": True}
+    assert op(disk, "stage", **signed(disk, A, SIGNED)) == {"staged": False}
+    assert op(disk, "stage", **signed(disk, A, SIGNED_AGAIN)) == {"staged": True}
+    assert op(disk, "stage", **put(disk, A)) == {"staged": False}
+    (folder(disk, A) / "model.onnx").write_bytes(b"rotten")
+    assert op(disk, "stage", **put(disk, A)) == {"staged": True}
+    assert op(disk, "manifest", release=A.release)["signature"] == SIGNED_AGAIN.decode()
+    assert {path.name for path in folder(disk, A).iterdir()} == {*A.files, "manifest.sig"}
+
+
+def test_a_signature_that_is_missing_damaged_or_too_large_makes_no_release(disk: Disk) -> None:
+    op(disk, "lock")
+    args = signed(disk, A, SIGNED)
+    disk.blob(args["signature"]).write_bytes(SIGNED + b"x")
+    assert refused(disk, "stage", **args).kind == "bad-file"
+    assert refused(disk, "stage", **args).kind == "bad-file"  # the damaged blob is gone
+    assert refused(disk, "stage", **signed(disk, A, b"x" * (MAX_SIGNATURE + 1))).kind == "bad-file"
+    assert op(disk, "state")["releases"] == []
+
+
+def test_no_manifest_lists_a_signature(disk: Disk) -> None:
+    op(disk, "lock")
+    value = json.loads(A.files[MANIFEST])
+    value["files"].append({"name": "manifest.sig", "sha256": "0" * 64, "size": 1})
+    value["release"] = host.release_id(value)
+    bundle = Bundle(A.manifest, {**A.files, MANIFEST: json.dumps(value).encode()})
+    assert "signature" in refused(disk, "stage", **{**put(disk, bundle), "release": value["release"]}).message
+
+
+def test_a_link_as_a_signature_is_not_followed(disk: Disk, tmp_path: Path) -> None:
+    install(disk, A)
+    (tmp_path / "secret").write_text("secret")
+    link = folder(disk, A) / "manifest.sig"
+    link.symlink_to(tmp_path / "secret")
+    assert refused(disk, "manifest", release=A.release).kind == "refused"
+    assert op(disk, "verify", release=A.release) == {"problem": ""}
+    op(disk, "stage", **signed(disk, A, SIGNED))
+    assert (link.read_bytes(), link.is_symlink()) == (SIGNED, False)
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+def test_a_signature_lives_and_goes_with_its_release(disk: Disk) -> None:
+    op(disk, "lock")
+    args = signed(disk, A, SIGNED)
+    for name, given in (("begin", {}), ("stage", args), ("switch", {}), ("commit", {})):
+        op(disk, name, **{"release": A.release, **given})
+    install(disk, B)
+    op(disk, "begin", release=C.release)
+    op(disk, "recover")
+    op(disk, "prune")
+    assert disk.blob(args["signature"]).exists()
+    assert op(disk, "manifest", release=A.release)["signature"] == SIGNED.decode()
+    install(disk, C)
+    assert op(disk, "prune") == {"removed": [A.release]}
+    assert not disk.blob(args["signature"]).exists()
 
 
 # -- switching ----------------------------------------------------------------------------------------
@@ -579,6 +671,19 @@ def test_blobs_of_releases_are_not_discarded(disk: Disk) -> None:
     kept = set(A.blobs())
     assert pruning.discard(disk, [*A.blobs(), *other.blobs()]) == len(other.blobs().keys() - kept)
     assert {path.name for path in (Path(disk.path) / "blobs").iterdir()} == kept
+
+
+def test_pruning_drops_transfers_that_nobody_continues(disk: Disk) -> None:
+    install(disk, A)
+    names = ("incoming/old.pack.gz", "incoming/new.pack.gz", "blobs/old.part", "blobs/new.part")
+    for name in names:
+        file = Path(disk.path, name)
+        file.write_bytes(b"half")
+        if "old" in name:
+            os.utime(file, (time.time() - 1000, time.time() - 1000))
+    op(disk, "prune")
+    assert [name for name in names if Path(disk.path, name).exists()] == ["incoming/new.pack.gz", "blobs/new.part"]
+    assert running(Path(disk.path)) == A.release
 
 
 def test_shared_files_come_back_as_blobs(disk: Disk) -> None:
