@@ -27,6 +27,9 @@ from ofa_edge.limits import Limits
 from ofa_edge.settings import device_python
 
 _WRITE = 1 << 15
+_AHEAD = 16
+"""Pieces that are under way before their answers are waited for. When a connection dies its server drops what it had
+received and not yet written: no more than these, where paramiko alone would have 3 MB under way."""
 
 
 class SshChannel:
@@ -215,10 +218,10 @@ def _write(sftp: paramiko.SFTPClient, data: bytes, path: str, offset: int | None
     """Write a new file, or with `offset` into one that is there. Each piece says where it goes, so that what a dead
     connection still has to write of the same file does no harm."""
     with sftp.open(path, "wb" if offset is None else "r+b") as stream:
-        stream.set_pipelined(True)
         stream.seek(offset or 0)
         view = memoryview(data)
-        for start in range(0, len(data), _WRITE):
+        for number, start in enumerate(range(0, len(data), _WRITE), 1):
+            stream.set_pipelined(number % _AHEAD != 0)
             stream.write(bytes(view[start : start + _WRITE]))
     size, want = sftp.stat(path).st_size, (offset or 0) + len(data)
     if size != want:

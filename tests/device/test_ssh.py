@@ -26,6 +26,7 @@ from ofa_edge.device.ssh_auth import is_encrypted
 from ofa_edge.device.ssh_connection import notice_cuts
 from ofa_edge.errors import DeviceLost, TrustError, UsageError
 from ofa_edge.limits import LIMITS
+from tests.cable import Cable
 from tests.sshd import Sshd, free_port, keygen
 
 Make = Callable[[str], Sshd]
@@ -400,43 +401,6 @@ def test_a_port_that_speaks_something_else_is_named(own_home: Path) -> None:
         with pytest.raises(DeviceLost, match="does not answer as an SSH server"):
             connect(f"127.0.0.1:{listener.getsockname()[1]}")
         thread.join()
-
-
-class Cable:
-    """A TCP relay to a port that can be cut."""
-
-    def __init__(self, port: int):
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._ends: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept, args=(port,), daemon=True)]
-        self._threads[0].start()
-
-    def _accept(self, port: int) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                pair = self._listener.accept()[0], socket.create_connection(("127.0.0.1", port))
-                self._ends += pair
-                for source, sink in (pair, pair[::-1]):
-                    self._threads.append(threading.Thread(target=self._pump, args=(source, sink), daemon=True))
-                    self._threads[-1].start()
-
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-
-    def cut(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for end in self._ends:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
-        for end in self._ends:
-            end.close()
 
 
 def test_a_cut_link_ends_the_stream_and_keeps_what_came(make_sshd: Make, tiny_onnx: bytes) -> None:
