@@ -1,7 +1,9 @@
-"""A real OpenSSH server on loopback with keys of its own, for tests of everything that goes over ssh."""
+"""A real OpenSSH server with keys of its own, on loopback or in a network namespace, for tests of everything that goes
+over ssh. It can be crashed as a device crashes: everything it started dies with it, and it comes back."""
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -9,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
@@ -19,7 +21,7 @@ MISSING = (
 
 _CONFIG = """\
 Port {port}
-ListenAddress 127.0.0.1
+ListenAddress {address}
 HostKey {folder}/host_key
 PidFile none
 AuthorizedKeysFile {folder}/authorized_keys
@@ -33,6 +35,8 @@ PrintMotd no
 Subsystem sftp internal-sftp
 SetEnv OFA_EDGE_HOME={root}
 MaxStartups 100
+ClientAliveInterval {alive}
+ClientAliveCountMax 2
 """
 
 
@@ -55,15 +59,24 @@ class Sshd:
         key: a private key it accepts, named by `config`.
         known_hosts: the client's file; holds the host key unless the test takes it out.
         config: to be given as OFA_EDGE_SSH_CONFIG.
+        address: where it listens.
+        within: what its command begins with, to start it elsewhere than here.
+        alive: seconds after which it asks a silent client for a sign of life; the third time it gives it up. 0: never.
     """
 
     folder: Path
     port: int
-    process: subprocess.Popen[bytes]
+    address: str = "127.0.0.1"
+    within: tuple[str, ...] = ()
+    alive: int = 0
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.process = _serve(self)
 
     @property
     def host(self) -> str:
-        return f"{getpass.getuser()}@127.0.0.1:{self.port}"
+        return f"{getpass.getuser()}@{self.address}:{self.port}"
 
     @property
     def root(self) -> Path:
@@ -89,7 +102,8 @@ class Sshd:
     def host_key_line(self) -> str:
         """Its line in a known_hosts file."""
         kind, key = (self.folder / "host_key.pub").read_text().split()[:2]
-        return f"[127.0.0.1]:{self.port} {kind} {key}\n"
+        name = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+        return f"{name} {kind} {key}\n"
 
     def configure(self, extra: str = "", *, identity: Path | None = None) -> Path:
         """Write the client's ssh_config; `extra` comes first, so it wins."""
@@ -105,14 +119,52 @@ class Sshd:
         for name in ("host_key", "host_key.pub"):
             (self.folder / name).unlink()
         keygen(self.folder / "host_key")
-        self.process = _serve(self.folder, self.port)
+        self.process = _serve(self)
+
+    def crash(self) -> None:
+        """Kill it and everything that came of it, sessions and agents and workers, as a loss of power would."""
+        ours = descendants(self.process.pid)
+        for pid in (self.process.pid, *ours):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+        while any(map(lives, ours)):
+            time.sleep(0.01)
+
+    def boot(self) -> None:
+        """Start it again after a crash."""
+        self.process = _serve(self)
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(10)
 
 
-def start(folder: Path) -> Sshd:
+def descendants(pid: int) -> list[int]:
+    """All processes that came of one, directly or not."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError, ValueError):
+            parent = int(Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry))
+    found = []
+    left = [pid]
+    while left:
+        new = children.get(left.pop(), [])
+        found += new
+        left += new
+    return found
+
+
+def lives(pid: int) -> bool:
+    """Whether a process still runs; one that only waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def start(folder: Path, *, address: str = "127.0.0.1", within: tuple[str, ...] = (), alive: int = 0) -> Sshd:
     """Make keys and configuration in `folder` and serve."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keygen(folder / "host_key")
@@ -120,22 +172,25 @@ def start(folder: Path) -> Sshd:
     shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # its privilege separation folder
-    port = free_port()
-    server = Sshd(folder, port, _serve(folder, port))
+    server = Sshd(folder, free_port(), address, within, alive)
     server.known_hosts.write_text(server.host_key_line)
     server.configure()
     return server
 
 
-def _serve(folder: Path, port: int) -> subprocess.Popen[bytes]:
+def _serve(server: Sshd) -> subprocess.Popen[bytes]:
+    folder, port, address = server.folder, server.port, server.address
     config = folder / "sshd_config"
-    config.write_text(_CONFIG.format(port=port, folder=folder, root=folder / "device"))
+    config.write_text(
+        _CONFIG.format(port=port, folder=folder, root=folder / "device", address=address, alive=server.alive)
+    )
     assert SSHD is not None
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        command = [*server.within, SSHD, "-D", "-e", "-f", str(config)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     for _ in range(500):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex((address, port)) == 0:
                 return process
         if process.poll() is not None:
             break

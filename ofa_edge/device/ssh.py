@@ -28,9 +28,9 @@ from ofa_edge.settings import device_python
 
 _WRITE = 1 << 15
 _AHEAD = 8
-"""Pieces that are under way before their answers are waited for, 256 KiB. When a connection dies its server drops what it
-had received and not yet written: no more than these, where paramiko alone would have 3 MB under way. A round trip of 5 ms
-costs a link of 5 MB/s a tenth of its speed."""
+"""Pieces that are under way before their answers are waited for, 256 KiB. When a connection dies its server drops what
+it had received and not yet written: no more than these, where paramiko alone would have 3 MB under way. A round trip of
+5 ms costs a link of 5 MB/s a tenth of its speed."""
 
 
 class SshChannel:

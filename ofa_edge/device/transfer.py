@@ -1,9 +1,9 @@
 """Blobs as they travel: in few large packs, each called by the hash of its own bytes, and sent on where they were cut.
 
 In: blobs by their sha256; the agent's answers; a Link. Out: packs, unpacked on the device. Rules kept: the same blobs
-make the same packs, in whatever order they come and whatever the time, so that a transfer that was cut is found again by
-its name; what is there is continued only where it is, by its hash, a beginning of the pack; the device hashes the whole
-before it unpacks any of it.
+make the same packs, in whatever order they come and whatever the time, so that a transfer that was cut is found again
+by its name; what is there is continued only where it is, by its hash, a beginning of the pack; the device hashes the
+whole before it unpacks any of it.
 """
 
 from __future__ import annotations
