@@ -4,6 +4,10 @@ that hovers at a threshold does not make the mode flutter."""
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +225,40 @@ def test_without_a_policy_nothing_happens(device: Path, pyz: Path) -> None:
     status, _, said = typed(pyz, "policy", "--root", str(device), "--app", APP)
     assert status == 1
     assert "policy.json is missing" in said
+
+
+# -- what the documentation shows --------------------------------------------------------------------------
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples/systemd"
+
+
+def test_the_policy_of_the_documentation_is_one() -> None:
+    text = (EXAMPLES / "policy.json").read_text()
+    assert json.loads(text) == POLICY
+    manual = (EXAMPLES.parents[1] / "deploying.md").read_text()
+    assert json.loads(manual.split("```json")[1].split("```")[0]) == POLICY
+
+
+def test_the_timers_command_of_the_documentation_follows_the_policy(device: Path, pyz: Path, tmp_path: Path) -> None:
+    unit = (EXAMPLES / "camera-policy.service").read_text().splitlines()
+    (line,) = [line for line in unit if line.startswith("ExecStart=")]
+    python, agent, *words = line.removeprefix("ExecStart=").split()
+    assert (python, agent) == ("/usr/bin/python3", "%h/.ofa-edge/agent/agent.pyz")
+    (tmp_path / ".ofa-edge").symlink_to(device)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("OFA_EDGE_HOME")
+    done = subprocess.run([sys.executable, pyz, *words], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("full", "mid", "low")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here to check its units with")
+def test_the_units_of_the_documentation_are_valid(tmp_path: Path) -> None:
+    units = [shutil.copy(unit, tmp_path) for unit in EXAMPLES.iterdir() if unit.suffix != ".json"]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    found = subprocess.run(
+        ["systemd-analyze", "verify", "--user", *map(str, units)], env=environment, capture_output=True, text=True
+    )
+    said = [line for line in found.stderr.splitlines() if "camera" in line]
+    assert said == []
