@@ -23,7 +23,7 @@ from ofa_edge.deploy import bundle, manifest, run
 from ofa_edge.deploy.bundle import Bundle, Part, Tensors
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.space.spaces import OFA_LITE0
-from tests.deploy.double import APP, Clock, Device, make_bundle, model
+from tests.deploy.double import APP, Clock, Device, model
 
 
 def with_modes(*names: str, counter: int = 0) -> Bundle:
@@ -87,7 +87,7 @@ def test_the_first_mode_can_be_asked_for_by_name_and_then_outlasts_a_release_tha
 ) -> None:
     op(device, "mode", mode="full")
     assert (device / APP / "mode").read_text() == "full\n"
-    run.deploy(Device(device), with_modes("low", "full"), measure=Clock())
+    run.deploy(Device(device), with_modes("low", "full", counter=8), measure=Clock())
     assert op(device, "state")["mode"] == "full"
 
 
@@ -126,9 +126,9 @@ def test_a_link_or_a_pipe_as_the_mode_file_is_not_followed_or_waited_for(device:
 
 def test_a_mode_stays_over_a_release_that_has_it_and_is_the_first_in_one_that_has_not(device: Path) -> None:
     op(device, "mode", mode="low")
-    run.deploy(Device(device), with_modes("full", "low"), measure=Clock())
+    run.deploy(Device(device), with_modes("full", "low", counter=8), measure=Clock())
     assert op(device, "state")["mode"] == "low"
-    run.deploy(Device(device), make_bundle(5.0), measure=Clock())
+    run.deploy(Device(device), with_modes("default", counter=9), measure=Clock())
     assert op(device, "state")["mode"] == "default"
     run.rollback(Device(device), APP)
     assert op(device, "state")["mode"] == "low"
