@@ -50,7 +50,7 @@ def predictions(model: bytes, views: np.ndarray, preprocess: Preprocess, workers
     """
     if not running.is_tflite(model):
         check.load(model)
-    parts = np.array_split(views, workers or os.cpu_count() or 1)
+    parts = [part for part in np.array_split(views, workers or os.cpu_count() or 1) if len(part)]
     runners = [running.runner(model) for _ in parts]  # not in the threads: one at a time may be made
 
     def classify(run: running.Runner, part: np.ndarray) -> list[int]:

@@ -50,9 +50,7 @@ class Evaluator:
             OfaEdgeError: its outputs are not finite.
         """
         model = subnet.to_onnx(self.checkpoint, arch, self.statistics(arch) if self.statistics else None)
-        return compiled.predictions(
-            model, self._view(arch.resolution), self.checkpoint.space.preprocess, self.workers
-        )
+        return compiled.predictions(model, self._view(arch.resolution), self.checkpoint.space.preprocess, self.workers)
 
     def _view(self, resolution: int) -> np.ndarray:
         if resolution not in self._views:

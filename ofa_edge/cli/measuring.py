@@ -99,7 +99,7 @@ def measure(
     Exit 1 where one of them failed; its row says why.
     """
     from ofa_edge.device import open_device
-    from ofa_edge.graph import check, running
+    from ofa_edge.graph import running
     from ofa_edge.latency import plan, trials, workload
     from ofa_edge.latency.conditions import conditions, require_match
     from ofa_edge.latency.predictors import model_of

@@ -28,13 +28,13 @@ PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATION_IMAGES = 128
 """Of ofa-lite0 on Imagenette: 16 images leave ranges too narrow (up to .7 points), 256 gain nothing over 64."""
 
-# 7 bits for an ONNX file's weights: with 8, x86-64 CPUs without VNNI saturate (outputs half off on an emulated Haswell,
-# other classes); with 7 they give the same bytes as CPUs with VNNI and ARM's. No top-1 was lost by it.
+# 7 bits for an ONNX file's weights: with 8, x86-64 CPUs without VNNI saturate (outputs off by up to .5 on an emulated
+# Haswell, to other classes); with 7 they give what CPUs with VNNI and ARM's do. No top-1 was lost by it.
 _WEIGHT_BITS = 7
 
-# What a right device's golden outputs may be off, relative to the greatest. Weights in half precision are known exactly,
-# so fp16 is as sharp as fp32. In int8 kernels may round a tie to either side: at most .04 between x86-64, Cortex-A72 and
-# -A76 (emulated; mostly 0), where kernels that saturate are off by .16 and more.
+# What a right device's golden outputs may be off, relative to the greatest. Weights in half precision are known
+# exactly, so fp16 is as sharp as fp32. In int8 kernels may round a tie to either side: at most .04 between x86-64,
+# Cortex-A72 and -A76 (the latter emulated; mostly 0), where kernels that saturate are off by .16 and more.
 TOLERANCES: Mapping[str, float] = {"fp32": check.TOLERANCE, "fp16": check.TOLERANCE, "int8": 0.08}
 
 # From here on a person should look at the accuracy: what was measured is up to .003 in half precision, .25 in int8.
@@ -204,7 +204,9 @@ def _of_accuracy(parity: Parity, precision: str) -> tuple[str, ...]:
 def _of_speed(fast: acceleration.Acceleration, kind: str, precision: str) -> tuple[str, ...]:
     named = ", ".join(f"{count} {operator}" for operator, count in fast.outside.items())
     if kind == "tflite" and (fast.partitions != 1 or fast.outside):
-        return (f"XNNPACK takes the network in {fast.partitions} pieces, slower kernels the rest: {named or 'nothing'}",)
+        return (
+            f"XNNPACK takes the network in {fast.partitions} pieces, slower kernels the rest: {named or 'nothing'}",
+        )
     if kind == "onnx" and precision == "int8" and fast.partitions > 1:
         return (f"{fast.partitions - 1} parts compute in float between conversions: {named}",)
     return ()

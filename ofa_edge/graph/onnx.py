@@ -38,8 +38,10 @@ def to_bytes(graph: Graph, *, symbolic: bool = False, half: bool = False) -> byt
     graph = passes.for_runtime(graph, "onnxruntime")
     nodes = [written for node in graph.nodes for written in _nodes(node, graph)]
     stored = {node.weight for node in graph.nodes if node.weight} if half else set()
-    constants = [_constant(f"{name}/half" if name in stored else name, array, half=name in stored)
-                 for name, array in graph.arrays.items()]
+    constants = [
+        _constant(f"{name}/half" if name in stored else name, array, half=name in stored)
+        for name, array in graph.arrays.items()
+    ]
     nodes = [_widening(name) for name in graph.arrays if name in stored] + nodes
     if any(node.activation is Activation.RELU6 for node in graph.nodes):
         constants += [_constant(name, np.asarray(value, np.float32)) for name, value in _RELU6_LIMITS.items()]

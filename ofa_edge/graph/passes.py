@@ -123,7 +123,7 @@ class Pass:
     faster_on: frozenset[str]
 
 
-# A block with 7 x 7, 32 channels at 56 px to 160 at 7 px, one thread of x86-64 (AVX-512): with LiteRT 2.3 3 to 17 times
-# faster split in float and 7 to 27 times in int8, with ONNX Runtime 1.31 5 to 9 % slower and 13 to 21 %: it has a kernel
-# for any size. XNNPACK's limit of 25 taps is that of all its CPUs' kernels.
+# A block with 7 x 7, 32 channels at 56 px to 160 at 7 px, one thread of x86-64 (AVX-512): with LiteRT 2.3 it is 3 to 17
+# times faster split in float, 7 to 27 times in int8; with ONNX Runtime 1.31, which has a kernel for any size, 5 to 9 %
+# slower, and 13 to 21 %. XNNPACK's limit of 25 taps is that of its kernels for every CPU.
 PASSES = (Pass("split-depthwise", split_depthwise, frozenset({"litert"})),)

@@ -8,6 +8,7 @@ interval does not leave out 1, what is usual for such a machine stays.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -55,7 +56,7 @@ def faster(
         UsageError, DeviceLost, NoRoom: as Session.measure and push.
     """
     first, second = files
-    hashes, _ = upload(device, {name: (lambda content=content: content) for name, content in files.items()})
+    hashes, _ = upload(device, {name: partial(bytes, content) for name, content in files.items()})
     job = network_job(second, Model(hashes[second], {}), Model(hashes[first], {}), runs_on, effort)
     ratios = []
     for _ in range(processes):
@@ -66,7 +67,9 @@ def faster(
             ratios.append(last.result.ratio)
     found = over_processes(ratios)
     if found.low <= 1 <= found.high:
-        return Faster(usual, found, f"{usual}, as usual there: {second} takes {found.median:.2f} times as long as {first}")
+        return Faster(
+            usual, found, f"{usual}, as usual there: {second} takes {found.median:.2f} times as long as {first}"
+        )
     name = second if found.high < 1 else first
     return Faster(name, found, f"{name}: {second} takes {found.median:.2f} times as long as {first}")
 
