@@ -77,7 +77,7 @@ def _selected(path: Path, weights: Weights) -> list[Wanted]:
             require_checkpoint(selection, weights.checkpoint)
     archs = [selection.arch for selection in selections]
     modes = [member.mode for member in members]
-    if len(set(modes)) == len(modes) and all(modes):
+    if modes and all(modes) and len(set(modes)) == len(modes):
         return [Wanted(str(mode), arch) for mode, arch in zip(modes, archs, strict=True)]
     return _numbered(archs)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ofa_edge.cli.images import HELDOUT, heldout_of, read_images
+from ofa_edge.cli.images import heldout_of, read_images
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import UsageError
 from ofa_edge.graph.compiling import CALIBRATION_IMAGES
@@ -52,7 +52,7 @@ class Images:
 
         loaded = read_images(self._data, "train", self._weights.space, self._out)
         checkpoint = self._weights.checkpoint
-        return images.split_training(loaded, HELDOUT if checkpoint is None else heldout_of(checkpoint))
+        return images.split_training(loaded, 0 if checkpoint is None else heldout_of(checkpoint))
 
     @cached_property
     def held_out(self) -> HeldOut:
