@@ -1,4 +1,4 @@
-"""`export`: every format and precision, several subnets in one call, accuracy before and after, nothing half-written."""
+"""`export`: every format and precision, several subnets a call, accuracy before and after, nothing half-written."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def run(files: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Pa
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_format_and_precision_is_written_and_counted(run: Run, tmp_path: Path, format_: str, precision: str) -> None:
+def test_every_format_and_precision_is_written_and_counted(
+    run: Run, tmp_path: Path, format_: str, precision: str
+) -> None:
     line = f"--arch {{arch}} --format {format_} --precision {precision} --data {{data}} --bn bank --out {{out}}"
     code, value = run(line)
     assert code == 0, value

@@ -216,9 +216,7 @@ def test_equal_inputs_give_equal_bytes_and_nothing_is_printed(
 ) -> None:
     graph = graph_of(TINY, 32)
     x = images(graph)
-    one, other = (
-        compiling.compile_graph(graph, runtime=runtime, precision=precision, calibration=x) for _ in range(2)
-    )
+    one, other = (compiling.compile_graph(graph, runtime=runtime, precision=precision, calibration=x) for _ in range(2))
     assert one.content == other.content
     assert np.array_equal(one.golden.outputs, other.golden.outputs)
     assert capfd.readouterr() == ("", "")

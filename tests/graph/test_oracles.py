@@ -62,9 +62,7 @@ def torch_file(subnet: Subnet, x: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own deprecations
-        torch.onnx.export(
-            subnet, (torch.from_numpy(x),), buffer, input_names=["input"], opset_version=17, dynamo=False
-        )
+        torch.onnx.export(subnet, (torch.from_numpy(x),), buffer, input_names=["input"], opset_version=17, dynamo=False)
     return buffer.getvalue()
 
 
