@@ -1,6 +1,6 @@
 """Subnets in torch, and the files that other exporters make of them; benchmarks/compiled.py times them beside ours.
 
-In: names of spaces. Out: torch modules, our graph of them, bytes by torch.onnx and litert-torch. litert-torch may live in
+In: names of spaces. Out: torch modules, our graph of them, bytes by torch.onnx and litert-torch. The latter may live in
 an environment of its own: OFA_EDGE_LITERT_TORCH_PYTHON names its interpreter.
 """
 

@@ -103,7 +103,7 @@ def litert_torch_python() -> str | None:
 def test_litert_torchs_export_of_a_subnet_says_the_same(tmp_path: Path) -> None:
     python = litert_torch_python()
     if python is None:
-        pytest.skip("litert-torch is not installed (2 GB): pip install litert-torch")
+        pytest.skip("litert-torch is not installed (2 GB): pip install '.[oracles]'")
     repository = str(Path(__file__).resolve().parents[2])
     subprocess.run(
         [python, "-c", CONVERT, str(tmp_path)],
