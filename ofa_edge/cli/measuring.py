@@ -99,7 +99,7 @@ def measure(
     Exit 1 where one of them failed; its row says why.
     """
     from ofa_edge.device import open_device
-    from ofa_edge.graph import running
+    from ofa_edge.graph import check
     from ofa_edge.latency import plan, trials, workload
     from ofa_edge.latency.conditions import conditions, require_match
     from ofa_edge.latency.predictors import model_of
@@ -108,7 +108,7 @@ def measure(
     out = Output(as_json)
     options.exactly_one(arch=arch, model=model)
     content = None if model is None else _model_file(model, runtime)
-    fitting = runtime or ("litert" if running.is_tflite(content) else "onnxruntime")
+    fitting = runtime or ("litert" if check.is_tflite(content) else "onnxruntime")
     runs_on = options.runs_on(fitting, threads, cores, precision)
     options.require_writers(runs_on)
     if content is not None:
@@ -162,7 +162,7 @@ def _model_file(path: Path, runtime: str | None) -> bytes:
         UsageError: it cannot be read, or is of another runtime than the one asked for.
         BadFile: it is neither a TFLite file nor an ONNX file that we run.
     """
-    from ofa_edge.graph import check, running
+    from ofa_edge.graph import check
 
     try:
         content = path.read_bytes()
@@ -170,7 +170,7 @@ def _model_file(path: Path, runtime: str | None) -> bytes:
         raise UsageError(
             f"cannot read {path}: {error.strerror}", hint="--model takes an ONNX or TFLite file"
         ) from error
-    fitting = "litert" if running.is_tflite(content) else "onnxruntime"
+    fitting = "litert" if check.is_tflite(content) else "onnxruntime"
     if runtime not in (None, fitting):
         raise UsageError(f"{path} is not a file for {runtime}", hint=f"use --runtime {fitting}")
     if fitting == "onnxruntime":

@@ -21,7 +21,8 @@ from google.protobuf.message import DecodeError, Message
 from ofa_edge.errors import BadFile, OfaEdgeError
 from ofa_edge.graph import running
 from ofa_edge.graph.running import HINT as _HINT
-from ofa_edge.graph.running import first_line, is_tflite, refused
+from ofa_edge.graph.running import first_line, refused
+from ofa_edge.graph.running import is_tflite as is_tflite  # where others look for it
 
 # Runtimes add up in single precision and in their own order: 1e-6 is usual, 1e-4 is an error somewhere.
 TOLERANCE = 1e-4

@@ -26,8 +26,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 """fp16: weights in half precision, which the runtime widens when it loads the file; it computes in single."""
 
 CALIBRATION_IMAGES = 128
-"""Of ofa-lite0 on Imagenette the worst of 800 outputs was off by .29 of the greatest with 16 images, .24 with 64, .15 with
-256; top-1 was not told apart."""
+"""Of ofa-lite0 on Imagenette the worst of 800 outputs was off by .29 of the greatest with 16 images, .24 with 64, .15
+with 256; top-1 was not told apart."""
 
 # 7 bits for an ONNX file's weights: with 8, x86-64 CPUs without VNNI saturate (outputs off by up to .5 on an emulated
 # Haswell, to other classes); with 7 they give what CPUs with VNNI and ARM's do. No top-1 was lost by it.
@@ -209,5 +209,5 @@ def _of_speed(fast: acceleration.Acceleration, kind: str, precision: str) -> tup
             f"XNNPACK takes the network in {fast.partitions} pieces, slower kernels the rest: {named or 'nothing'}",
         )
     if kind == "onnx" and precision == "int8" and fast.partitions > 1:
-        return (f"{fast.partitions - 1} parts compute in float between conversions: {named}",)
+        return (f"on this machine {fast.partitions - 1} parts compute in float between conversions: {named}",)
     return ()

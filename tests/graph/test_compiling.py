@@ -211,6 +211,13 @@ def test_files_of_tables_are_what_they_were_when_the_shipped_tables_were_measure
 
 
 @pytest.mark.parametrize(("runtime", "precision"), PAIRS)
+def test_an_anchor_can_be_written_for_whatever_a_bundle_is(runtime: str, precision: str) -> None:
+    runs_on = RunsOn(runtime, precision=precision)
+    model = workload.network_file(TINY, TINY.smallest(), runs_on)
+    assert check.run(model, np.zeros((1, 3, 16, 16), np.float32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("runtime", "precision"), PAIRS)
 def test_equal_inputs_give_equal_bytes_and_nothing_is_printed(
     runtime: str, precision: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
