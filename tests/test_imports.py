@@ -44,8 +44,9 @@ TRAINING_COMMANDS = {"train", "training", "evaluate", "finetune", "supernet"}
 # asked to train (`predictor fit --kind mlp`).
 WITH_IMAGES = {
     ("ofa_edge.accuracy.family", "ofa_edge.accuracy.mlp_training"),
-    ("ofa_edge.cli.exporting", "ofa_edge.accuracy.recalibrate"),
-    ("ofa_edge.cli.exporting", "ofa_edge.train.images"),
+    ("ofa_edge.cli.export_images", "ofa_edge.accuracy.compiled"),
+    ("ofa_edge.cli.export_images", "ofa_edge.accuracy.recalibrate"),
+    ("ofa_edge.cli.export_images", "ofa_edge.train.images"),
     ("ofa_edge.cli.images", "ofa_edge.train.images"),
     ("ofa_edge.cli.truth", "ofa_edge.accuracy.evaluate"),
     ("ofa_edge.cli.truth", "ofa_edge.train.images"),

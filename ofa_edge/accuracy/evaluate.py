@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import onnxruntime
 
+from ofa_edge.accuracy import compiled
 from ofa_edge.accuracy.table import AccuracyWriter
 from ofa_edge.errors import OfaEdgeError
 from ofa_edge.graph import subnet
@@ -51,23 +50,7 @@ class Evaluator:
             OfaEdgeError: its outputs are not finite.
         """
         model = subnet.to_onnx(self.checkpoint, arch, self.statistics(arch) if self.statistics else None)
-        session = _session(model)
-        pixels = self._view(arch.resolution)
-        preprocess = self.checkpoint.space.preprocess
-
-        def classify(part: np.ndarray) -> list[int]:
-            found = []
-            for image in part:
-                x = np.ascontiguousarray(preprocess.normalised(image).transpose(2, 0, 1)[None])
-                logits = session.run(None, {"input": x})[0]
-                if not np.isfinite(logits).all():
-                    raise OfaEdgeError("the subnet's outputs are not finite", hint="recalibrate with --bn recalibrated")
-                found.append(int(logits.argmax()))
-            return found
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            parts = pool.map(classify, np.array_split(pixels, self.workers))
-            return np.array([label for part in parts for label in part], np.int64)
+        return compiled.predictions(model, self._view(arch.resolution), self.checkpoint.space.preprocess, self.workers)
 
     def _view(self, resolution: int) -> np.ndarray:
         if resolution not in self._views:
@@ -135,10 +118,3 @@ class Source:
         else:
             statistics = partial(self.checkpoint.statistics_of, bn=self.bn)
         return Evaluator(self.checkpoint, self.images, statistics, workers or os.cpu_count() or 1)
-
-
-def _session(model: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

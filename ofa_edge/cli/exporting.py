@@ -1,15 +1,16 @@
-"""`ofa-edge export`: a subnet as a model file, checked against reference outputs before it counts."""
+"""`ofa-edge export`: subnets as model files, each checked against reference outputs before it counts."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ofa_edge.cli import options
-from ofa_edge.cli.images import heldout_of, read_images
+from ofa_edge.cli.export_archs import Asked, wanted
 from ofa_edge.cli.output import Output, fields, size
 from ofa_edge.errors import UsageError
 from ofa_edge.files import write_result
@@ -18,20 +19,56 @@ from ofa_edge.space.arch import Arch
 from ofa_edge.weights.bank import Statistics
 
 if TYPE_CHECKING:
+    from ofa_edge.cli.export_images import Images
     from ofa_edge.cli.inputs import Weights
+    from ofa_edge.graph.compiling import Compiled
+    from ofa_edge.graph.ir import Graph
+    from ofa_edge.graph.quantize import Activations
+
+_BN = ("bank", "running", "recalibrated")
 
 
 def export(
-    arch: options.ArchFile,
-    out_file: options.Out,
+    out_file: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Where to write; a folder for several subnets.")
+    ],
+    arch: options.MaybeArchFile = None,
+    selection: Annotated[
+        Path | None, typer.Option("--selection", metavar="FILE", help="Of `select --out`: its subnet, or one a mode.")
+    ] = None,
+    front: Annotated[
+        int | None,
+        typer.Option(
+            "--front", metavar="N", min=1, max=1000, help="N subnets of the exact front, evenly in log latency."
+        ),
+    ] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option("--latency-table", metavar="FILE", help="For --front; the newest where left out.")
+    ] = None,
+    accuracy_table: options.AccuracyTableFile = None,
     supernet: options.Supernet = "embedded",
     random_weights: options.RandomWeights = None,
     space: options.SpaceName = None,
-    format_: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",
-    precision: Annotated[str, typer.Option("--precision", help="fp32.")] = "fp32",
+    format_: Annotated[str, typer.Option("--format", metavar="onnx|tflite", help="Of the file.")] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", metavar="fp32|fp16|int8", help="fp16: weights only; int8: calibrated on --data."),
+    ] = "fp32",
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            "--activations",
+            metavar="uint8|int8",
+            help="Of int8 ONNX: uint8 for x86-64 (and safe anywhere), int8 for ARM.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="PATH", help="Recalibrate batch norm on these images, instead of the bank."),
+        typer.Option(
+            "--data",
+            metavar="PATH",
+            help="Images: recalibrate batch norm (unless --bn says otherwise), calibrate int8, count accuracy on val.",
+        ),
     ] = None,
     bn: Annotated[
         str | None,
@@ -43,79 +80,176 @@ def export(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write one subnet as an ONNX file with batch norm folded, and check its outputs against the reference.
+    """Write subnets as ONNX or TFLite files with batch norm folded, each checked against the reference.
 
     The reference is our own numpy arithmetic on the same folded arrays, so a wrong node or a runtime's faulty
-    optimisation is found here and not on the device. A file that fails is not written.
+    optimisation is found here and not on the device. A file that fails is not written. Several subnets (a list of
+    archs, a family's modes, --front N) become a folder with a file each.
     """
     from ofa_edge.cli import inputs
-    from ofa_edge.graph import build, check, onnx, reference
+    from ofa_edge.graph.compiling import FORMATS
 
     out = Output(as_json)
-    if format_ != "onnx" or precision != "fp32":
-        raise UsageError(f"--format {format_} --precision {precision} is not in this version", hint="use onnx and fp32")
+    runtime = _runtime(format_, precision)
+    kinds = _activations(activations, format_, precision)
     weights = inputs.weights(supernet, random_weights, space)
-    archs = codecs.read_archs(weights.space, arch)
-    if len(archs) != 1:
-        raise UsageError(f"export writes one subnet, {arch} holds {len(archs)}", hint="give one arch a file")
-    one = archs[0]
-    statistics, kind = _statistics(weights, one, bn, data, out)
-    graph = build.network(weights.space.layers(one), weights.arrays(one, statistics))
-    content = onnx.to_bytes(graph)
-    golden = reference.golden_inputs(graph, 2, seed=0)
-    parity = check.parity(content, golden, reference.run(graph, golden))
-    check.require_equal(parity, str(out_file))
-    write_result(out_file, content)
-    value = {
-        "file": str(out_file),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "parity": {"max_abs": parity.max_abs, "rel": parity.rel},
-        "ops": check.operators(content),
-        "partitions": 1,
-        "bn": kind,
-    }
-    out.result(value, lambda: _describe(value))
+    found = wanted(Asked(arch, selection, front, latency_table, accuracy_table), weights, supernet, out)
+    statistics = _bn(weights, bn, data)
+    images = _images(data, weights, precision, out)
+    export = _Export(weights, images, statistics, runtime, precision, kinds, out)
+    if len(found) == 1:
+        value = export.write(found[0].arch, out_file)
+        out.result(value, lambda: _describe(value))
+        return
+    if out_file.exists() and not out_file.is_dir():
+        raise UsageError(f"{out_file} is a file, and {len(found)} subnets need a folder", hint="name a folder")
+    values = []
+    with out.progress("export", len(found)) as bar:
+        for one in found:
+            values.append(export.write(one.arch, out_file / f"{one.stem}.{FORMATS[runtime]}"))
+            bar.advance(detail=one.stem)
+    out.result(values, lambda: "\n\n".join(map(_describe, values)))
 
 
-def _statistics(
-    weights: Weights, arch: Arch, bn: str | None, data: Path | None, out: Output
-) -> tuple[Statistics | None, str]:
-    """The subnet's batch-norm statistics, and in a word what they are; None for random weights.
+@dataclass(frozen=True, slots=True)
+class _Export:
+    """How subnets become files.
 
-    Raises:
-        UsageError: --bn and --data contradict each other or the weights.
-        BadFile: the checkpoint has no such statistics.
+    Attributes:
+        bn: 'bank', 'running', 'recalibrated', or 'none (random weights)'.
     """
-    if weights.checkpoint is None:
-        if data is not None or bn is not None:
-            raise UsageError("random weights have no batch norm", hint="leave --data and --bn out")
-        return None, "none (random weights)"
-    bn = bn or ("recalibrated" if data else weights.checkpoint.usual_bn)
-    if bn not in ("bank", "running", "recalibrated"):
-        raise UsageError(f"there is no --bn {bn}", hint="use bank, running or recalibrated")
-    if (bn == "recalibrated") != (data is not None):
-        raise UsageError(
-            f"--bn {bn} {'takes no' if data else 'needs'} images", hint="--data PATH goes with --bn recalibrated"
+
+    weights: Weights
+    images: Images | None
+    bn: str
+    runtime: str
+    precision: str
+    activations: Activations | None
+    out: Output
+
+    def write(self, arch: Arch, path: Path) -> dict[str, Any]:
+        """Compile, check, count and write one; what --json says of it."""
+        from ofa_edge.graph import build, compiling
+
+        graph = build.network(self.weights.space.layers(arch), self.weights.arrays(arch, self._statistics(arch)))
+        calibration = self.images.calibration(arch.resolution) if self.images and self.precision == "int8" else None
+        compiled = compiling.compile_graph(
+            graph,
+            runtime=self.runtime,
+            precision=self.precision,
+            calibration=calibration,
+            activations=self.activations,
+            name=str(path),
         )
-    if data is None:
-        return weights.checkpoint.statistics_of(arch, bn), bn
-    from ofa_edge.accuracy.recalibrate import Recalibrator
-    from ofa_edge.train import images
-
-    loaded = read_images(data, "train", weights.space, out)
-    splits = images.split_training(loaded, heldout_of(weights.checkpoint))
-    return Recalibrator(weights.checkpoint, splits.train)(arch), bn
-
-
-def _describe(value: dict[str, Any]) -> str:
-    return fields(
-        {
-            "file": value["file"],
-            "size": size(value["bytes"]),
-            "sha256": value["sha256"],
-            "parity": f"{value['parity']['rel']:.1e} relative, {value['parity']['max_abs']:.1e} absolute",
-            "operators": ", ".join(f"{count} {name}" for name, count in value["ops"].items()),
-            "batch norm": value["bn"],
+        accuracy = self._accuracy(arch, graph, compiled)
+        write_result(path, compiled.content)
+        for notice in compiled.notices:
+            self.out.notice(f"{path.name}: {notice}")
+        return {
+            "file": str(path),
+            "sha256": hashlib.sha256(compiled.content).hexdigest(),
+            "bytes": len(compiled.content),
+            "parity": {"max_abs": compiled.parity.max_abs, "rel": compiled.parity.rel},
+            "ops": dict(compiled.ops),
+            "partitions": compiled.partitions,
+            "bn": self.bn,
+            "outside": dict(compiled.outside),
+            "format": compiled.format,
+            "precision": compiled.precision,
+            "activations": compiled.activations or None,
+            "arch": codecs.encode(self.weights.space, arch),
+            "accuracy": accuracy,
+            "notices": list(compiled.notices),
         }
-    )
+
+    def _statistics(self, arch: Arch) -> Statistics | None:
+        checkpoint = self.weights.checkpoint
+        if checkpoint is None:
+            return None
+        if self.images is not None and self.bn == "recalibrated":
+            return self.images.statistics(arch)
+        return checkpoint.statistics_of(arch, self.bn)
+
+    def _accuracy(self, arch: Arch, graph: Graph, compiled: Compiled) -> dict[str, Any] | None:
+        """Top-1 of this file and of the same in fp32, in percent; None without images, or with random weights."""
+        from ofa_edge.graph import compiling
+
+        if self.images is None or self.weights.checkpoint is None:
+            return None
+        found = self.images.top1(compiled.content, arch.resolution)
+        before = found
+        if compiled.precision != "fp32":
+            before = self.images.top1(compiling.write(graph, self.runtime), arch.resolution)
+        held_out = self.images.held_out
+        return {"split": held_out.split, "images": len(held_out.images), "fp32": before, "file": found}
+
+
+# -- what was asked -------------------------------------------------------------------------------
+def _runtime(format_: str, precision: str) -> str:
+    """The runtime of a format; raises UsageError where that, the precision or a package for them is not there."""
+    from ofa_edge.graph.compiling import FORMATS, PRECISIONS
+    from ofa_edge.latency.conditions import RunsOn
+
+    runtimes = {format_: runtime for runtime, format_ in FORMATS.items()}
+    if format_ not in runtimes:
+        raise UsageError(f"there is no format {format_!r}", hint=f"use --format {' or '.join(runtimes)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"there is no precision {precision!r}", hint=f"use --precision {' or '.join(PRECISIONS)}")
+    options.require_writers(RunsOn(runtimes[format_], precision=precision))
+    return runtimes[format_]
+
+
+def _activations(asked: str | None, format_: str, precision: str) -> Activations | None:
+    """Raises UsageError where there is no such type, or no choice."""
+    if asked is not None and (precision, format_) != ("int8", "onnx"):
+        raise UsageError(f"--activations is for int8 ONNX files, not for {precision} {format_}", hint="leave it out")
+    if asked not in (None, "uint8", "int8"):
+        raise UsageError(f"there are no activations of type {asked!r}", hint="use --activations uint8 or int8")
+    return cast("Activations | None", asked)
+
+
+def _bn(weights: Weights, bn: str | None, data: Path | None) -> str:
+    """Which batch-norm statistics, in a word; raises UsageError where --bn and --data contradict each other."""
+    if weights.checkpoint is None:
+        if bn is not None:
+            raise UsageError("random weights have no batch norm", hint="leave --bn out")
+        return "none (random weights)"
+    kind = bn or ("recalibrated" if data else weights.checkpoint.usual_bn)
+    if kind not in _BN:
+        raise UsageError(f"there is no --bn {kind}", hint="use bank, running or recalibrated")
+    if kind == "recalibrated" and data is None:
+        raise UsageError("--bn recalibrated needs images", hint="--data PATH goes with --bn recalibrated")
+    return kind
+
+
+def _images(data: Path | None, weights: Weights, precision: str, out: Output) -> Images | None:
+    """Raises UsageError where int8 has no images, or random weights have some that nothing needs."""
+    if data is None:
+        if precision == "int8":
+            raise UsageError("int8 is calibrated on images, and there are none", hint="add --data PATH")
+        return None
+    if weights.checkpoint is None and precision != "int8":
+        raise UsageError("random weights have no batch norm to recalibrate", hint="leave --data out")
+    from ofa_edge.cli.export_images import Images
+
+    return Images(data, weights, out)
+
+
+# -- what is said ---------------------------------------------------------------------------------
+def _describe(value: dict[str, Any]) -> str:
+    operators = ", ".join(f"{count} {name}" for name, count in value["ops"].items())
+    told = {
+        "file": value["file"],
+        "size": size(value["bytes"]),
+        "sha256": value["sha256"],
+        "parity": f"{value['parity']['rel']:.1e} relative, {value['parity']['max_abs']:.1e} absolute",
+        "operators": operators,
+        "batch norm": value["bn"],
+    }
+    if value["partitions"] != 1:
+        told["partitions"] = str(value["partitions"])
+    if accuracy := value["accuracy"]:
+        of = f"of {accuracy['images']} images ({accuracy['split']})"
+        fp32 = "" if value["precision"] == "fp32" else f", {accuracy['fp32']:.1f} % in fp32"
+        told["top-1"] = f"{accuracy['file']:.1f} %{fp32}, {of}"
+    return fields(told)

@@ -1,7 +1,7 @@
 """Is this model file what it should be? Safe to run, and the same numbers as the reference.
 
-In: the bytes of an ONNX model, inputs and reference outputs. Out: a Parity, or counts of operators.
-Rules kept: a model that names files outside itself is refused before a runtime sees it (the runtime would
+In: the bytes of an ONNX or TFLite model, inputs and reference outputs. Out: a Parity, or counts of operators.
+Rules kept: an ONNX model that names files outside itself is refused before a runtime sees it (the runtime would
 open them); outputs are compared against the largest reference value, since logits near 0 have no scale.
 """
 
@@ -19,9 +19,10 @@ import onnxruntime
 from google.protobuf.message import DecodeError, Message
 
 from ofa_edge.errors import BadFile, OfaEdgeError
-
-_HINT = "write it again with `ofa-edge export`"
-_ERRORS_ONLY = 3
+from ofa_edge.graph import running
+from ofa_edge.graph.running import HINT as _HINT
+from ofa_edge.graph.running import first_line, refused
+from ofa_edge.graph.running import is_tflite as is_tflite  # where others look for it
 
 # Runtimes add up in single precision and in their own order: 1e-6 is usual, 1e-4 is an error somewhere.
 TOLERANCE = 1e-4
@@ -42,7 +43,7 @@ class Parity:
 
 
 def parity(model: bytes, inputs: np.ndarray, outputs: np.ndarray) -> Parity:
-    """Run `model` with ONNX Runtime on this machine (CPU, one thread) and compare.
+    """Run `model` on this machine (ONNX Runtime or LiteRT, CPU, one thread) and compare.
 
     Args:
         inputs: float32 (N, C, H, W); each of the N is run alone.
@@ -78,7 +79,7 @@ def compare(actual: np.ndarray, reference: np.ndarray) -> Parity:
 
 
 def require_equal(found: Parity, name: str) -> None:
-    """Refuse a model whose outputs are not the reference's.
+    """Refuse a model in single or half precision whose outputs are not the reference's.
 
     Raises:
         OfaEdgeError: further off than TOLERANCE, relative to the greatest reference value.
@@ -86,7 +87,7 @@ def require_equal(found: Parity, name: str) -> None:
     if not found.finite or found.rel > TOLERANCE:
         raise OfaEdgeError(
             f"{name}: outputs differ from the reference by {found.rel:.1e} (at most {TOLERANCE:.0e} is allowed)",
-            hint="another onnxruntime version may be at fault; `ofa-edge doctor` prints which one this is",
+            hint="another version of the runtime may be at fault; `ofa-edge doctor` prints which one this is",
         )
 
 
@@ -96,17 +97,13 @@ def run(model: bytes, inputs: np.ndarray) -> np.ndarray:
     Raises:
         BadFile: as `parity`.
     """
-    load(model)
-    options = _options()
-    if inputs.ndim == 4:
-        options.add_free_dimension_override_by_name("h", inputs.shape[2])
-        options.add_free_dimension_override_by_name("w", inputs.shape[3])
-    try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return np.concatenate([session.run(None, {name: one[None]})[0] for one in inputs])
-    except Exception as error:  # the runtime's own classes share no base below Exception
-        raise BadFile(f"ONNX Runtime refuses the model or its input: {_first_line(error)}", hint=_HINT) from error
+    if not is_tflite(model):
+        load(model)
+    height_width = inputs.shape[2:] if inputs.ndim == 4 else None
+    ready = running.runner(model, height_width)
+    if not len(inputs):
+        raise BadFile("the runtime refuses the model or its input: there is none", hint=_HINT)
+    return np.concatenate([ready(one[None]) for one in inputs])
 
 
 def load(model: bytes) -> onnx.ModelProto:
@@ -128,21 +125,19 @@ def load(model: bytes) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BadFile(f"the model is not valid ONNX: {_first_line(error)}", hint=_HINT) from error
+        raise BadFile(f"the model is not valid ONNX: {first_line(error)}", hint=_HINT) from error
     return proto
-
-
-def is_tflite(model: bytes | None) -> bool:
-    """Whether these bytes say that they are a TFLite file, by the mark that the runtime itself goes by."""
-    return model is not None and model[4:8] == b"TFL3"
 
 
 def operators(model: bytes) -> dict[str, int]:
     """How often each operator occurs in the file, most frequent first.
 
     Raises:
-        BadFile: as `load`.
+        BadFile: as `load`, or LiteRT refuses the file.
     """
+    if is_tflite(model):
+        found = running.interpreter(model, delegated=False)._get_ops_details()
+        return dict(Counter(entry["op_name"] for entry in found).most_common())
     return dict(Counter(node.op_type for node in load(model).graph.node).most_common())
 
 
@@ -154,24 +149,22 @@ def optimized_operators(model: bytes) -> dict[str, int]:
     Raises:
         BadFile: as `parity`.
     """
-    load(model)
-    with tempfile.TemporaryDirectory(prefix="ofa-edge-") as folder:
-        path = Path(folder, "optimized.onnx")
-        options = _options()
-        options.optimized_model_filepath = str(path)
-        try:
-            onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # as in `run`
-            raise BadFile(f"ONNX Runtime refuses the model: {_first_line(error)}", hint=_HINT) from error
-        nodes = onnx.load_model_from_string(path.read_bytes()).graph.node
+    nodes = optimized(model).node
     return dict(Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in nodes).most_common())
 
 
-def _options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
-    return options
+def optimized(model: bytes) -> onnx.GraphProto:
+    """An ONNX model's graph as ONNX Runtime makes it for this machine's CPU; raises as `parity`."""
+    load(model)
+    with tempfile.TemporaryDirectory(prefix="ofa-edge-") as folder:
+        path = Path(folder, "optimized.onnx")
+        options = running.session_options()
+        options.optimized_model_filepath = str(path)
+        try:
+            onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's own classes share no base below Exception
+            raise refused("ONNX Runtime", error, "the model") from error
+        return onnx.load_model_from_string(path.read_bytes()).graph
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
@@ -183,7 +176,3 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
         if field.message_type is not None:
             for child in [value] if isinstance(value, Message) else value:
                 yield from _tensors(child)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -14,7 +14,7 @@ import numpy as np
 
 _ALIGNMENT = 16
 _SCHEMA_VERSION = 3
-_TYPES = {"float32": "FLOAT32", "int32": "INT32", "int8": "INT8"}
+_TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32", "int8": "INT8"}
 
 
 class File:

@@ -2,7 +2,8 @@
 
 In: a Graph. Out: a self-contained model, opset 17 and IR version 8 (old runtimes on old devices read it),
 float32, input "input" and output "output" in NCHW. Rules kept: equal graphs give equal bytes (no time, no
-tool version, a fixed order); ReLU6 is a Clip with constant limits, which ONNX Runtime fuses into the Conv.
+tool version, a fixed order); ReLU6 is a Clip with constant limits, which ONNX Runtime fuses into the Conv; weights in
+half precision go through a Cast, which ONNX Runtime does once, when it loads the file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ofa_edge.graph import passes
 from ofa_edge.graph.ir import Activation, Graph, Node, Op, Tensor
 
 OPSET = 17
@@ -23,15 +25,24 @@ _RELU6_LIMITS = {"relu6/min": 0.0, "relu6/max": 6.0}
 _Dims = tuple[int | str, ...]
 
 
-def to_bytes(graph: Graph, *, symbolic: bool = False) -> bytes:
+def to_bytes(graph: Graph, *, symbolic: bool = False, half: bool = False) -> bytes:
     """Write a graph.
 
     With `symbolic` the input's H and W are the free dimensions "h" and "w" in place of numbers, so that
     one file serves all resolutions and its bytes do not depend on the one it was built at; a runtime pins
     them before it optimises. The classifier alone takes a 1 x 1 map and keeps it.
+
+    With `half` weights are stored in half precision (passes.halved rounds them so that nothing is lost here); biases,
+    a hundredth of them, stay as they are, and so does everything that is computed.
     """
+    graph = passes.for_runtime(graph, "onnxruntime")
     nodes = [written for node in graph.nodes for written in _nodes(node, graph)]
-    constants = [_constant(name, array) for name, array in graph.arrays.items()]
+    stored = {node.weight for node in graph.nodes if node.weight} if half else set()
+    constants = [
+        _constant(f"{name}/half" if name in stored else name, array, half=name in stored)
+        for name, array in graph.arrays.items()
+    ]
+    nodes = [_widening(name) for name in graph.arrays if name in stored] + nodes
     if any(node.activation is Activation.RELU6 for node in graph.nodes):
         constants += [_constant(name, np.asarray(value, np.float32)) for name, value in _RELU6_LIMITS.items()]
     first, last = _free_dims(graph) if symbolic else (graph.input.shape, graph.output.shape)
@@ -129,6 +140,11 @@ def _activation(node: Node, source: str) -> onnx.NodeProto:
     return helper.make_node(operator, [source], target, name=name)
 
 
-def _constant(name: str, array: np.ndarray) -> TensorProto:
-    data = np.ascontiguousarray(array, dtype="<f4").reshape(array.shape).tobytes()
-    return helper.make_tensor(name, TensorProto.FLOAT, array.shape, data, raw=True)
+def _widening(name: str) -> onnx.NodeProto:
+    """Single precision of weights that are stored in half."""
+    return helper.make_node("Cast", [f"{name}/half"], [name], name=f"{name}/cast", to=TensorProto.FLOAT)
+
+
+def _constant(name: str, array: np.ndarray, *, half: bool = False) -> TensorProto:
+    data = np.ascontiguousarray(array, dtype="<f2" if half else "<f4").reshape(array.shape).tobytes()
+    return helper.make_tensor(name, TensorProto.FLOAT16 if half else TensorProto.FLOAT, array.shape, data, raw=True)

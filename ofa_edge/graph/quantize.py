@@ -8,13 +8,7 @@ give equal bytes. Times do not depend on the values: for profiling any input cal
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +18,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from ofa_edge.graph import check
+from ofa_edge.graph.quiet import quiet
 
 Activations = Literal["uint8", "int8"]
-"""uint8 is what x86-64 kernels without VNNI are fast with: measured, int8 took three times as long there."""
+"""What activations are in an ONNX file. x86-64's instructions multiply unsigned by signed bytes: there int8 took three
+times as long as uint8. ARM's multiply bytes of one sign. A TFLite file's are int8 always."""
 
 # Integers at the border of a block alone: any scale will do where nobody reads the values.
 _BORDER_SCALE = 1 / 32
@@ -41,6 +37,7 @@ def onnx_int8(
     inputs: np.ndarray,
     *,
     activations: Activations = "uint8",
+    weight_bits: int = 8,
     integer_input: bool = False,
     integer_output: bool = False,
 ) -> bytes:
@@ -49,6 +46,8 @@ def onnx_int8(
     Args:
         inputs: float32 (N, C, H, W), each run alone; of any size that the file takes.
         activations: type of the activations; weights are int8.
+        weight_bits: of these, 7 or 8: with 8 the kernels for x86-64 CPUs without VNNI add two products in 16 bits and
+            saturate.
         integer_input, integer_output: no conversion from and to float there, as at the borders of a block inside a
             network; the file's input or output is then of the type of the activations.
 
@@ -59,7 +58,7 @@ def onnx_int8(
 
     proto = check.load(model)
     kinds = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-    with tempfile.TemporaryDirectory(prefix="ofa-edge-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="ofa-edge-") as folder, quiet():
         path = Path(folder, "int8.onnx")
         quantize_static(
             proto,
@@ -69,6 +68,7 @@ def onnx_int8(
             per_channel=True,
             activation_type=kinds[activations],
             weight_type=QuantType.QInt8,
+            reduce_range=weight_bits < 8,
         )
         found = onnx.load_model_from_string(path.read_bytes())
     elem = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}[activations]
@@ -99,7 +99,7 @@ def tflite_int8(model: bytes, inputs: np.ndarray) -> bytes:
     kept = [{"regex": ".*", "operation": name, "algorithm_key": "no_quantize", "op_config": {}} for name in _KEPT_FLOAT]
     work = quantizer.Quantizer(bytearray(model), [*recipe.static_wi8_ai8(), *kept])
     statistics: dict[str, Any] = {}
-    with _quiet():
+    with quiet():
         for one in inputs:
             image = np.ascontiguousarray(one[None].transpose(0, 2, 3, 1))
             _widen(statistics, work.calibrate({"serving_default": [{"input": image}]}, num_threads=1))
@@ -168,24 +168,3 @@ def _rename(nodes: Sequence[onnx.NodeProto], old: str, new: str) -> None:
     """Make every reader of `old` read `new`."""
     for node in nodes:
         node.input[:] = [new if name == old else name for name in node.input]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Both libraries print, on stdout too, which belongs to our data; they warn of what they do on purpose; and LiteRT
-    writes to the descriptor of stderr itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    said = io.StringIO()
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        logging.disable(before)

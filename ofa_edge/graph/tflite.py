@@ -22,26 +22,31 @@ from ofa_edge.graph.ir import Activation, Graph, Node, Op, Tensor
 # A file for all sizes is written as for this one, so that its bytes depend on no other: any that the layers allow.
 _ANY_SIZE = 32
 
+# The version of DEQUANTIZE that takes half precision.
+_DEQUANTIZE_HALF = 3
+
 _FUSED = {Activation.RELU: "RELU", Activation.RELU6: "RELU6", Activation.H_SIGMOID: "RELU6"}
 _RECTIFIERS = (Activation.RELU, Activation.RELU6, Activation.H_SIGMOID)
 _Pads = Sequence[tuple[int, int]]
 
 
-def to_bytes(graph: Graph, *, symbolic: bool = False, rectified: bool = False) -> bytes:
+def to_bytes(graph: Graph, *, symbolic: bool = False, rectified: bool = False, half: bool = False) -> bytes:
     """Write a graph.
 
     Args:
         symbolic: H and W of the input may be any (`Interpreter.resize_tensor_input`, which costs no latency), and the
             bytes do not depend on the size the graph was built at. The classifier alone takes a 1 x 1 map and keeps it.
         rectified: the input has no negative values, as behind a ReLU; a maximum over it is then padded with zeros.
+        half: weights are stored in half precision (passes.halved rounds them so that nothing is lost here) behind a
+            DEQUANTIZE, which XNNPACK does once, when it loads the file; biases stay as they are.
 
     Raises:
         UsageError: an average over windows that TFLite would place in another way.
         ModuleNotFoundError: ai-edge-litert is not installed (the extra [litert]).
     """
-    graph = passes.split_depthwise(graph)
+    graph = passes.for_runtime(graph, "litert")
     free = symbolic and not any(node.op is Op.LINEAR and node.inputs[0] == graph.input for node in graph.nodes)
-    return _Writer(_resized(graph) if free else graph, free, rectified).bytes()
+    return _Writer(_resized(graph) if free else graph, free, rectified, half).bytes()
 
 
 def _resized(graph: Graph) -> Graph:
@@ -67,9 +72,10 @@ def _resized(graph: Graph) -> Graph:
 class _Writer:
     """One file in the making. Names made here hold a '/', names of layers and arrays do not."""
 
-    def __init__(self, graph: Graph, free: bool, rectified: bool):
+    def __init__(self, graph: Graph, free: bool, rectified: bool, half: bool):
         self._graph = graph
         self._free = free
+        self._half = half
         self._file = File()
         self._makers = {node.output.name: node for node in graph.nodes}
         self._rectified = rectified
@@ -116,7 +122,7 @@ class _Writer:
             source, padding = self._padded(node, [(above, above), (left, left)]), "VALID"
         depthwise = node.groups > 1
         order = (1, 2, 3, 0) if depthwise else (0, 2, 3, 1)
-        constants = [file.constant(node.weight, weight.transpose(order)), file.constant(node.bias, bias)]
+        constants = [self._weight(node.weight, weight.transpose(order)), file.constant(node.bias, bias)]
         file.operator(
             "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
             [source, *constants],
@@ -233,7 +239,10 @@ class _Writer:
     def _linear(self, node: Node, output: str) -> None:
         """FULLY_CONNECTED flattens what it reads."""
         arrays = self._graph.arrays
-        constants = [self._file.constant(name, arrays[name]) for name in (node.weight, node.bias)]
+        constants = [
+            self._weight(node.weight, arrays[node.weight]),
+            self._file.constant(node.bias, arrays[node.bias]),
+        ]
         self._file.operator(
             "FULLY_CONNECTED",
             [node.inputs[0].name, *constants],
@@ -248,6 +257,15 @@ class _Writer:
         self._file.operator(name, inputs, [output], f"{name.title()}Options", **self._act(node.activation))
 
     # -- parts ------------------------------------------------------------------------------------
+    def _weight(self, name: str, array: np.ndarray) -> str:
+        """The tensor that holds weights in single precision, stored in half where that was asked for."""
+        if not self._half:
+            return self._file.constant(name, array)
+        stored = self._file.constant(f"{name}/half", array.astype(np.float16))
+        self._file.tensor(name, array.shape)
+        self._file.operator("DEQUANTIZE", [stored], [name], "DequantizeOptions", version=_DEQUANTIZE_HALF)
+        return name
+
     def _act(self, activation: Activation) -> dict[str, Any]:
         return {"fusedActivationFunction": self._file.enum("ActivationFunctionType", _FUSED.get(activation, "NONE"))}
 

@@ -17,10 +17,9 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from device_agents import wire
-from ofa_edge.errors import UsageError
-from ofa_edge.graph import build, onnx, quantize, tflite
+from ofa_edge.graph import build, compiling
 from ofa_edge.graph.ir import Graph
-from ofa_edge.latency.conditions import PRECISIONS, RunsOn
+from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.limits import LIMITS
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block, Layer
@@ -28,12 +27,12 @@ from ofa_edge.weights.random import random_arrays
 
 _R = TypeVar("_R")
 
-RUNTIMES = ("onnxruntime", "litert")
-
 IMAGE_CHANNELS = 3
 WEIGHT_SEED = 0
 # Of the noise that an int8 block is calibrated on, in pixels: one for all sizes, so that its bytes depend on none.
 _CALIBRATION_SIZE = 16
+# Of int8 weights, whose values change no time: the files of tables measured so far.
+_WEIGHT_BITS = 8
 
 
 class Device(Protocol):
@@ -126,12 +125,13 @@ def model_file(graph: Graph, runs_on: RunsOn) -> bytes:
     Raises:
         UsageError: no file can be written for such a runtime or precision.
     """
-    _require_known(runs_on)
-    if runs_on.runtime == "litert":
-        model = tflite.to_bytes(graph)
-        return model if runs_on.precision == "fp32" else quantize.tflite_int8(model, _noise(graph.input.shape))
-    model = onnx.to_bytes(graph)
-    return model if runs_on.precision == "fp32" else quantize.onnx_int8(model, _noise(graph.input.shape))
+    return compiling.write(
+        graph,
+        runs_on.runtime,
+        runs_on.precision,
+        calibration=_noise(graph.input.shape),
+        weight_bits=_WEIGHT_BITS,
+    )
 
 
 def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
@@ -143,29 +143,21 @@ def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
     Raises:
         UsageError: no file can be written for such a runtime or precision.
     """
-    _require_known(runs_on)
     layers = [Layer("", block)]
     graph = build.network(layers, random_arrays(layers, seed))
     side = 1 if block.type == "Logits" else _CALIBRATION_SIZE
-    noise = _noise((1, block.in_channels, side, side))
-    if runs_on.runtime == "litert":
+    return compiling.write(
+        graph,
+        runs_on.runtime,
+        runs_on.precision,
+        calibration=_noise((1, block.in_channels, side, side)),
+        weight_bits=_WEIGHT_BITS,
+        symbolic=True,
         # In every space a maximum stands behind a rectifier; inside a network the writer sees that.
-        model = tflite.to_bytes(graph, symbolic=True, rectified=block.type == "MaxPool2D")
-        return model if runs_on.precision == "fp32" else quantize.tflite_int8(model, noise)
-    model = onnx.to_bytes(graph, symbolic=True)
-    if runs_on.precision == "fp32":
-        return model
-    inside, last = block.in_channels != IMAGE_CHANNELS, block.type == "Logits"
-    return quantize.onnx_int8(model, noise, integer_input=inside, integer_output=not last)
-
-
-def _require_known(runs_on: RunsOn) -> None:
-    for what, value, known in (
-        ("runtime", runs_on.runtime, RUNTIMES),
-        ("precision", runs_on.precision, PRECISIONS),
-    ):
-        if value not in known:
-            raise UsageError(f"no model file can be written for {what} {value!r}", hint=f"use {' or '.join(known)}")
+        rectified=block.type == "MaxPool2D",
+        integer_input=block.in_channels != IMAGE_CHANNELS,
+        integer_output=block.type != "Logits",
+    )
 
 
 def _noise(shape: tuple[int, ...]) -> np.ndarray:

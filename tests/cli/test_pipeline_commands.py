@@ -131,10 +131,17 @@ WRONG = [
     ("select --latency-table {table} --supernet {ckpt} --budget 1s", 2, "no accuracy table of", "ofa-edge evaluate"),
     ("select --accuracy-table {accuracy} --budget 1s", 2, "no latency table of space reduced", "ofa-edge profile"),
     # export
-    ("export --out {out} --supernet {ckpt} --arch {archs}", 2, "holds 2", "one arch"),
+    ("export --out {junk} --supernet {ckpt} --arch {archs}", 2, "2 subnets need a folder", "name a folder"),
+    ("export --out {out} --supernet {ckpt}", 2, "one option is missing", "--arch, --selection, --front"),
+    ("export --out {out} --supernet {other_ckpt} --selection {selection}", 9, "was made for checkpoint", "--supernet"),
+    ("export --out {out} --supernet {ckpt} --selection {junk}", 9, "is not a selection", "ofa-edge select --out"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --latency-table {table}", 2, "for --front", "add --front"),
+    ("export --out {out} --random-weights 1 --space reduced --front 3", 2, "no accuracies", "--supernet"),
     ("export --out {out} --supernet {ckpt} --arch {bad_arch}", 2, "kernel 7", ""),
-    ("export --out {out} --supernet {ckpt} --arch {arch} --format tflite", 2, "not in this version", "onnx"),
-    ("export --out {out} --supernet {ckpt} --arch {arch} --precision int8", 2, "not in this version", "fp32"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --format pb", 2, "no format 'pb'", "onnx or tflite"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --precision int4", 2, "no precision 'int4'", "fp16"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --precision int8", 2, "calibrated on images", "--data PATH"),
+    ("export --out {out} --supernet {ckpt} --arch {arch} --activations int8", 2, "for int8 ONNX", "leave it out"),
     ("export --out {out} --supernet {bare_ckpt} --arch {arch}", 9, "no BN bank", "--data"),
     ("export --out {junk}/below --supernet {ckpt} --arch {arch}", 1, "cannot write", "--out"),
     ("export --out {out} --random-weights 1 --space reduced --data . --arch {arch}", 2, "no batch norm", "--data"),
@@ -142,7 +149,12 @@ WRONG = [
     ("export --out {out} --supernet {ckpt} --arch {arch} --bn mean", 2, "no --bn mean", "bank, running or"),
     ("export --out {out} --supernet {ckpt} --arch {arch} --bn running", 9, "no running statistics", "use its bank"),
     ("export --out {out} --supernet {ckpt} --arch {arch} --bn recalibrated", 2, "needs images", "--data PATH"),
-    ("export --out {out} --supernet {ckpt} --arch {arch} --bn bank --data .", 2, "takes no images", "--data PATH"),
+    (
+        "export --out {out} --supernet {ckpt} --arch {arch} --bn bank --data {missing}",
+        2,
+        "no images at",
+        "--data takes",
+    ),
     # evaluate
     ("evaluate --data . --out {out} --samples 9 --arch {arch}", 2, "cannot be used together", "exactly one"),
     ("evaluate --data . --out {out} --supernet {ckpt} --samples 9 --split x", 2, "--split x", "heldout"),
@@ -313,7 +325,8 @@ def test_select_takes_the_newest_tables_and_says_which(run: Run, files: dict[str
 def test_export_has_the_promised_keys(run: Run, tmp_path: Path) -> None:
     code, value = run("export --out {out} --supernet {ckpt} --arch {arch}")
     assert code == 0
-    assert list(value) == ["file", "sha256", "bytes", "parity", "ops", "partitions", "bn"]
+    assert list(value)[:7] == ["file", "sha256", "bytes", "parity", "ops", "partitions", "bn"]
+    assert list(value)[7:] == ["outside", "format", "precision", "activations", "arch", "accuracy", "notices"]
     assert value["parity"]["rel"] < 1e-4
     assert (value["bytes"], value["bn"]) == ((tmp_path / "out").stat().st_size, "bank")
     _, drawn = run("export --out {out} --random-weights 3 --space reduced --arch {arch}")
