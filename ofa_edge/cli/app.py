@@ -50,6 +50,7 @@ COMMANDS: dict[str, Entry] = {
     "measure": Entry("measuring", "measure", "Measure whole networks on a device."),
     "select": Entry("selecting", "select", "Choose the best subnet inside a budget."),
     "export": Entry("exporting", "export", "Write a subnet as a model file."),
+    "bundle": Entry("bundles", "bundle", "Build, verify, show and sign bundles; an example that uses one."),
     "deploy": Entry("deploying", "deploy", "Bring a subnet to a device and prove that it holds its budget."),
     "report": Entry("report", "report", "Tables and selections as one HTML page."),
     "status": Entry("releases", "status", "What runs on a device, and what happened there."),

@@ -134,8 +134,14 @@ class Bundle:
         if budget == default.budget:
             return self
         modes = [default.model_copy(update={"budget": budget}), *others]
-        value = {**self.manifest.as_json(), "modes": [mode.model_dump(mode="json") for mode in modes]}
-        return _sealed(value, self.files)
+        return self._changed(modes=[mode.model_dump(mode="json") for mode in modes])
+
+    def counted(self, counter: int, machine: str | None = None) -> Bundle:
+        """The same models as the release of this number, for this kind of processor; see Manifest."""
+        return self._changed(counter=counter, machine=machine)
+
+    def _changed(self, **fields: Any) -> Bundle:
+        return _sealed({**self.manifest.as_json(), **fields}, self.files)
 
 
 def build(
@@ -181,12 +187,41 @@ def build(
         "modes": modes,
         "sources": (sources or Sources()).model_dump(mode="json"),
         "machine": machine,
-        "files": [
-            {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-            for name, data in files.items()
-        ],
+        "files": _listed(files),
     }
     return _sealed(manifest, files)
+
+
+def joined(modes: Mapping[str, Bundle]) -> Bundle:
+    """Releases of one app as one: the default mode of each, by its name there, the first the default.
+
+    Raises:
+        UsageError: a name cannot be one of a mode.
+        BadFile: there are too many.
+    """
+    files: dict[str, bytes] = {}
+    found = []
+    for number, (name, bundle) in enumerate(modes.items()):
+        _require_name(name, MODE_NAME, "a mode", "use lower-case letters, digits and -")
+        mode = bundle.manifest.default
+        names = FileNames.of(name, mode.runs.runtime, is_default=number == 0)
+        files |= {new: bundle.files[old] for new, old in zip(names, mode.files, strict=True)}
+        golden = mode.golden.model_copy(update={"input": names.golden_input, "output": names.golden_output})
+        changed = mode.model_copy(update={"name": name, "model": names.model, "golden": golden})
+        found.append(changed.model_dump(mode="json"))
+    first, *others = modes.values()
+    sources = first.manifest.sources.model_dump(mode="json")
+    for bundle in others:  # what they do not share is nobody's
+        own = bundle.manifest.sources.model_dump(mode="json")
+        sources = {key: value if own[key] == value else None for key, value in sources.items()}
+    value = {**first.manifest.as_json(), "modes": found, "sources": sources, "files": _listed(files)}
+    return _sealed(value, files)
+
+
+def _listed(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
+    ]
 
 
 def _mode(part: Part, space: Space, names: FileNames) -> dict[str, Any]:
