@@ -112,7 +112,7 @@ def _problem(name: str, member: _Member, again: bool) -> str:
         return "is called like a path"
     if stat.S_ISLNK(kind):
         return "is a link"
-    if kind and not stat.S_ISREG(kind):
+    if stat.S_IFMT(kind) not in (0, stat.S_IFREG):
         return "is no regular file"
     if member.flags & 1:
         return "is encrypted"

@@ -3,7 +3,7 @@
 
     python3 classify.py ROOT/APP IMAGE [IMAGE ...] [--top N] [--json]
 
-ROOT/APP is the folder of the app, such as ~/.ofa-edge/camera: `current` in it leads to the release, and its file `mode`,
+ROOT/APP is the folder of the app, such as ~/.ofa-edge/camera: `current` in it leads to the release, its file `mode`,
 where there is one, names which of the subnets to use. Needs Python 3.9, numpy, Pillow, and the runtime that the release
 is for (onnxruntime, or ai-edge-litert or tflite-runtime); nothing of ofa-edge, and no compiler. preprocess.py lies
 beside it: the network was trained and evaluated with it.

@@ -129,19 +129,23 @@ class Bundle:
 
     def with_latency_budget(self, milliseconds: float) -> Bundle:
         """The same model under another promise of its default mode: another release, which nobody has signed."""
-        default, *others = self.manifest.modes
-        budget = default.budget.model_copy(update={"latency_ms": milliseconds})
-        if budget == default.budget:
+        budget = self.manifest.default.budget.model_copy(update={"latency_ms": milliseconds})
+        if budget == self.manifest.default.budget:
             return self
-        modes = [default.model_copy(update={"budget": budget}), *others]
-        return self._changed(modes=[mode.model_dump(mode="json") for mode in modes])
+        value = self._json()
+        value["modes"][0]["budget"] = budget.model_dump(mode="json")
+        return _sealed(value, self.files)
 
     def counted(self, counter: int, machine: str | None = None) -> Bundle:
         """The same models as the release of this number, for this kind of processor; see Manifest."""
-        return self._changed(counter=counter, machine=machine)
+        if (counter, machine) == (self.manifest.counter, self.manifest.machine):
+            return self
+        return _sealed({**self._json(), "counter": counter, "machine": machine}, self.files)
 
-    def _changed(self, **fields: Any) -> Bundle:
-        return _sealed({**self.manifest.as_json(), **fields}, self.files)
+    def _json(self) -> dict[str, Any]:
+        """The manifest as it is spelled, which its id is a hash of."""
+        value: dict[str, Any] = strict_json.loads(self.files[MANIFEST])
+        return value
 
 
 def build(
@@ -203,19 +207,17 @@ def joined(modes: Mapping[str, Bundle]) -> Bundle:
     found = []
     for number, (name, bundle) in enumerate(modes.items()):
         _require_name(name, MODE_NAME, "a mode", "use lower-case letters, digits and -")
-        mode = bundle.manifest.default
-        names = FileNames.of(name, mode.runs.runtime, is_default=number == 0)
-        files |= {new: bundle.files[old] for new, old in zip(names, mode.files, strict=True)}
-        golden = mode.golden.model_copy(update={"input": names.golden_input, "output": names.golden_output})
-        changed = mode.model_copy(update={"name": name, "model": names.model, "golden": golden})
-        found.append(changed.model_dump(mode="json"))
-    first, *others = modes.values()
-    sources = first.manifest.sources.model_dump(mode="json")
-    for bundle in others:  # what they do not share is nobody's
-        own = bundle.manifest.sources.model_dump(mode="json")
-        sources = {key: value if own[key] == value else None for key, value in sources.items()}
-    value = {**first.manifest.as_json(), "modes": found, "sources": sources, "files": _listed(files)}
-    return _sealed(value, files)
+        names = FileNames.of(name, bundle.manifest.default.runs.runtime, is_default=number == 0)
+        files |= {new: bundle.files[old] for new, old in zip(names, bundle.manifest.default.files, strict=True)}
+        mode = bundle._json()["modes"][0]
+        golden = {**mode["golden"], "input": names.golden_input, "output": names.golden_output}
+        found.append({**mode, "name": name, "model": names.model, "golden": golden})
+    first, *others = (bundle._json() for bundle in modes.values())
+    sources = {  # what they do not share is nobody's
+        key: value if all(other["sources"][key] == value for other in others) else None
+        for key, value in first["sources"].items()
+    }
+    return _sealed({**first, "modes": found, "sources": sources, "files": _listed(files)}, files)
 
 
 def _listed(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
@@ -233,6 +235,7 @@ def _mode(part: Part, space: Space, names: FileNames) -> dict[str, Any]:
         "input": {
             "resolution": part.arch.resolution,
             **space.preprocess.as_json(),
+            "resize": "bicubic",
             "reduce_to": preprocess.REDUCE_TO,
             "layout": layout,
         },

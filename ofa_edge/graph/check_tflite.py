@@ -60,7 +60,7 @@ def load_tflite(model: bytes) -> Contents:
     if model[4:8] != b"TFL3":
         raise BadFile("this is not a TFLite model", hint=_HINT)
     try:
-        return _checked(_Table(_File(model), _at(model, 0, "<I")))
+        return _checked(_Table(_File(model, _MOST_TABLES), _at(model, 0, "<I")))
     except (struct.error, IndexError) as error:
         raise BadFile("the TFLite model is damaged: it points outside its own bytes", hint=_HINT) from error
 
@@ -106,7 +106,7 @@ class _File:
     """The bytes, and how many more tables will be read of them."""
 
     data: bytes
-    left: int = _MOST_TABLES
+    left: int
 
 
 class _Table:
