@@ -149,7 +149,7 @@ def _top(
     """Train one Once-for-All supernet, then give every device the best subnet it can run inside its budget.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 no subnet fits the budget, 4 authentication or host key, 5 device
-    lost, 6 not trustworthy, 7 rolled back, 8 needs hands, 9 stale or invalid file, 130 interrupted.
+    lost, 6 not trustworthy, 7 rolled back, 8 needs hands, 9 stale, invalid or unsigned file, 130 interrupted.
     """
 
 
