@@ -50,6 +50,7 @@ WITH_IMAGES = {
     ("ofa_edge.cli.images", "ofa_edge.train.images"),
     ("ofa_edge.cli.truth", "ofa_edge.accuracy.evaluate"),
     ("ofa_edge.cli.truth", "ofa_edge.train.images"),
+    ("ofa_edge.preprocess", "PIL"),
 }
 
 # These names shadow the standard library for whatever runs with their folder first on sys.path.
@@ -260,6 +261,7 @@ def test_torch_is_imported_only_where_training_lives() -> None:
         "ofa_edge.accuracy.recalibrate",
         "ofa_edge.accuracy.mlp_training",
         "ofa_edge.weights.imports",
+        "ofa_edge.preprocess",
         "ofa_edge.cli.train",
         "ofa_edge.cli.finetune",
         "ofa_edge.cli.supernet",

@@ -50,6 +50,7 @@ COMMANDS: dict[str, Entry] = {
     "measure": Entry("measuring", "measure", "Measure whole networks on a device."),
     "select": Entry("selecting", "select", "Choose the best subnet inside a budget."),
     "export": Entry("exporting", "export", "Write a subnet as a model file."),
+    "bundle": Entry("bundles", "bundle", "Build, verify, show and sign bundles; an example that uses one."),
     "deploy": Entry("deploying", "deploy", "Bring a subnet to a device and prove that it holds its budget."),
     "report": Entry("report", "report", "Tables and selections as one HTML page."),
     "status": Entry("releases", "status", "What runs on a device, and what happened there."),
@@ -148,7 +149,7 @@ def _top(
     """Train one Once-for-All supernet, then give every device the best subnet it can run inside its budget.
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 no subnet fits the budget, 4 authentication or host key, 5 device
-    lost, 6 not trustworthy, 7 rolled back, 8 needs hands, 9 stale or invalid file, 130 interrupted.
+    lost, 6 not trustworthy, 7 rolled back, 8 needs hands, 9 stale, invalid or unsigned file, 130 interrupted.
     """
 
 

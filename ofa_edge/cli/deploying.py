@@ -14,6 +14,7 @@ from ofa_edge.errors import OfaEdgeError, UsageError
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
+    from ofa_edge.cli.signing import Signing
     from ofa_edge.deploy.bundle import Bundle
     from ofa_edge.deploy.outcome import Outcome
     from ofa_edge.device import ConnectOptions
@@ -41,10 +42,13 @@ def deploy(
         str | None, typer.Option("--mode", metavar="NAME", help="Which of a family's modes: `select --mode NAME:...`.")
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="A bundle folder, as --keep-bundle writes it.")
+        Path | None, typer.Option("--bundle", metavar="BUNDLE", help="A bundle: a folder, or one file (.ofab).")
     ] = None,
     keep_bundle: Annotated[
-        Path | None, typer.Option("--keep-bundle", metavar="DIR", help="Also write the bundle to this folder.")
+        Path | None,
+        typer.Option(
+            "--keep-bundle", metavar="BUNDLE", help="Also write the bundle here, as one file if it ends .ofab."
+        ),
     ] = None,
     table_file: options.LatencyTableFile = None,
     accuracy_table: options.AccuracyTableFile = None,
@@ -60,6 +64,8 @@ def deploy(
     cores: options.Cores = None,
     confidence: options.Confidence = 0.95,
     seed: options.Seed = 0,
+    trust: options.Trust = None,
+    sign: options.Sign = None,
     dry_run: options.DryRun = False,
     accept_stale: Annotated[
         bool, typer.Option("--accept-stale", help="Deploy although the device is not as it was when profiled.")
@@ -75,6 +81,7 @@ def deploy(
     Golden outputs and the latency in fresh processes are checked on the device before and after the switch; where
     the promise breaks, the old release stays (exit 7).
     """
+    from ofa_edge.cli.signing import Signing
     from ofa_edge.deploy import assemble
     from ofa_edge.deploy import bundle as bundles
     from ofa_edge.search.budget import Budget
@@ -90,13 +97,14 @@ def deploy(
         raise UsageError(
             f"--keep-bundle keeps one bundle, and each of {len(hosts)} devices has its own", hint="give one --host"
         )
+    signing = Signing.read(sign, trust, makes=bundle is None)
     runs_on = options.runs_on(runtime, threads, cores)
     if bundle is None:  # which says itself how it runs
         assemble.require_deployable(runs_on)
     # Everything that does not depend on the device is read now: a mistyped file ends here, before any device is asked.
     make: Maker
     if bundle is not None:
-        make = from_bundle(bundle, app)
+        make = from_bundle(bundle, app, signing)
     elif selection is not None:
         named = Named(table_file, accuracy_table, predictor)
         make = from_selection(selection, mode, named, out, supernet=supernet, app=app, runs_on=runs_on)
@@ -116,6 +124,8 @@ def deploy(
 
     def deploy_one(session: Session, name: str) -> Outcome:
         ready, latency = make(session)
+        if bundle is None:
+            ready = signing.done(ready, "the new bundle")
         if keep_bundle is not None:
             bundles.write(ready, keep_bundle)
         return install(session, ready, out, host=name, latency=latency, dry_run=dry_run, accept_stale=accept_stale)
@@ -123,21 +133,21 @@ def deploy(
     each_host(hosts, connecting, out, deploy_one)
 
 
-def from_bundle(folder: Path, app: str | None) -> Maker:
+def from_bundle(path: Path, app: str | None, signing: Signing) -> Maker:
     """Every device gets this bundle, as it is.
 
     Raises:
-        UsageError: there is no such folder, or its bundle is of another app; as assemble.require_deployable.
-        BadFile: the bundle is damaged.
+        UsageError: there is none, or it is of another app; as assemble.require_deployable.
+        BadFile: the bundle is damaged, or not signed by a trusted key.
     """
     from ofa_edge.deploy import assemble
     from ofa_edge.deploy import bundle as bundles
 
-    ready = bundles.read(folder)
+    ready = signing.done(bundles.read(path), str(path))
     for mode in ready.manifest.modes:
         assemble.require_deployable(mode.runs.runs_on(), mode.conditions)
     if app not in (None, ready.manifest.app):
-        raise UsageError(f"{folder} is a bundle of app {ready.manifest.app}, not of {app}", hint="leave --app out")
+        raise UsageError(f"{path} is a bundle of app {ready.manifest.app}, not of {app}", hint="leave --app out")
     return lambda session: (ready, None)
 
 

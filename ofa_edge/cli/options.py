@@ -149,6 +149,18 @@ AccuracyTableFile = Annotated[
     Path | None, typer.Option("--accuracy-table", metavar="FILE", help="The supernet's own if left out.")
 ]
 
+Trust = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--trust",
+        metavar="PUB",
+        help="Take only bundles signed by this Ed25519 key (PEM); repeatable: by one of them.",
+    ),
+]
+Sign = Annotated[
+    Path | None, typer.Option("--sign", metavar="KEY", help="Sign the new bundle with this private key (PEM).")
+]
+
 # Options that ofa-edge.toml may set once for every command, outside any command's section.
 SHARED = frozenset(
     {
@@ -165,6 +177,8 @@ SHARED = frozenset(
         "threads",
         "cores",
         "seed",
+        "trust",
+        "sign",
     }
 )
 

@@ -1,12 +1,13 @@
 """Bundles: a compiled model with everything needed to deploy it, check it and know where it came from.
 
-In: models, golden tensors, and what was predicted and promised. Out: a Bundle, in memory or as a folder of
-files with fixed names, the last three again for every further mode (manifest.FileNames):
+In: models, golden tensors, and what was predicted and promised. Out: a Bundle, in memory, as a folder or as one file
+(archive.py), of files with fixed names, the three in the middle again for every further mode (manifest.FileNames):
 
     manifest.json       what the release is and promises (manifest.py)
     model.onnx          or model.tflite; self-contained: external data is refused
     golden-input.f32    one input, raw little-endian float32
     golden-output.f32   the outputs the model must give for it, to `tolerance`
+    manifest.sig        who made it (signature.py), where it is signed
 
 Rules kept: the manifest holds the sha256 and size of the other files, so its id stands for all of them. A
 file is opened only under the names above, never through a link, and read up to a cap.
@@ -15,17 +16,16 @@ file is opened only under the names above, never through a link, and read up to 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ofa_edge import strict_json
+from ofa_edge import preprocess, strict_json
+from ofa_edge.deploy import archive, fitting, signature
 from ofa_edge.deploy.manifest import (
     DEFAULT_MODE,
     HINT,
@@ -43,15 +43,19 @@ from ofa_edge.deploy.manifest import (
     parse_manifest,
     release_id,
 )
-from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.files import write_whole
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import check
+from ofa_edge.graph.check_tflite import load_tflite
 from ofa_edge.latency.conditions import Conditions, RunsOn
 from ofa_edge.limits import LIMITS, Limits
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,31 +96,56 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A manifest and the bytes of all files, manifest.json included."""
+    """A manifest and the bytes of all files, manifest.json included.
+
+    Attributes:
+        signature: the content of manifest.sig, None where the bundle is not signed.
+    """
 
     manifest: Manifest
     files: Mapping[str, bytes]
+    signature: bytes | None = None
 
     @property
     def release(self) -> str:
         return self.manifest.release
 
+    @property
+    def signed_by(self) -> str | None:
+        """The public key (hex) that signed the manifest, None where none did. Raises BadFile for a false signature."""
+        return None if self.signature is None else signature.signer(self.files[MANIFEST], self.signature, SIGNATURE)
+
+    def signed(self, key: Ed25519PrivateKey) -> Bundle:
+        """The same release, signed; equal keys give equal bytes."""
+        return replace(self, signature=signature.sign(self.files[MANIFEST], key))
+
     def sha256(self, name: str) -> str:
         return hashlib.sha256(self.files[name]).hexdigest()
 
     def blobs(self) -> dict[str, bytes]:
-        """sha256 -> bytes, the form in which files travel."""
-        return {self.sha256(name): data for name, data in self.files.items()}
+        """sha256 -> bytes, the form in which files travel; the signature too, where there is one."""
+        contents = [*self.files.values(), *([] if self.signature is None else [self.signature])]
+        return {hashlib.sha256(data).hexdigest(): data for data in contents}
 
     def with_latency_budget(self, milliseconds: float) -> Bundle:
-        """The same model under another promise of its default mode, which makes it another release."""
-        default, *others = self.manifest.modes
-        budget = default.budget.model_copy(update={"latency_ms": milliseconds})
-        if budget == default.budget:
+        """The same model under another promise of its default mode: another release, which nobody has signed."""
+        budget = self.manifest.default.budget.model_copy(update={"latency_ms": milliseconds})
+        if budget == self.manifest.default.budget:
             return self
-        modes = [default.model_copy(update={"budget": budget}), *others]
-        value = {**self.manifest.as_json(), "modes": [mode.model_dump(mode="json") for mode in modes]}
+        value = self._json()
+        value["modes"][0]["budget"] = budget.model_dump(mode="json")
         return _sealed(value, self.files)
+
+    def counted(self, counter: int, machine: str | None = None) -> Bundle:
+        """The same models as the release of this number, for this kind of processor; see Manifest."""
+        if (counter, machine) == (self.manifest.counter, self.manifest.machine):
+            return self
+        return _sealed({**self._json(), "counter": counter, "machine": machine}, self.files)
+
+    def _json(self) -> dict[str, Any]:
+        """The manifest as it is spelled, which its id is a hash of."""
+        value: dict[str, Any] = strict_json.loads(self.files[MANIFEST])
+        return value
 
 
 def build(
@@ -162,12 +191,39 @@ def build(
         "modes": modes,
         "sources": (sources or Sources()).model_dump(mode="json"),
         "machine": machine,
-        "files": [
-            {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-            for name, data in files.items()
-        ],
+        "files": _listed(files),
     }
     return _sealed(manifest, files)
+
+
+def joined(modes: Mapping[str, Bundle]) -> Bundle:
+    """Releases of one app as one: the default mode of each, by its name there, the first the default.
+
+    Raises:
+        UsageError: a name cannot be one of a mode.
+        BadFile: there are too many.
+    """
+    files: dict[str, bytes] = {}
+    found = []
+    for number, (name, bundle) in enumerate(modes.items()):
+        _require_name(name, MODE_NAME, "a mode", "use lower-case letters, digits and -")
+        names = FileNames.of(name, bundle.manifest.default.runs.runtime, is_default=number == 0)
+        files |= {new: bundle.files[old] for new, old in zip(names, bundle.manifest.default.files, strict=True)}
+        mode = bundle._json()["modes"][0]
+        golden = {**mode["golden"], "input": names.golden_input, "output": names.golden_output}
+        found.append({**mode, "name": name, "model": names.model, "golden": golden})
+    first, *others = (bundle._json() for bundle in modes.values())
+    sources = {  # what they do not share is nobody's
+        key: value if all(other["sources"][key] == value for other in others) else None
+        for key, value in first["sources"].items()
+    }
+    return _sealed({**first, "modes": found, "sources": sources, "files": _listed(files)}, files)
+
+
+def _listed(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()
+    ]
 
 
 def _mode(part: Part, space: Space, names: FileNames) -> dict[str, Any]:
@@ -176,11 +232,20 @@ def _mode(part: Part, space: Space, names: FileNames) -> dict[str, Any]:
     return {
         "name": part.name,
         "arch": codecs.encode(space, part.arch),
-        "input": {"resolution": part.arch.resolution, **space.preprocess.as_json(), "layout": layout},
+        "input": {
+            "resolution": part.arch.resolution,
+            **space.preprocess.as_json(),
+            "resize": "bicubic",
+            "reduce_to": preprocess.REDUCE_TO,
+            "layout": layout,
+        },
         "budget": promise.budget.model_dump(mode="json"),
         "predicted": promise.predicted.model_dump(mode="json") if promise.predicted else None,
         "top1": promise.top1,
-        "runs": Runs.of(part.runs_on).model_dump(mode="json"),
+        "runs": {
+            **Runs.of(part.runs_on).model_dump(mode="json"),
+            "at_least": fitting.at_least(part.runs_on.runtime, part.model),
+        },
         "conditions": promise.conditions.model_dump(mode="json") if promise.conditions else None,
         "model": names.model,
         "golden": {
@@ -198,40 +263,48 @@ def _require_name(name: str, pattern: str, what: str, hint: str) -> None:
         raise UsageError(f"{name[:80]!r} cannot be the name of {what}", hint=hint)
 
 
-def write(bundle: Bundle, folder: Path | str) -> None:
-    """Write a bundle's files, manifest last; the folder is made where it is missing, its files are replaced.
+def write(bundle: Bundle, path: Path | str) -> None:
+    """Write a bundle: as one file where the path ends in .ofab, else into a folder, which is made where it is missing
+    and whose files are replaced, the manifest near the end.
 
     Raises:
-        OfaEdgeError: the folder cannot be written.
+        UsageError: the folder is a link.
+        OfaEdgeError: it cannot be written.
     """
-    folder = Path(folder)
-    try:
-        for name in (*(entry.name for entry in bundle.manifest.files), MANIFEST):
-            write_whole(folder / name, bundle.files[name])
-    except OSError as error:
-        raise OfaEdgeError(f"cannot write {folder}: {error.strerror}", hint="check the path and the space") from error
+    path = Path(path)
+    files = dict(bundle.files)
+    if bundle.signature is not None:
+        files[SIGNATURE] = bundle.signature
+    if path.name.endswith(archive.ENDING):
+        archive.write_file(path, files)
+        return
+    order = [*(entry.name for entry in bundle.manifest.files), MANIFEST, *([SIGNATURE] if SIGNATURE in files else [])]
+    archive.write_folder(path, files, order, stale=[SIGNATURE])
 
 
-def read(folder: Path | str, limits: Limits = LIMITS) -> Bundle:
-    """Read and check a bundle.
+def read(path: Path | str, limits: Limits = LIMITS) -> Bundle:
+    """Read and check a bundle, a folder or one file. A signature must be the manifest's; whose it is, the caller asks.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is nothing at that path.
         BadFile: a file is missing, too large, a link, or not what the manifest says; or the manifest is not valid.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder", hint="a bundle is a folder with a manifest.json")
-    data = _read_file(folder / MANIFEST, limits.manifest_bytes)
-    manifest = parse_manifest(data, str(folder / MANIFEST))
-    files = {MANIFEST: data}
-    for entry in manifest.files:
-        files[entry.name] = content = _read_file(folder / entry.name, limits.bundle_file_bytes)
-        if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise BadFile(f"{folder / entry.name} is not the file its manifest names", hint=HINT)
+    path = Path(path)
+    with archive.opened(path, limits) as source:
+        data = source.read(MANIFEST, limits.manifest_bytes)
+        manifest = parse_manifest(data, str(path / MANIFEST))
+        files = {MANIFEST: data}
+        source.require_only([*(entry.name for entry in manifest.files), MANIFEST, SIGNATURE])
+        for entry in manifest.files:
+            files[entry.name] = content = source.read(entry.name, limits.bundle_file_bytes)
+            if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise BadFile(f"{path / entry.name} is not the file its manifest names", hint=HINT)
+        signed = source.read(SIGNATURE, signature.MAX_BYTES) if source.has(SIGNATURE) else None
     for mode in manifest.modes:
         _check_model(mode.model, files[mode.model])
-    return Bundle(manifest, files)
+    if signed is not None:
+        signature.signer(data, signed, str(path / SIGNATURE))
+    return Bundle(manifest, files, signed)
 
 
 def _sealed(value: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
@@ -249,29 +322,11 @@ def _sealed(value: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
 
 def _check_model(name: str, model: bytes) -> None:
     """Raises BadFile where it is no self-contained model of the format that its name says."""
-    if name.endswith(".tflite"):
-        if not check.is_tflite(model):
-            raise BadFile(f"{name} is not a TFLite model", hint=HINT)
-        return
     try:
-        check.load(model)
+        load_tflite(model) if name.endswith(".tflite") else check.load(model)
     except BadFile as error:
         raise BadFile(f"{name}: {error.message}", hint=error.hint) from error
 
 
 def _raw(tensor: np.ndarray) -> bytes:
     return np.ascontiguousarray(tensor, dtype="<f4").tobytes()
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadFile(f"cannot open {path} as a file of a bundle: {error.strerror}", hint=HINT) from error
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BadFile(f"{path} is not a regular file", hint=HINT)
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise BadFile(f"{path} is larger than {limit} bytes", hint="this is not a bundle for an edge device")
-    return data

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ofa_edge import strict_json
+from ofa_edge import preprocess, strict_json
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.conditions import Conditions, RunsOn
 
@@ -90,13 +90,15 @@ class Golden(_Value):
 class Input(_Value):
     """What the application feeds: RGB, (x - mean) / std on 0..255 after a resize (`resize` names the filter) of the
     short side to resolution / crop and a centre crop; float32 in this layout. Mean and deviation are one number, or one
-    a channel."""
+    a channel. An image whose short side is longer than `reduce_to` is resized to that first. ofa_edge/preprocess.py
+    does it, and is shipped with the example for applications."""
 
     resolution: Annotated[int, Field(ge=1, le=65_536)]
     mean: float | Channels
     std: Positive | tuple[Positive, Positive, Positive]
     crop: Annotated[float, Field(gt=0, le=1)]
     resize: Literal["bicubic"] = "bicubic"
+    reduce_to: Annotated[int, Field(ge=1, le=65_536)] = preprocess.REDUCE_TO
     layout: Literal["NCHW", "NHWC"] = "NCHW"
 
 

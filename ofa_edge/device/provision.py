@@ -1,23 +1,22 @@
 """What is shipped to a device: the agent, as one byte-reproducible zip application.
 
 In: the device_agents package as installed. Out: bytes, the same on every machine for the same sources:
-sorted names, fixed times and modes, nothing compressed. The device runs them only after their sha256 matched.
+sorted names, fixed times and modes, nothing compressed (stored_zip.py). The device runs them only after their
+sha256 matched.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import io
-import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
+from ofa_edge import stored_zip
+
 _PACKAGE = "device_agents"
 _MAIN = b"from device_agents.__main__ import main\n\nmain()\n"
-_TIME = (1980, 1, 1, 0, 0, 0)
-_MODE = 0o100644
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,8 @@ class Agent:
 @functools.cache
 def agent() -> Agent:
     """The agent of this installation."""
-    data = pack(_sources(resources.files(_PACKAGE), _PACKAGE) | {"__main__.py": _MAIN})
+    data = stored_zip.pack(_sources(resources.files(_PACKAGE), _PACKAGE) | {"__main__.py": _MAIN})
     return Agent(data, hashlib.sha256(data).hexdigest())
-
-
-def pack(files: dict[str, bytes]) -> bytes:
-    """A zip of `files` (name -> content) that depends on nothing else."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(files):
-            info = zipfile.ZipInfo(name, _TIME)
-            info.create_system = 3  # Unix: else the host's platform would be written
-            info.external_attr = _MODE << 16
-            archive.writestr(info, files[name])
-    return out.getvalue()
 
 
 def _sources(folder: Traversable, name: str) -> dict[str, bytes]:

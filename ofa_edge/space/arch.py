@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ofa_edge import preprocess
 from ofa_edge.errors import UsageError
 from ofa_edge.space.block import Block, Layer, make_divisible
 from ofa_edge.space.ends import Head, MobileStem, ResNetStem
@@ -115,9 +116,7 @@ class Preprocess:
 
     def normalised(self, pixels: np.ndarray) -> np.ndarray:
         """Images (..., H, W, 3) in 0..255 as float32, still channels last."""
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        result: np.ndarray = (pixels.astype(np.float32) - mean) / std
-        return result
+        return preprocess.scale(pixels, self.mean, self.std)
 
     def as_json(self) -> dict[str, Any]:
         """As manifests and table headers write it."""

@@ -9,22 +9,17 @@ same ones. No torch here.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ofa_edge import preprocess
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space.arch import Preprocess
 from ofa_edge.train import idx
-
-# A decoded image is kept with its short side at most this long; larger ones cost memory and add nothing at
-# the resolutions trained here (160 / 0.875 = 183).
-STORED_SIDE = 224
 
 # ImageNet's validation images, the only ones that published ImageNet weights have not been trained on.
 UNSEEN_MARK = "ILSVRC2012_val"
@@ -184,15 +179,9 @@ def _class_folders(path: Path) -> list[str]:
 
 def _decode(data: bytes) -> np.ndarray | None:
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (STORED_SIDE, STORED_SIDE))
-            rgb = image.convert("RGB")
-    except Exception:  # Pillow's decoders end in many types on damaged bytes, SyntaxError and struct.error among them
+        return preprocess.decode(data)
+    except ValueError:
         return None
-    if min(rgb.size) > STORED_SIDE:
-        scale = STORED_SIDE / min(rgb.size)
-        rgb = rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
 
 
 # -- splits -----------------------------------------------------------------------------------------
@@ -235,17 +224,9 @@ def joined(*parts: ImageSet) -> ImageSet:
 
 
 # -- views ------------------------------------------------------------------------------------------
-def centre_crops(images: ImageSet, resolution: int, preprocess: Preprocess) -> np.ndarray:
+def centre_crops(images: ImageSet, resolution: int, how: Preprocess) -> np.ndarray:
     """Evaluation view of every image: short side to resolution / crop, centre crop; uint8 (N, R, R, 3)."""
-
-    def view(image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        side = min(height, width) * preprocess.crop
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        return np.asarray(
-            Image.fromarray(image).resize((resolution, resolution), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
-        )
-
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(view, images.images)))
+        return np.stack(
+            list(pool.map(lambda image: preprocess.centre_crop(image, resolution, how.crop), images.images))
+        )

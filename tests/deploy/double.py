@@ -271,6 +271,6 @@ def running(root: Path, app: str = APP) -> str | None:
     if not link.is_symlink():
         assert not link.exists()
         return None
-    found = bundle.read(link)
+    found = bundle.read(link.resolve())
     assert link.resolve() == (root / app / "releases" / found.release).resolve()
     return found.release

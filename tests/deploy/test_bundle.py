@@ -103,8 +103,8 @@ def test_sizes_have_caps(folder: Path) -> None:
         bundle.read(folder, Limits(bundle_file_bytes=10))
 
 
-def test_no_folder_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not a folder"):
+def test_no_bundle_at_all_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no bundle at"):
         bundle.read(tmp_path / "absent")
 
 

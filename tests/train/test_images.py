@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.preprocess import REDUCE_TO
 from ofa_edge.space.arch import Preprocess
-from ofa_edge.train import images
 from ofa_edge.train.images import ImageSet, centre_crops, class_names, joined, load_images, split_training, unseen_part
 from tests.train.tiny import encoded, image_set, parquet_rows, picture, write_folder, write_parquet
 
@@ -154,7 +154,7 @@ def test_large_images_are_kept_at_the_stored_side(tmp_path: Path) -> None:
     folder.mkdir()
     Image.fromarray(np.zeros((300, 600, 3), np.uint8)).save(folder / "x.png")
     (image,) = load_images(tmp_path).images
-    assert image.shape == (images.STORED_SIDE, 2 * images.STORED_SIDE, 3)
+    assert image.shape == (REDUCE_TO, 2 * REDUCE_TO, 3)
 
 
 # -- wrong paths --------------------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""Bundles without a device: what was selected, its conditions by the tables at hand, compiled and put together.
+
+In: a selection's or a family's file, or a budget. Out: a Bundle. Rules kept: a selection whose table is at hand brings
+that table's conditions, so that a device which is not as it was is refused when the bundle gets there; where it is not
+at hand that is said; a family's modes become one release, in its order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ofa_edge import settings
+from ofa_edge.cli.output import Output
+from ofa_edge.deploy import assemble
+from ofa_edge.deploy import bundle as bundles
+from ofa_edge.deploy.bundle import Bundle
+from ofa_edge.deploy.manifest import DEFAULT_MODE
+from ofa_edge.errors import UsageError
+from ofa_edge.latency.conditions import Conditions, RunsOn
+from ofa_edge.latency.table import LatencyTable
+from ofa_edge.search import families
+from ofa_edge.search.families import Family
+from ofa_edge.search.selection import Selection
+from ofa_edge.weights import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    from ofa_edge.weights.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What bundles are made with, as --supernet, --app and the options of the runtime say."""
+
+    supernet: str
+    app: str | None
+    runs_on: RunsOn
+
+    def of(self, chosen: Selection, checkpoint: Checkpoint, conditions: Conditions | None) -> Bundle:
+        """Raises as assemble.assemble."""
+        app = self.app or checkpoint.space.name
+        return assemble.assemble(chosen, checkpoint, app=app, runs_on=self.runs_on, conditions=conditions)
+
+
+def of_selection(
+    file: Path, modes: Sequence[str], device: str | None, table_file: Path | None, making: Making, out: Output
+) -> Bundle:
+    """What a selection's or a family's file says.
+
+    Args:
+        modes: of a family, the default first; () for all of them.
+        device: model of one of a family's devices.
+        table_file: a latency table that (a member of) it was made with.
+
+    Raises:
+        UsageError: a file cannot be opened; a family has no such mode or device, or several and none is named.
+        BadFile: it is no selection, or was made for another checkpoint or with another table.
+    """
+    from ofa_edge.cli import unchanged
+
+    checkpoint = checkpoints.load(making.supernet)
+    found = families.read(file, checkpoint.space)
+    if isinstance(found, Family):
+        chosen = _members(found, modes, device, table_file, str(file))
+        return bundles.joined({name: making.of(one, checkpoint, at) for name, (one, at) in chosen.items()})
+    for name, given in (("mode", modes), ("device", device)):
+        if given:
+            raise UsageError(f"{file} is one selection and has no {name}s", hint=f"leave --{name} out")
+    table = _table_at_hand(found) if table_file is None else unchanged.table_of_one([found], table_file)
+    if table is None:
+        out.warning(
+            f"the latency table of {file} is not at hand, so the bundle does not say under which conditions its "
+            "latency was predicted; name the table with --table"
+        )
+    return making.of(found, checkpoint, None if table is None else table.conditions)
+
+
+def of_budget(
+    budget: str,
+    table_file: Path | None,
+    accuracy_table: Path | None,
+    making: Making,
+    out: Output,
+    confidence: float,
+    seed: int,
+) -> Bundle:
+    """The best subnet within a budget by a table, the newest where none is named. Raises as `select` does."""
+    from ofa_edge.cli import choosing, inputs
+    from ofa_edge.search.budget import Budget
+
+    limits, checkpoint = Budget.parse(budget), checkpoints.load(making.supernet)
+    table = inputs.named_latency_table(table_file, checkpoint.space.name, out)
+    models = inputs.Models(table, inputs.accuracy_table(accuracy_table, checkpoint.sha256, out), seed)
+    chosen = choosing.choose_exact(models, limits, confidence=confidence).selection
+    return making.of(chosen, checkpoint, table.conditions)
+
+
+def _members(
+    family: Family, modes: Sequence[str], device: str | None, table_file: Path | None, name: str
+) -> dict[str, tuple[Selection, Conditions]]:
+    """For each mode its selection, all for one device."""
+    sha256 = None if table_file is None else LatencyTable.read(table_file).sha256
+    found: dict[str, tuple[Selection, Conditions]] = {}
+    wanted: list[str | None] = [*(modes or family.modes)]
+    for mode in wanted or [None]:
+        if sha256 is not None:
+            member = family.member_of_table(mode, sha256, name)
+        else:
+            alike = family.of_mode(mode, name)
+            there = families.labels([one.conditions for one in alike])
+            fitting = [
+                one
+                for one, label in zip(alike, there, strict=True)
+                if device in (None, label, one.conditions.device_model)
+            ]
+            if len(fitting) != 1:
+                said = f"has {'several' if fitting else 'none'} for {device}" if device else "is for several devices"
+                raise UsageError(f"{name} {said}", hint=f"choose with --device, or by its --table: {'; '.join(there)}")
+            member = fitting[0]
+        found[mode or DEFAULT_MODE] = (member.selection, member.conditions)
+    return found
+
+
+def _table_at_hand(chosen: Selection) -> LatencyTable | None:
+    """The latency table it was made with, by its hash among those measured from here."""
+    wanted = chosen.inputs.get("latency-table")
+    for file in sorted((settings.home() / "tables").glob("*/*.jsonl")):
+        if hashlib.sha256(file.read_bytes()).hexdigest() == wanted:
+            return LatencyTable.read(file)
+    return None
