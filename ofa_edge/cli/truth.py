@@ -301,7 +301,8 @@ def runs_on_of(found: Conditions) -> RunsOn:
     """As the latency table was measured; what it does not say as usual."""
     cores = None if isinstance(found.cores, str) else tuple(found.cores)
     told = {name: getattr(found, name) for name in ("runtime", "threads", "precision", "thermal")}
-    return RunsOn(cores=cores, **{name: value for name, value in told.items() if value != UNKNOWN})
+    known = RunsOn(cores=cores, **{name: value for name, value in told.items() if value != UNKNOWN})
+    return found.runs_on or known
 
 
 def _say_failed(failed: Mapping[Arch, str], count: int, out: Output) -> None:

@@ -40,6 +40,7 @@ LOSSY = ("int8",)
 # for every other one.
 FLOAT = "float"
 ACTIVATIONS = ("uint8", "int8")
+Activations = Literal["uint8", "int8"]
 
 # What tells one device from another; the other conditions say how models are run on it.
 DEVICE = ("device_model", "soc", "governor", "batch", "emulated", "method", "thermal")
@@ -104,7 +105,9 @@ class Conditions(_Value):
         told = (self.runtime, self.threads, self.cores, self.precision)
         if UNKNOWN in told or isinstance(self.cores, str) or isinstance(self.threads, str):
             return None
-        activations = self.activations if self.lossy else None
+        activations: Activations | None = None
+        if self.lossy and self.activations in ACTIVATIONS:
+            activations = "uint8" if self.activations == "uint8" else "int8"
         return RunsOn(self.runtime, self.threads, tuple(self.cores), self.precision, self.thermal, activations)
 
 
@@ -203,7 +206,7 @@ class RunsOn:
     cores: tuple[int, ...] | None = None
     precision: str = "fp32"
     thermal: str = BURST
-    activations: str | None = None
+    activations: Activations | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What a selection says of it; `activations` is null where they are floats."""

@@ -18,7 +18,7 @@ from ofa_edge import __version__, strict_json
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_result
-from ofa_edge.latency.conditions import RunsOn
+from ofa_edge.latency.conditions import ACTIVATIONS, RunsOn
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.space import codecs
@@ -272,9 +272,11 @@ def _runs_on(value: Mapping[str, Any], strict: bool) -> RunsOn:
     known = {name: item for name, item in value.items() if item is not None or name not in ("cores", "activations")}
     kinds = {name: kind for name, kind in _RUNS.items() if name in known or name not in ("cores", "activations")}
     found = typed(known, kinds, "runs.", strict)
-    for name in ("runtime", "precision", "activations"):
-        if name in found and not _NAME.fullmatch(found[name]):
+    for name in ("runtime", "precision"):
+        if not _NAME.fullmatch(found[name]):
             raise ValueError(f"runs.{name} is no name")
+    if found.get("activations") not in (None, *ACTIVATIONS):
+        raise ValueError(f"runs.activations is not {' or '.join(ACTIVATIONS)}")
     cores = found.get("cores")
     if not 1 <= found["threads"] <= _MOST_CORES:
         raise ValueError("runs.threads is not a number of threads")
