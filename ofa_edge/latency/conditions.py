@@ -219,12 +219,15 @@ class RunsOn:
             "activations": None if usual == FLOAT else self.activations or usual,
         }
 
-    def __str__(self) -> str:
-        """'litert, int8 (uint8 activations), 2 threads', without what is usual."""
+    @property
+    def kind(self) -> str:
+        """What its model files are: 'onnxruntime, int8 (int8 activations)', without what is usual."""
         odd = self.activations not in (None, usual_activations(self.runtime, self.precision))
-        precision = f"{self.precision} ({self.activations} activations)" if odd else self.precision
-        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.runtime}, {precision}, {threads}"
+        return f"{self.runtime}, {self.precision}" + (f" ({self.activations} activations)" if odd else "")
+
+    def __str__(self) -> str:
+        """'litert, int8, 2 threads'."""
+        return f"{self.kind}, " + ("1 thread" if self.threads == 1 else f"{self.threads} threads")
 
 
 def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
