@@ -40,8 +40,8 @@ class Measured:
     """What the truth step found of a chosen subnet; None is what was not measured.
 
     Attributes:
-        top1: on held-out images with batch norm recalibrated for this subnet, as shares; the interval is of the
-            sampling of images.
+        top1: on held-out images with batch norm recalibrated for this subnet, as shares; of a lossy precision that of
+            the compiled file. The interval is of the sampling of images.
         n: how many images.
         latency_ms: median of fresh processes on the device.
         corrected_top1: `top1` less what picking the greatest of several noisy figures adds to it.
