@@ -9,14 +9,14 @@ told (--int8-drop), else it is left out, and the command says what to give.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ofa_edge.cli import choosing
 from ofa_edge.cli.choosing import How
 from ofa_edge.cli.inputs import Models
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import InfeasibleBudget, UsageError
-from ofa_edge.latency.conditions import BURST, Conditions, RunsOn, same_device
+from ofa_edge.latency.conditions import Conditions, RunsOn, same_device
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen
 from ofa_edge.search.ways import LATENCY_TABLE, Found, Way, best_of, run_so
@@ -121,11 +121,10 @@ def _device(group: Sequence[Models], drop: float | None, measured: bool, out: Ou
 
 def _run(models: Models, name: str, drop: float | None) -> Run:
     table = models.latency_table
-    runs_on = table.conditions.runs_on
     way = Way(
         name,
         str(table.path),
-        None if runs_on is None else replace(runs_on, thermal=BURST),
+        table.conditions.deployed_on,
         (drop or 0.0) if table.conditions.lossy else 0.0,
         table.sha256,
         models.headers[LATENCY_TABLE],

@@ -9,7 +9,7 @@ Provenance is never compared. Fields of a later minor version are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -109,6 +109,12 @@ class Conditions(_Value):
         if self.lossy and self.activations in ACTIVATIONS:
             activations = "uint8" if self.activations == "uint8" else "int8"
         return RunsOn(self.runtime, self.threads, tuple(self.cores), self.precision, self.thermal, activations)
+
+    @property
+    def deployed_on(self) -> RunsOn | None:
+        """How a subnet is run that was chosen by such a table: as networks were, but nobody heats the device first."""
+        found = self.runs_on
+        return None if found is None else replace(found, thermal=BURST)
 
 
 def usual_activations(runtime: Any, precision: Any) -> str:

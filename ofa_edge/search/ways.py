@@ -69,10 +69,14 @@ def best_of(found: Sequence[Found], *, top: int) -> Chosen:
     way, best = ways[order[0]]
     selection = best.selection
     inputs, headers = with_tables([one.way for one in found], selection)
+    empty = all(_proven_empty(one.result) for one in found if isinstance(one.result, InfeasibleBudget))
+    bound = max(chosen.selection.bound for _, chosen in ways)
     merged = replace(
         selection,
-        bound=max(chosen.selection.bound for _, chosen in ways),
+        # Of other strategies every bound is one for the whole space, whatever the way.
+        bound=1.0 if selection.strategy == "exact" and not empty else bound,
         proven_optimal=selection.proven_optimal
+        and empty
         and all(
             chosen.selection.proven_optimal or chosen.selection.bound <= selection.top1.value for _, chosen in ways
         ),
@@ -82,6 +86,12 @@ def best_of(found: Sequence[Found], *, top: int) -> Chosen:
     )
     seconds = sum(chosen.seconds for _, chosen in ways)
     return Chosen(merged, tuple(_others([chosen for _, chosen in ways], selection.arch, top)), seconds)
+
+
+def _proven_empty(refusal: InfeasibleBudget) -> bool:
+    """Whether it is certain that a way has no subnet: some limits contradict each other. Else all that were looked at
+    broke the budget with their own intervals, or none was drawn."""
+    return any(limit.get("conflicts") for limit in refusal.details.get("limits", ()))
 
 
 def run_so(chosen: Chosen, way: Way) -> Chosen:
@@ -149,9 +159,8 @@ def _said(found: Sequence[Found], chosen: Way) -> str:
     for one in found:
         if isinstance(one.result, Chosen):
             best = run_so(one.result, one.way).selection
-            what = f"{100 * best.top1.value:.2f} %" + (
-                "" if best.proven_optimal else f", {100 * best.bound:.2f} % bound"
-            )
+            what = f"{100 * best.top1.value:.2f} %"
+            what += "" if best.proven_optimal else f", bound {100 * best.bound:.2f} %"
         else:
             what = "no subnet"
         said.append(f"{one.way.name} ({what}{', chosen' if one.way == chosen else ''})")

@@ -122,7 +122,9 @@ def test_a_drop_is_subtracted_and_decides(accuracy):
     assert free.selection.runs_on == RUNS[2]
     dear = best_of([Found(ways[0], results[0]), Found(replace(ways[1], drop=0.001), results[1])], top=3)
     assert dear.selection.runs_on == RUNS[0]
-    only = best_of([Found(replace(ways[1], drop=0.001), results[1]), Found(ways[0], InfeasibleBudget("none"))], top=3)
+    empty = InfeasibleBudget("none", details={"limits": [{"conflicts": [["latency_ms"]]}]})
+    only = best_of([Found(replace(ways[1], drop=0.001), results[1]), Found(ways[0], empty)], top=3)
+    assert only.selection.proven_optimal
     assert only.selection.top1.value == pytest.approx(results[1].selection.top1.value - 0.001, abs=1e-9)
     assert only.selection.bound == pytest.approx(results[1].selection.bound - 0.001, abs=1e-9)
     assert "0.1 points of top-1 subtracted for litert, int8, 1 thread" in only.selection.model
@@ -148,6 +150,16 @@ def test_it_is_proven_only_where_no_way_may_hold_a_better_one(accuracy):
     assert (above.proven_optimal, above.bound) == (False, value + 0.01)
     assert (below.proven_optimal, below.bound) == (True, results[0].selection.bound)
     assert "bound" in above.model
+
+
+def test_a_way_that_is_not_proven_to_have_no_subnet_leaves_the_bound_open(accuracy):
+    """Its limits contradict nothing: the subnets that were looked at broke the budget with their own intervals."""
+    result = alone(DrawnLatency(5), Budget(latency_ms=1e3), accuracy, 0)
+    vague = InfeasibleBudget("none fits", details={"limits": [{"conflicts": []}]})
+    selection = best_of([Found(way(0), result), Found(way(1), vague)], top=1).selection
+    assert (selection.proven_optimal, selection.bound) == (False, 1.0)
+    drawn = replace(result, selection=replace(result.selection, strategy="random", proven_optimal=False))
+    assert best_of([Found(way(0), drawn), Found(way(1), vague)], top=1).selection.bound == drawn.selection.bound
 
 
 def test_every_table_that_was_looked_at_is_an_input(accuracy):

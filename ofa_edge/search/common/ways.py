@@ -10,7 +10,6 @@ than a subnet already found.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import time
@@ -89,7 +88,7 @@ def choose_together_of(
         inputs, headers = with_tables([option.way for option in options], one.selection)
         selection = replace(
             one.selection,
-            bound=round(bound + worst - options[number].way.drop, DIGITS),
+            bound=min(round(bound + worst - options[number].way.drop, DIGITS), 1.0),
             proven_optimal=one.selection.proven_optimal and bound <= search.best.worth,
             inputs=inputs,
             headers=headers,
@@ -134,9 +133,15 @@ class _Search:
         found: list[tuple[float, int, list[Chosen]]] = []
         for i in range(len(self.members[place])):
             options = self._options((*ways, i))
-            with contextlib.suppress(InfeasibleBudget):
-                if (chosen := self.choose(options, self.top if whole else 0)) is not None:
-                    found.append((chosen[0].selection.bound - _drop(options), i, chosen))
+            try:
+                chosen = self.choose(options, self.top if whole else 0)
+            except InfeasibleBudget as error:
+                # No subnet by the margins, which is a proof; or those that were tried broke it by their own intervals.
+                if error.details.get("factor", math.inf) <= 1:
+                    self.bound = 1.0
+                continue
+            if chosen is not None:
+                found.append((chosen[0].selection.bound - _drop(options), i, chosen))
         for bound, i, chosen in sorted(found, key=lambda one: (-one[0], one[1])):
             if self.best is not None and bound <= self.best.worth:
                 continue
