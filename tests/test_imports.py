@@ -51,6 +51,7 @@ WITH_IMAGES = {
     ("ofa_edge.cli.truth", "ofa_edge.accuracy.evaluate"),
     ("ofa_edge.cli.truth", "ofa_edge.train.images"),
     ("ofa_edge.preprocess", "PIL"),
+    ("ofa_edge.cli.truth_ways", "ofa_edge.accuracy.compiled"),
 }
 
 # These names shadow the standard library for whatever runs with their folder first on sys.path.

@@ -50,9 +50,10 @@ class Evaluator:
             OfaEdgeError: its outputs are not finite.
         """
         model = subnet.to_onnx(self.checkpoint, arch, self.statistics(arch) if self.statistics else None)
-        return compiled.predictions(model, self._view(arch.resolution), self.checkpoint.space.preprocess, self.workers)
+        return compiled.predictions(model, self.view(arch.resolution), self.checkpoint.space.preprocess, self.workers)
 
-    def _view(self, resolution: int) -> np.ndarray:
+    def view(self, resolution: int) -> np.ndarray:
+        """The images as the space sees them at a size: uint8 (N, R, R, 3)."""
         if resolution not in self._views:
             self._views[resolution] = data.centre_crops(self.images, resolution, self.checkpoint.space.preprocess)
         return self._views[resolution]

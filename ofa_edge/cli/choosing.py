@@ -51,7 +51,8 @@ def choose(models: Models, budget: Budget, how: How) -> Chosen:
     models.require_real(budget)
     strategy = {"exact": _exact, "evolution": _evolution, "random": _random, "table": _table}[how.strategy]
     chosen = strategy(models, budget, how)
-    return replace(chosen, selection=replace(chosen.selection, headers=models.headers))
+    runs_on = models.latency_table.conditions.deployed_on
+    return replace(chosen, selection=replace(chosen.selection, headers=models.headers, runs_on=runs_on))
 
 
 def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95) -> Chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,6 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 if TYPE_CHECKING:
     from ofa_edge.latency.conditions import RunsOn
     from ofa_edge.latency.model import LatencyModel
-    from ofa_edge.latency.table import LatencyTable
     from ofa_edge.latency.trials import Trial
     from ofa_edge.latency.workload import Source
 
@@ -111,15 +111,16 @@ def measure(
     fitting = runtime or ("litert" if check.is_tflite(content) else "onnxruntime")
     runs_on = options.runs_on(fitting, threads, cores, precision)
     options.require_writers(runs_on)
+    found = None if table_file is None else LatencyTable.read(table_file)
+    if found is not None and found.conditions.runs_on is not None and found.conditions.precision == precision:
+        runs_on = replace(runs_on, activations=found.conditions.runs_on.activations)
     if content is not None:
         target, archs, sources = _one_file(content, space)
     else:
         target, archs, sources = _archs(str(arch), supernet, random_weights, space, runs_on)
-    found: LatencyTable | None = None
     latency: LatencyModel | None = None
     anchor = workload.network_source(target, plan.middle(target, target.resolutions), runs_on)
-    if table_file is not None:
-        found = LatencyTable.read(table_file)
+    if found is not None:
         latency = model_of(found)
         anchor = workload.network_source(latency.space, latency.anchor, runs_on)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)

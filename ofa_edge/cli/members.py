@@ -1,8 +1,8 @@
 """Families in the making: one subnet for each mode on each device, or one for all of them.
 
-In: Models of each device, modes, how to choose. Out: a Chosen for each mode on each device, and the Family of them.
-Rules kept: a budget that cannot be kept is named by its mode and device, with what to type instead, and does not hide
-what was chosen for the others.
+In: devices by the ways to run subnets on them, modes, how to choose. Out: a Chosen for each mode on each device, and
+the Family of them. Rules kept: a budget that cannot be kept is named by its mode and device, with what to type instead,
+and does not hide what was chosen for the others.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ofa_edge.cli import choosing
+from ofa_edge.cli import ways
 from ofa_edge.cli.choosing import How
 from ofa_edge.cli.inputs import Models
+from ofa_edge.cli.ways import Device, Run
 from ofa_edge.errors import InfeasibleBudget, UsageError
+from ofa_edge.latency.conditions import DEVICE, Conditions
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen, shared_resolutions
 from ofa_edge.search.families import Family, Member, Mode, labels
+from ofa_edge.search.ways import Found
 
 if TYPE_CHECKING:
-    from ofa_edge.search.common.together import Wanted
+    from ofa_edge.search.common.ways import Option
 
-# What is done with a choice and its models, such as measuring it.
-Then = Callable[[Chosen, Models], Chosen]
+# What is done with a choice over the ways of a device, such as measuring it.
+Then = Callable[[Device, Sequence[Found], Chosen], Chosen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +34,50 @@ class Purpose:
     """What a member of a family is for, and what it is chosen from.
 
     Attributes:
-        device: label of the device; '' where there is one only.
+        label: of the device; '' where there is one only.
     """
 
     mode: Mode
-    device: str
-    models: Models
+    label: str
+    device: Device
+
+    @property
+    def models(self) -> Models:
+        """For what is alike for all ways."""
+        return self.device.models
+
+    @property
+    def model_name(self) -> str:
+        """What its device is."""
+        return self.device.conditions.device_model
 
     @property
     def name(self) -> str:
         """What messages call it; '' where there is nothing to tell apart."""
         mode = "" if self.mode.name is None else f"mode {self.mode.name}"
-        return f"{mode} on {self.device}" if mode and self.device else mode or self.device
+        return f"{mode} on {self.label}" if mode and self.label else mode or self.label
 
     @property
     def keys(self) -> dict[str, str | None]:
         """The same for scripts."""
-        return {"mode": self.mode.name, "device": self.models.latency_table.conditions.device_model}
+        return {"mode": self.mode.name, "device": self.model_name}
 
 
-def purposes(models: Sequence[Models], modes: Sequence[Mode]) -> list[Purpose]:
+def purposes(devices: Sequence[Device], modes: Sequence[Mode]) -> list[Purpose]:
     """Every mode on every device."""
-    devices = labels([one.latency_table.conditions for one in models]) if len(models) > 1 else [""]
-    if len(set(devices)) < len(devices):  # of imported tables nobody may know what tells them apart
-        devices = [f"{name} (table {m.latency_table.sha256[:8]})" for name, m in zip(devices, models, strict=True)]
-    return [Purpose(mode, device, one) for mode in modes for device, one in zip(devices, models, strict=True)]
+    names = labels([_label_of(one, devices) for one in devices]) if len(devices) > 1 else [""]
+    if len(set(names)) < len(names):  # of imported tables nobody may know what tells them apart
+        tables = (one.models.latency_table.sha256[:8] for one in devices)
+        names = [f"{name} (table {table})" for name, table in zip(names, tables, strict=True)]
+    return [Purpose(mode, name, one) for mode in modes for name, one in zip(names, devices, strict=True)]
+
+
+def _label_of(device: Device, devices: Sequence[Device]) -> Conditions:
+    """What a device is told apart by: where some have several ways to run, only what is the device's own."""
+    if all(len(one.runs) == 1 for one in devices):
+        return device.conditions
+    own = {key: getattr(device.conditions, key) for key in DEVICE}
+    return devices[0].conditions.model_copy(update=own)
 
 
 def family_of(members: Sequence[Purpose], chosen: Sequence[Chosen], common: bool) -> Family:
@@ -64,7 +86,7 @@ def family_of(members: Sequence[Purpose], chosen: Sequence[Chosen], common: bool
 
 
 def _member(member: Purpose, chosen: Chosen) -> Member:
-    return Member(member.mode.name, member.models.latency_table.conditions, chosen.selection)
+    return Member(member.mode.name, member.device.run_of(chosen).conditions, chosen.selection)
 
 
 # -- one for each ---------------------------------------------------------------------------------
@@ -78,8 +100,9 @@ def choose_each(members: Sequence[Purpose], how: How, then: Then | None = None) 
     failed: list[tuple[Purpose, InfeasibleBudget]] = []
     for member in members:
         try:
-            chosen = choosing.choose(member.models, member.mode.budget, how)
-            found.append((member, then(chosen, member.models) if then else chosen))
+            each = ways.each_way(member.device, member.mode.budget, how)
+            chosen = ways.choose(each, how)
+            found.append((member, then(member.device, each, chosen) if then else chosen))
         except InfeasibleBudget as error:
             if not member.name:
                 raise
@@ -104,20 +127,31 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
         InfeasibleBudget: no subnet keeps all budgets.
         UsageError: the predictor is not an additive one, or no resolution is shared.
     """
-    from ofa_edge.search.common.together import choose_together  # it loads a solver, which nothing else here needs
+    from ofa_edge.search.common.ways import choose_together_of  # it loads a solver, which nothing else here needs
 
+    if len(members) < 2:
+        raise UsageError(
+            "--common is for several modes or devices, and the latency tables are of one device",
+            hint="give several --mode, or leave --common out",
+        )
     for member in members:
-        member.models.require_real(member.mode.budget)
+        for run in member.device.runs:
+            run.models.require_real(member.mode.budget)
     models = members[0].models
-    resolutions = set.intersection(*(set(member.models.latency.resolutions) for member in members))
-    if not resolutions:
-        raise UsageError("the latency tables share no resolution", hint="profile the devices at the same --resolutions")
+
+    def shared(resolutions: Sequence[int]) -> tuple[int, ...]:
+        if not resolutions:
+            raise UsageError(
+                "the latency tables share no resolution", hint="profile the devices at the same --resolutions"
+            )
+        return shared_resolutions(resolutions, models.accuracy)
+
     try:
-        found = choose_together(
+        found, numbers = choose_together_of(
             models.space,
-            [_wanted(member) for member in members],
+            [[_option(member, run) for run in member.device.runs] for member in members],
             models.accuracy,
-            resolutions=shared_resolutions(sorted(resolutions), models.accuracy),
+            resolutions=shared,
             confidence=how.confidence,
             seed=models.seed,
             top=how.top,
@@ -125,16 +159,21 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
     except InfeasibleBudget as error:
         raise _named(error, members) from error
     return [
-        replace(one, selection=replace(one.selection, headers=member.models.headers))
-        for member, one in zip(members, found, strict=True)
+        replace(
+            one,
+            selection=replace(one.selection, headers={**member.device.runs[i].models.headers, **one.selection.headers}),
+        )
+        for member, one, i in zip(members, found, numbers, strict=True)
     ]
 
 
-def _wanted(member: Purpose) -> Wanted:
+def _option(member: Purpose, run: Run) -> Option:
     from ofa_edge.search.common.together import Wanted
+    from ofa_edge.search.common.ways import Option
 
-    models, budget = member.models, member.mode.budget
-    return Wanted(member.name, models.latency, budget, models.inputs, models.energy(budget))
+    models, budget = run.models, member.mode.budget
+    wanted = Wanted(member.name, models.latency, budget, models.inputs, models.energy(budget))
+    return Option(run.way, wanted, models.latency.resolutions)
 
 
 def _named(error: InfeasibleBudget, members: Sequence[Purpose]) -> InfeasibleBudget:

@@ -122,10 +122,11 @@ def profile(
     _require_possible(task, other)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
-        if other is not None:
-            task = started_from(other, task, session.facts, networks)
         path = out_file or table_path(session.facts, task, resume=resume)
         say_device(out, session.facts)
+        task = with_activations(out, session, path, task, resume=resume)
+        if other is not None:
+            task = started_from(other, task, session.facts, networks)
         outcome = measure_table(
             out, session, path, task, go_on="the same command with --resume", resume=resume, max_minutes=max_minutes
         )
@@ -225,6 +226,30 @@ def started_from(prior: LatencyTable, task: Task, facts: Facts, networks: int | 
     start = transfer.start_from(prior, model_of(prior), task.space, task.resolutions, now)
     count = transfer.NETWORKS[start.header.kind] if networks is None else networks
     return replace(task, settings=task.settings.model_copy(update={"networks": count}), start=start)
+
+
+def with_activations(out: Output, device: Device, path: Path, task: Task, *, resume: bool = False) -> Task:
+    """The task with the type of int8 activations: that of the table it goes on with, else what the device is faster
+    with, which is measured first.
+
+    Raises:
+        UsageError, DeviceLost, NoRoom: as latency.activations.choose.
+        BadFile: the table to go on with is damaged.
+    """
+    from ofa_edge.latency import activations
+    from ofa_edge.latency.table import LatencyTable
+
+    if not activations.open_to_choice(task.runs_on) or (path.exists() and not resume):  # which the campaign refuses
+        return task
+    if path.exists():
+        before = LatencyTable.read(path).conditions.runs_on
+        return replace(task, runs_on=replace(task.runs_on, activations=None if before is None else before.activations))
+    count = len(activations.networks(task.space, task.resolutions))
+    with out.progress("activations", count) as bar:
+        found = activations.choose(device, task.space, task.resolutions, task.runs_on, bar.advance)
+    out.notice(found.reason)
+    runs_on = replace(task.runs_on, activations=found.activations)
+    return replace(task, runs_on=runs_on, notes={**task.notes, "activations": found.as_json()})
 
 
 def table_path(facts: Facts, task: Task, *, resume: bool = False) -> Path:

@@ -13,12 +13,7 @@ from ofa_edge.cli.selection_texts import describe, describe_family
 from ofa_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ofa_edge.cli.inputs import Models
-    from ofa_edge.search.choose import Chosen
-
-    Check = Callable[[Chosen, Models], Chosen]
+    from ofa_edge.cli.members import Then
 
 _ALTERNATIVES = 5
 
@@ -36,7 +31,8 @@ def select(
         typer.Option(
             "--latency-table",
             metavar="FILE",
-            help="The newest measured from here if left out; several give a subnet for each device.",
+            help="The newest measured from here if left out; several give a subnet for each device, and of one device, "
+            "with other runtimes or precisions, the best of all of them.",
         ),
     ] = None,
     common: Annotated[
@@ -79,6 +75,16 @@ def select(
         Path | None,
         typer.Option("--data", metavar="PATH", help="Evaluate the best subnets on these images, and choose by that."),
     ] = None,
+    int8_drop: Annotated[
+        float | None,
+        typer.Option(
+            "--int8-drop",
+            metavar="POINTS",
+            min=0,
+            max=100,
+            help="Points of top-1 that int8 loses, for int8 tables without --data, which measures it.",
+        ),
+    ] = None,
     bn: Annotated[
         str | None,
         typer.Option(
@@ -103,9 +109,10 @@ def select(
     An infeasible budget is answered at once (exit 3): which limits are in the way, the nearest subnet, a budget that it
     fits. A latency budget needs a table that says what it was measured on, or --accept-unknown. With several --mode or
     --latency-table the result is a family, one subnet for each mode on each device; `deploy --selection FILE --mode
-    NAME` takes its members.
+    NAME` takes its members. Tables of one device that differ in runtime, precision, threads or cores are ways to run
+    on it: the best of all is chosen, and the selection says which it runs.
     """
-    from ofa_edge.cli import choosing
+    from ofa_edge.cli import choosing, ways
     from ofa_edge.cli import members as families
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.families import Mode, parse_modes
@@ -120,9 +127,9 @@ def select(
         predictor=predictor,
         common=common,
         members=max(len(tables), 1) * max(len(mode or []), 1),
-        devices=len(tables),
         data=data,
         bn=bn,
+        int8_drop=int8_drop,
         host=measured_on,
     )
     modes = parse_modes(mode or []) or (Mode(None, Budget.parse(budget or "")),)
@@ -132,6 +139,13 @@ def select(
         for one in models:
             for wanted in modes:
                 one.require_known(wanted.budget)
+    drop = None if int8_drop is None else int8_drop / 100
+    devices = ways.devices_of(models, drop, measured=data is not None, out=out)
+    if measured_on is not None and len(devices) > 1:
+        raise UsageError(
+            f"--host measures on one device, and the latency tables are of {len(devices)}",
+            hint="give the --latency-table of that device alone",
+        )
     check, alternatives = None, _ALTERNATIVES
     if measures:
         from ofa_edge.search.truth.shortlist import TOP
@@ -146,8 +160,8 @@ def select(
         confidence=confidence,
         top=top if top is not None else alternatives,
     )
-    members = families.purposes(models, modes)
-    if mode is None and len(models) == 1:
+    members = families.purposes(devices, modes)
+    if mode is None and len(devices) == 1 and not common:
         (chosen,) = families.choose_each(members, how, check)
         if out_file is not None:
             chosen.selection.write(out_file)
@@ -171,9 +185,9 @@ def _require_together(
     predictor: Path | None,
     common: bool,
     members: int,
-    devices: int,
     data: Path | None,
     bn: str | None,
+    int8_drop: float | None,
     host: str | None,
 ) -> None:
     """Raises UsageError where options contradict each other, saying which to leave out."""
@@ -205,9 +219,9 @@ def _require_together(
             "leave --data and --host out, or --common; `ofa-edge measure --arch` measures one subnet",
         ),
         (
-            host is not None and devices > 1,
-            f"--host measures on one device, and there are {devices} latency tables",
-            "give the --latency-table of that device alone",
+            int8_drop is not None and data is not None,
+            "--int8-drop tells what --data measures",
+            "leave one of them out",
         ),
         (bn is not None and data is None, "--bn is of --data", "leave it out, or give images"),
     ]
@@ -225,9 +239,9 @@ def _truth(
     accept_unknown: bool,
     top: int | None,
     out: Output,
-) -> Check:
+) -> Then:
     """Measures the best subnets of a choice, and chooses by that."""
-    from ofa_edge.cli import truth
+    from ofa_edge.cli import truth, truth_ways
     from ofa_edge.search.truth import shortlist
 
     to_do = truth.Asked(
@@ -240,4 +254,4 @@ def _truth(
         top=shortlist.TOP if top is None else max(top, 1),
     )
 
-    return lambda chosen, models: truth.check(chosen, models, to_do, out)
+    return lambda device, found, chosen: truth_ways.check(device, found, chosen, to_do, out)

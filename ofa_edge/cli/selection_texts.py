@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofa_edge.cli.output import fields, milliseconds, size, table
+from ofa_edge.latency.conditions import RunsOn
 
 if TYPE_CHECKING:
     from ofa_edge.cli.members import Purpose
@@ -24,6 +25,7 @@ def describe(value: dict[str, Any], file: Path | None = None) -> str:
     lines = {
         "resolution": str(arch["r"]),
         **{name: " ".join(map(str, arch[key])) for key, name in _AXES.items() if key in arch},
+        **({"runs": _runs(value["runs"])} if "runs" in value else {}),
         "latency": milliseconds(**predicted["latency_ms"]),
         "top-1": _top1(predicted["top1"])
         + (", of what was measured on the table's images" if value["strategy"] == "table" else ", predicted"),
@@ -37,6 +39,8 @@ def describe(value: dict[str, Any], file: Path | None = None) -> str:
     for index, other in enumerate(value["alternatives"], 1):
         theirs = other["predicted"]
         lines[f"next {index}"] = f"{100 * theirs['top1']['value']:.1f} %, {milliseconds(**theirs['latency_ms'])}"
+        if "runs" in other:
+            lines[f"next {index}"] += f", {_runs(other['runs'])}"
     if file is not None:
         lines["selection"] = str(file)
     return fields(lines)
@@ -57,6 +61,12 @@ def _measured(value: dict[str, Any]) -> dict[str, str]:
     return lines
 
 
+def _runs(value: dict[str, Any]) -> str:
+    """How it is run: 'litert, int8, 1 thread'."""
+    cores = None if value["cores"] is None else tuple(value["cores"])
+    return str(RunsOn(**{**value, "cores": cores}))
+
+
 def _millijoules(energy: dict[str, float | None]) -> str:
     known = "" if energy["high"] is None else f" ({energy['low']:.2f} to {energy['high']:.2f})"
     return f"{energy['value']:.2f} mJ{known}, predicted"
@@ -69,13 +79,15 @@ def _optimal(value: dict[str, Any]) -> str:
 def describe_family(members: Sequence[Purpose], each: Sequence[Chosen], common: bool, file: Path | None = None) -> str:
     """A family for people: a row a member; of a common one the subnet once."""
     rows = []
+    several = any(len(member.device.runs) > 1 for member in members)
     for member, chosen in zip(members, each, strict=True):
         value = chosen.as_json()
         predicted = value["predicted"]
         rows.append(
             [
                 member.mode.name or "-",
-                member.models.latency_table.conditions.device_model if not member.device else member.device,
+                member.label or member.model_name,
+                *([_runs(value["runs"]) if "runs" in value else "-"] if several else []),
                 str(member.mode.budget),
                 str(value["arch"]["r"]),
                 _top1((value.get("measured") or {}).get("top1") or predicted["top1"]),
@@ -85,7 +97,18 @@ def describe_family(members: Sequence[Purpose], each: Sequence[Chosen], common: 
                 _optimal(value),
             ]
         )
-    heads = ["mode", "device", "budget", "px", "top-1", "latency", "MACs", "weights", "optimal"]
+    heads = [
+        "mode",
+        "device",
+        *(["runs"] if several else []),
+        "budget",
+        "px",
+        "top-1",
+        "latency",
+        "MACs",
+        "weights",
+        "optimal",
+    ]
     lines = [table(heads, rows, right=("px", "MACs", "weights"))]
     if common:
         arch = each[0].as_json()["arch"]

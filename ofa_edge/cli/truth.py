@@ -42,6 +42,7 @@ from ofa_edge.space.arch import Arch
 from ofa_edge.space.population import ArchArrays, concatenate
 
 if TYPE_CHECKING:
+    from ofa_edge.accuracy.evaluate import Evaluator
     from ofa_edge.accuracy.predictor import Top1
     from ofa_edge.cli.inputs import Models
     from ofa_edge.device import ConnectOptions
@@ -63,7 +64,7 @@ PROCESSES = 5
 _LEAST_TOLERANCE = 0.002
 _WIDER = (1, 2, 4, 8)
 
-_COLUMNS = ["r", "top-1 predicted", "measured", "to expect", "ms predicted", "measured", "fits"]
+COLUMNS = ["r", "top-1 predicted", "measured", "to expect", "ms predicted", "measured", "fits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,17 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
-    """What classifies the images, and under what circumstances (`what` for the journal, `words` for people)."""
+class Judge:
+    """What classifies the images, and under what circumstances (`what` for the journal, `words` for people).
+
+    Attributes:
+        evaluator: of the same images and batch-norm statistics.
+    """
 
     right: Callable[[Arch], Bools]
     what: Mapping[str, Any]
     words: str
+    evaluator: Evaluator
 
 
 def check(chosen: Chosen, models: Models, asked: Asked, out: Output) -> Chosen:
@@ -129,25 +135,25 @@ def check(chosen: Chosen, models: Models, asked: Asked, out: Output) -> Chosen:
         raise UsageError("there is nothing to measure with", hint="give --data PATH, --host HOST or both")
     if asked.host is not None:
         models.require_real(selection.budget)
-    judge = None if asked.data is None else _judge(asked.data, asked, models, out)
+    judge = None if asked.data is None else judge_of(asked.data, asked, models, out)
     checked = [Checked(candidate) for candidate in shortlisted(chosen, models, asked.top)]
     out.say(f"{len(checked)} subnets are measured, each as good by prediction as the predictor can tell")
     kept = asked.kept or settings.home() / "truth" / f"{models.space.name}.jsonl"
-    with TruthJournal.open(kept, models.space) as notes, _saying_where(notes, out):
+    with TruthJournal.open(kept, models.space) as notes, saying_where(notes, out):
         if asked.host is not None:
-            checked = _timed(asked.host, checked, models, asked, notes, out)
-            timed = _verdicts(chosen, checked, models)
-            shortlist.require_fitting(timed, models.space, selection.budget, asked.host)
+            checked = timed(asked.host, checked, models, asked, notes, out)
+            on_device = verdicts_of(chosen, checked, models)
+            shortlist.require_fitting(on_device, models.space, selection.budget, asked.host)
         if judge is not None:
-            checked = _evaluated(judge, checked, selection.budget, notes, out)
-    verdicts = _verdicts(chosen, checked, models)
-    out.say(table(_COLUMNS, shortlist.table_rows(verdicts, models.space)))
+            checked = evaluated(judge, checked, selection.budget, notes, out)
+    verdicts = verdicts_of(chosen, checked, models)
+    out.say(table(COLUMNS, shortlist.table_rows(verdicts, models.space)))
     said = [] if judge is None else [f"top-1 on {judge.words}, corrected for having been picked"]
     said += [] if asked.host is None else [f"latency in {asked.processes} fresh processes on the device"]
-    return _chosen_of(chosen, verdicts, judge, "; ".join(said), start)
+    return chosen_of(chosen, verdicts, judge, "; ".join(said), start)
 
 
-def _chosen_of(chosen: Chosen, verdicts: Sequence[Verdict], judge: _Judge | None, said: str, start: float) -> Chosen:
+def chosen_of(chosen: Chosen, verdicts: Sequence[Verdict], judge: Judge | None, said: str, start: float) -> Chosen:
     best, *others = verdicts
     selection, one = chosen.selection, best.candidate
     inputs = dict(selection.inputs) if judge is None else {**selection.inputs, "images": judge.what["images"]}
@@ -167,14 +173,14 @@ def _chosen_of(chosen: Chosen, verdicts: Sequence[Verdict], judge: _Judge | None
     return Chosen(measured, tuple(other.candidate for other in others if other.fits), seconds)
 
 
-def _verdicts(chosen: Chosen, checked: Sequence[Checked], models: Models) -> list[Verdict]:
+def verdicts_of(chosen: Chosen, checked: Sequence[Checked], models: Models) -> list[Verdict]:
     selection = chosen.selection
     n = _predicted_on(models, selection)
     return shortlist.judge(checked, selection.budget, confidence=selection.confidence, predicted_on=n)
 
 
 @contextlib.contextmanager
-def _saying_where(notes: TruthJournal, out: Output) -> Iterator[None]:
+def saying_where(notes: TruthJournal, out: Output) -> Iterator[None]:
     """Whoever interrupts it, or whose device goes away, is told that nothing is lost."""
     kept = f"what was measured is kept in {notes.path}; the same command goes on from there"
     try:
@@ -247,7 +253,7 @@ def _predicted_on(models: Models, selection: Selection) -> float:
 
 
 # -- on the device --------------------------------------------------------------------------------
-def _timed(
+def timed(
     host: str, checked: Sequence[Checked], models: Models, asked: Asked, notes: TruthJournal, out: Output
 ) -> list[Checked]:
     """Those that run on the device, with their latency there. Raises as open_device, require_match, time_missing."""
@@ -301,7 +307,8 @@ def runs_on_of(found: Conditions) -> RunsOn:
     """As the latency table was measured; what it does not say as usual."""
     cores = None if isinstance(found.cores, str) else tuple(found.cores)
     told = {name: getattr(found, name) for name in ("runtime", "threads", "precision", "thermal")}
-    return RunsOn(cores=cores, **{name: value for name, value in told.items() if value != UNKNOWN})
+    known = RunsOn(cores=cores, **{name: value for name, value in told.items() if value != UNKNOWN})
+    return found.runs_on or known
 
 
 def _say_failed(failed: Mapping[Arch, str], count: int, out: Output) -> None:
@@ -314,8 +321,8 @@ def _say_failed(failed: Mapping[Arch, str], count: int, out: Output) -> None:
 
 
 # -- on images ------------------------------------------------------------------------------------
-def _evaluated(
-    judge: _Judge, checked: Sequence[Checked], budget: Budget, notes: TruthJournal, out: Output
+def evaluated(
+    judge: Judge, checked: Sequence[Checked], budget: Budget, notes: TruthJournal, out: Output
 ) -> list[Checked]:
     """Those that fit, with what they get right, and those that do not fit as they are."""
     under = notes.under(**judge.what)
@@ -328,7 +335,7 @@ def _evaluated(
     return [replace(one, right=notes.right(under, one.candidate.arch)) for one in ran]
 
 
-def _judge(data: Path, asked: Asked, models: Models, out: Output) -> _Judge:
+def judge_of(data: Path, asked: Asked, models: Models, out: Output) -> Judge:
     """Raises as `check`, and ModuleNotFoundError where torch is needed and not installed."""
     from ofa_edge.accuracy.evaluate import Source
     from ofa_edge.weights import checkpoint as checkpoints
@@ -352,7 +359,7 @@ def _judge(data: Path, asked: Asked, models: Models, out: Output) -> _Judge:
     if training is not None:
         what |= {"bn_images": asked.bn_images, "training": training.sha256()}
         words += f" on {min(asked.bn_images, len(training))} training images"
-    return _Judge(lambda arch: np.asarray(evaluator.predictions(arch) == images.labels), what, words)
+    return Judge(lambda arch: np.asarray(evaluator.predictions(arch) == images.labels), what, words, evaluator)
 
 
 def _images(

@@ -7,9 +7,11 @@ that restarted begins a new session, one whose conditions changed ends the campa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from device_agents import wire
 from ofa_edge import __version__, journal, strict_json
@@ -35,13 +37,14 @@ from ofa_edge.space.spaces import own_definition
 @dataclass(frozen=True, slots=True)
 class Task:
     """What to profile: the subnets of `space` at `resolutions`, run as `runs_on` says, planned from `settings`; where
-    these name a prior, `start` is what is taken over from it."""
+    these name a prior, `start` is what is taken over from it. `notes` go into the provenance of a new table."""
 
     space: Space
     resolutions: tuple[int, ...]
     runs_on: RunsOn
     settings: PlanSettings
     start: Start | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         """Raises as make_plan."""
@@ -92,6 +95,7 @@ def header_of(facts: wire.Facts, task: Task) -> Header:
         machine=facts.machine,
         python=facts.python,
         agent=facts.agent,
+        **task.notes,
     )
     return Header(
         conditions=conditions(facts, task.runs_on),

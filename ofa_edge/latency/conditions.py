@@ -9,10 +9,10 @@ Provenance is never compared. Fields of a later minor version are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from device_agents import wire
 from ofa_edge.errors import BadFile, UsageError
@@ -33,6 +33,17 @@ DELEGATES = {"litert": "xnnpack"}
 
 # Values of Conditions.precision that can be measured; int8 is static, a scale a channel for weights.
 PRECISIONS = ("fp32", "int8")
+# Those that change what a network answers, and so its accuracy.
+LOSSY = ("int8",)
+
+# Values of Conditions.activations: the type that activations have between the operators of a lossy precision, FLOAT
+# for every other one.
+FLOAT = "float"
+ACTIVATIONS = ("uint8", "int8")
+Activations = Literal["uint8", "int8"]
+
+# What tells one device from another; the other conditions say how models are run on it.
+DEVICE = ("device_model", "soc", "governor", "batch", "emulated", "method", "thermal")
 
 # Runtimes that the base install lacks -> the extra that brings them.
 EXTRAS = {"litert": "litert"}
@@ -50,7 +61,8 @@ class Conditions(_Value):
     """What a latency depends on besides the block.
 
     `cores` is the CPU numbers the worker may use. `thermal` is burst (measured as the device was found) or sustained
-    (kept busy until its speed was steady).
+    (kept busy until its speed was steady). `activations` is written only where it is not what `usual_activations` says,
+    as it is in every table from before it was a condition.
     """
 
     device_model: _Text
@@ -66,6 +78,50 @@ class Conditions(_Value):
     emulated: bool | _Unknown
     method: int | _Unknown
     thermal: _Text = BURST
+    activations: _Text = FLOAT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "activations" not in value:
+            return value | {"activations": usual_activations(value.get("runtime"), value.get("precision"))}
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = handler(self)
+        if self.activations == usual_activations(self.runtime, self.precision):
+            value.pop("activations", None)
+        return value
+
+    @property
+    def lossy(self) -> bool:
+        """Whether networks run so answer otherwise than in float: accuracies measured in float are not theirs."""
+        return self.precision in LOSSY
+
+    @property
+    def runs_on(self) -> RunsOn | None:
+        """How models were run; None where that is not known."""
+        told = (self.runtime, self.threads, self.cores, self.precision)
+        if UNKNOWN in told or isinstance(self.cores, str) or isinstance(self.threads, str):
+            return None
+        activations: Activations | None = None
+        if self.lossy and self.activations in ACTIVATIONS:
+            activations = "uint8" if self.activations == "uint8" else "int8"
+        return RunsOn(self.runtime, self.threads, tuple(self.cores), self.precision, self.thermal, activations)
+
+    @property
+    def deployed_on(self) -> RunsOn | None:
+        """How a subnet is run that was chosen by such a table: as networks were, but nobody heats the device first."""
+        found = self.runs_on
+        return None if found is None else replace(found, thermal=BURST)
+
+
+def usual_activations(runtime: Any, precision: Any) -> str:
+    """Of tables that do not say: ONNX Runtime's int8 files had uint8 activations, the others have int8."""
+    if precision not in LOSSY:
+        return FLOAT
+    return "uint8" if runtime == "onnxruntime" else "int8"
 
 
 class Provenance(_Value):
@@ -148,13 +204,36 @@ class Mismatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunsOn:
-    """How a model is run on a device, as a user says it; `cores` None is all that the device gives."""
+    """How a model is run on a device, as a user says it; `cores` None is all that the device gives, `activations` None
+    the usual ones (`usual_activations`)."""
 
     runtime: str = "onnxruntime"
     threads: int = 1
     cores: tuple[int, ...] | None = None
     precision: str = "fp32"
     thermal: str = BURST
+    activations: Activations | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What a selection says of it; `activations` is null where they are floats."""
+        usual = usual_activations(self.runtime, self.precision)
+        return {
+            "runtime": self.runtime,
+            "threads": self.threads,
+            "cores": None if self.cores is None else list(self.cores),
+            "precision": self.precision,
+            "activations": None if usual == FLOAT else self.activations or usual,
+        }
+
+    @property
+    def kind(self) -> str:
+        """What its model files are: 'onnxruntime, int8 (int8 activations)', without what is usual."""
+        odd = self.activations not in (None, usual_activations(self.runtime, self.precision))
+        return f"{self.runtime}, {self.precision}" + (f" ({self.activations} activations)" if odd else "")
+
+    def __str__(self) -> str:
+        """'litert, int8, 2 threads'."""
+        return f"{self.kind}, " + ("1 thread" if self.threads == 1 else f"{self.threads} threads")
 
 
 def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
@@ -188,6 +267,7 @@ def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
         emulated=facts.emulated,
         method=METHOD,
         thermal=runs_on.thermal,
+        activations=runs_on.activations or usual_activations(runs_on.runtime, runs_on.precision),
     )
 
 
@@ -220,6 +300,13 @@ def mismatches(left: Conditions, right: Conditions, *, accept_unknown: bool = Fa
         elif a != b:
             found.append(Mismatch(key, a, b))
     return found
+
+
+def same_device(left: Conditions, right: Conditions) -> bool:
+    """Whether both are of one device, as far as a table can tell, however models are run; what nobody knows is never
+    the same."""
+    pairs = [(getattr(left, key), getattr(right, key)) for key in DEVICE]
+    return all(a == b and UNKNOWN not in (a, b) for a, b in pairs)
 
 
 def require_match(left: Conditions, right: Conditions, *, names: Sequence[str], accept_unknown: bool = False) -> None:

@@ -122,8 +122,10 @@ def conditions(said: Mapping[str, Any]) -> Conditions:
     """
     from pydantic import ValidationError
 
+    # Activations follow from the precision where nobody says.
+    unknown = [name for name in Conditions.model_fields if name != "activations"]
     try:
-        return Conditions.model_validate({**dict.fromkeys(Conditions.model_fields, UNKNOWN), **said})
+        return Conditions.model_validate({**dict.fromkeys(unknown, UNKNOWN), **said})
     except ValidationError as error:
         first = error.errors()[0]
         name, wrong = first["loc"][0], first["input"]

@@ -130,6 +130,7 @@ def model_file(graph: Graph, runs_on: RunsOn) -> bytes:
         runs_on.runtime,
         runs_on.precision,
         calibration=_noise(graph.input.shape),
+        activations=runs_on.activations,
         weight_bits=_WEIGHT_BITS,
     )
 
@@ -151,6 +152,7 @@ def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
         runs_on.runtime,
         runs_on.precision,
         calibration=_noise((1, block.in_channels, side, side)),
+        activations=runs_on.activations,
         weight_bits=_WEIGHT_BITS,
         symbolic=True,
         # In every space a maximum stands behind a rectifier; inside a network the writer sees that.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ofa_edge.accuracy.predictor import Top1
+from ofa_edge.latency.conditions import same_device
 from ofa_edge.report import drawings, figures
 from ofa_edge.report.axes import Frame
 from ofa_edge.report.choices import Accuracy, DeviceFront, Fronts, Pick, best, budget_name, on_other
@@ -89,10 +90,21 @@ def _front_figure(content: Content, found: Sequence[DeviceFront], number: int) -
         f"exact over all subnets. Bands: the {content.interval} of the latency. Small dots: some subnets of the "
         "accuracy table, their top-1 measured. Numbered: the chosen subnets, with the intervals of both."
     )
-    entries = [(f.device.series, f.device.name) for f in found]
+    if lossy := [f.device for f in found if f.device.table.conditions.lossy]:
+        names, precision = ", ".join(device.name for device in lossy), lossy[0].table.conditions.precision
+        caption += f" Of {names} top-1 is predicted as in float: what {precision} loses is not in the line."
+    entries = [(f.device.series, _with_chosen(f, found, chosen if content.sources.selections else [])) for f in found]
     tables = [details(f"Front of {f.device.name}", _front_table(f)) for f in found]
     models = paragraph("Accuracy model: ", accuracy.model.describe(), class_="quiet")
     return joined([figures.figure(caption, figures.legend(entries), figures.both(draw), *tables), models])
+
+
+def _with_chosen(front: DeviceFront, found: Sequence[DeviceFront], chosen: Sequence[Pick]) -> str:
+    """A front's name; of a device that several ways to run are drawn of with the numbers of what was chosen there."""
+    own = front.device.table.conditions
+    several = sum(same_device(own, other.device.table.conditions) for other in found) > 1
+    numbers = [str(pick.number) for pick in chosen if pick.device is front.device]
+    return f"{front.device.name} (chosen: {', '.join(numbers)})" if several and numbers else front.device.name
 
 
 def _front_svg(

@@ -272,7 +272,8 @@ def picks(
         device = by_table.get(found_.inputs.get("latency-table", ""))
         if device is not None and not _of_space(device, found_.space):
             device = None
-        name = choice.device if device is None else device.name
+        runs = None if found_.runs_on is None else str(found_.runs_on)
+        name = ", ".join(part for part in (choice.device, runs) if part) if device is None else device.name
         said = ", ".join(part for part in (choice.mode, name, budget_name(found_.budget)) if part)
         place = len(chosen) + 1
         chosen.append(Pick(place, said, choice.origin, found_.space, parts, found_.budget, device, found_.measured))

@@ -105,7 +105,10 @@ _PARTS: tuple[Callable[[LatencyTable], str], ...] = (
 def _names(tables: Sequence[LatencyTable]) -> list[str]:
     """The device, and where several tables are of it what tells them apart; at last a number."""
     names = [_device(table) for table in tables]
-    for part in _PARTS:
+    # Where some tables are of a lossy precision, a runtime is not said without it.
+    mixed = len({table.conditions.precision for table in tables}) > 1
+    parts = (lambda t: f"{t.conditions.runtime} {t.conditions.precision}", *_PARTS[1:]) if mixed else _PARTS
+    for part in parts:
         groups: dict[str, list[int]] = {}
         for i, name in enumerate(names):
             groups.setdefault(name, []).append(i)

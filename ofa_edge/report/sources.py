@@ -123,6 +123,7 @@ def _selection(path: Path) -> tuple[str, Add]:
 
     def add(found: Sources, name: str, digest: str) -> None:
         about = f"{chosen.space.name} within {chosen.budget}"
+        about += "" if chosen.runs_on is None else f", {chosen.runs_on}"
         found.files.append(Source(name, "selection", about, digest))
         found.selections.append(Choice(name, None, None, chosen))
 

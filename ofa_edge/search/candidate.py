@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import UsageError
+from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import BlockEnergies, BlockLatencies
@@ -43,19 +44,31 @@ class Energy(BlockEnergies, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A subnet with everything that is predicted of it; `energy_mj` is None without a model of it."""
+    """A subnet with everything that is predicted of it.
+
+    Attributes:
+        energy_mj: None without a model of it.
+        runs_on: how it is run, where there are several ways to (search/ways.py).
+    """
 
     arch: Arch
     top1: Top1
     latency_ms: Estimate
     cost: Cost
     energy_mj: Estimate | None = None
+    runs_on: RunsOn | None = None
 
     def as_json(self, space: Space) -> dict[str, Any]:
         return {
             "arch": codecs.encode(space, self.arch),
             "predicted": predicted_json(self.top1, self.latency_ms, self.cost, self.energy_mj),
+            **({} if self.runs_on is None else {"runs": self.runs_on.as_json()}),
         }
+
+    @property
+    def upper_ms(self) -> float:
+        """What is held against a budget."""
+        return _upper(self.latency_ms)
 
 
 def candidate_of(

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_result
-from ofa_edge.latency.conditions import UNKNOWN, Conditions, mismatches
+from ofa_edge.latency.conditions import UNKNOWN, Conditions, mismatches, same_device
 from ofa_edge.search import selection as selections
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.selection import Selection
@@ -177,8 +177,8 @@ class Family:
     def member(self, mode: str | None, device: Conditions, name: str = "the family") -> Member:
         """The member for a mode on a device as it is now.
 
-        Where the family knows the device under other conditions only, that member: whoever uses it is told by what
-        holds conditions against each other.
+        Where the family knows the device under other conditions only, that member, first one that is run another way
+        on the same device: whoever uses it is told by what holds conditions against each other.
 
         Args:
             name: what errors call the family.
@@ -191,8 +191,9 @@ class Family:
         if len(found) == 1:
             return found[0]
         exact = [member for member in found if not mismatches(member.conditions, device)]
+        same = [member for member in found if same_device(member.conditions, device)]
         alike = [member for member in found if member.conditions.device_model == device.device_model]
-        for fitting in (exact, alike):
+        for fitting in (exact, same, alike):
             if len(fitting) == 1:
                 return fitting[0]
         there = "; ".join(labels([member.conditions for member in found]))

@@ -18,6 +18,7 @@ from ofa_edge import __version__, strict_json
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_result
+from ofa_edge.latency.conditions import ACTIVATIONS, RunsOn
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.space import codecs
@@ -26,7 +27,8 @@ from ofa_edge.space.cost import Cost
 from ofa_edge.space.spaces import named, own_definition
 
 SCHEMA = "selection"
-VERSION = (1, 2)  # 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution
+# 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution; 1.3: `runs`
+VERSION = (1, 3)
 STRATEGIES = ("exact", "evolution", "random", "table")
 MAX_FILE_BYTES = 1 << 20
 
@@ -38,8 +40,8 @@ class Measured:
     """What the truth step found of a chosen subnet; None is what was not measured.
 
     Attributes:
-        top1: on held-out images with batch norm recalibrated for this subnet, as shares; the interval is of the
-            sampling of images.
+        top1: on held-out images with batch norm recalibrated for this subnet, as shares; of a lossy precision that of
+            the compiled file. The interval is of the sampling of images.
         n: how many images.
         latency_ms: median of fresh processes on the device.
         corrected_top1: `top1` less what picking the greatest of several noisy figures adds to it.
@@ -88,12 +90,14 @@ class Selection:
         proven_optimal: no subnet of the model has a higher predicted top1 within the budget.
         bound: no subnet within the budget has a higher predicted top1 than this.
         inputs: hex sha256 of each file it came from, by role ('latency-table', 'accuracy-table', 'supernet',
-            'predictor').
+            'predictor'; 'latency-table-2' and so on: of other ways to run it on the device, that were not chosen).
         tool: name and version of the program that chose.
         headers: hex sha256 of the header of each table among the inputs, by role: it stays when a table grows, so that
             a changed table is told from another one.
         energy_mj: predicted, of one run; None where nothing was known of it.
         measured: what was measured of it before it was chosen; None where it was chosen by predictions.
+        runs_on: how it is run on the device, as its latency table was measured; None where that is not known, as of
+            files before 1.3. `top1` and `bound` are of it run so, as far as the drop to a lossy precision was told.
     """
 
     space: Space
@@ -113,6 +117,7 @@ class Selection:
     measured: Measured | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     energy_mj: Estimate | None = None
+    runs_on: RunsOn | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The file's content."""
@@ -125,6 +130,7 @@ class Selection:
             "arch": codecs.encode(self.space, self.arch),
             "predicted": predicted_json(self.top1, self.latency_ms, self.cost, self.energy_mj),
             **({} if self.measured is None else {"measured": self.measured.as_json()}),
+            **({} if self.runs_on is None else {"runs": self.runs_on.as_json()}),
             "budget": self.budget.as_json(),
             "strategy": self.strategy,
             "confidence": self.confidence,
@@ -222,7 +228,7 @@ def parse(value: Any, space: Space | None = None) -> Selection:
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise ValueError("it does not say that it is one")
     minor = minor_version(value.get("version"), VERSION)
-    optional = {name: dict for name in ("definition", "measured", "headers") if name in value}
+    optional = {name: dict for name in ("definition", "measured", "headers", "runs") if name in value}
     fields = typed(value, _FIELDS | optional, "", strict=minor <= VERSION[1])
     space = space or named(fields["space"], fields.get("definition"), "it")
     if space.name != fields["space"]:
@@ -252,6 +258,36 @@ def parse(value: Any, space: Space | None = None) -> Selection:
         measured=_measured(fields["measured"]) if "measured" in fields else None,
         headers=fields.get("headers", {}),
         energy_mj=_estimate(predicted["energy_mj"], "predicted.energy_mj") if drawn else None,
+        runs_on=_runs_on(fields["runs"], strict=minor <= VERSION[1]) if "runs" in fields else None,
+    )
+
+
+_RUNS: dict[str, type] = {"runtime": str, "threads": int, "cores": list, "precision": str, "activations": str}
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
+_MOST_CORES = 4096
+
+
+def _runs_on(value: Mapping[str, Any], strict: bool) -> RunsOn:
+    """`cores` and `activations` may be null, which is the same as absent."""
+    known = {name: item for name, item in value.items() if item is not None or name not in ("cores", "activations")}
+    kinds = {name: kind for name, kind in _RUNS.items() if name in known or name not in ("cores", "activations")}
+    found = typed(known, kinds, "runs.", strict)
+    for name in ("runtime", "precision"):
+        if not _NAME.fullmatch(found[name]):
+            raise ValueError(f"runs.{name} is no name")
+    if found.get("activations") not in (None, *ACTIVATIONS):
+        raise ValueError(f"runs.activations is not {' or '.join(ACTIVATIONS)}")
+    cores = found.get("cores")
+    if not 1 <= found["threads"] <= _MOST_CORES:
+        raise ValueError("runs.threads is not a number of threads")
+    if cores is not None and not all(type(core) is int and 0 <= core < _MOST_CORES for core in cores):
+        raise ValueError("runs.cores is not a list of cores")
+    return RunsOn(
+        found["runtime"],
+        found["threads"],
+        None if cores is None else tuple(cores),
+        found["precision"],
+        activations=found.get("activations"),
     )
 
 

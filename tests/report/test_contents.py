@@ -212,6 +212,26 @@ def test_tables_are_told_apart_by_what_differs(folder: Path, tmp_path: Path) -> 
     ]
 
 
+def test_fronts_of_one_device_are_named_by_runtime_and_precision_and_the_chosen_is_marked(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Its int8 front says that its top-1 is predicted as in float."""
+    materials.renamed(folder / "slow.jsonl", tmp_path / "lite.jsonl", runtime="litert")
+    materials.renamed(folder / "slow.jsonl", tmp_path / "int8.jsonl", runtime="litert", precision="int8")
+    materials.write_selection(tmp_path / "lite.json", tmp_path / "lite.jsonl", folder / "accuracy.jsonl")
+    tables = [folder / "slow.jsonl", tmp_path / "lite.jsonl", tmp_path / "int8.jsonl", folder / "fast.jsonl"]
+    read = sources.read([*tables, folder / "accuracy.jsonl", tmp_path / "lite.json"])
+    names = [device.name for device in devices(read.latency)]
+    assert names == [
+        "Simulated Board, onnxruntime fp32", "Simulated Board, litert fp32", "Simulated Board, litert int8",
+        "Other Board",
+    ]  # fmt: skip
+    said = text_of(page(read))
+    assert "Simulated Board, litert fp32 (chosen: 1)" in said
+    assert "Of Simulated Board, litert int8 top-1 is predicted as in float" in said
+    assert said.count("(chosen:") == 1
+
+
 def test_more_devices_than_series_are_drawn_in_several_figures(folder: Path, tmp_path: Path) -> None:
     for threads in range(1, 9):
         materials.renamed(folder / "slow.jsonl", tmp_path / f"{threads}.jsonl", threads=threads)

@@ -223,6 +223,14 @@ def test_a_device_known_under_other_conditions_only_gets_that_member():
     assert alone.member(None, PHONE) is alone.members[0]
 
 
+def test_a_device_gets_the_member_that_is_run_another_way_on_it():
+    """Of two boards of one model that differ in what is their own."""
+    slow = BOARD.model_copy(update={"governor": "powersave", "runtime": "litert", "delegate": "xnnpack"})
+    both = Family((Member(None, BOARD, selection()), Member(None, slow, selection(table="b"))))
+    assert both.member(None, FOUR) is both.members[0]
+    assert both.member(None, FOUR.model_copy(update={"governor": "powersave"})) is both.members[1]
+
+
 @pytest.mark.parametrize(
     ("family", "mode", "said", "hint"),
     [

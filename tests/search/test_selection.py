@@ -10,6 +10,7 @@ import pytest
 
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.selection import Measured, Selection
@@ -60,6 +61,8 @@ def test_reads_back_equal(tmp_path):
         replace(SELECTION, measured=MEASURED, headers={"latency-table": "d" * 64}),
         replace(SELECTION, measured=Measured(latency_ms=Estimate(7.6))),
         replace(SELECTION, measured=replace(MEASURED, latency_ms=None, corrected_top1=None)),
+        replace(SELECTION, runs_on=RunsOn("litert", 4, (0, 3))),
+        replace(SELECTION, runs_on=RunsOn("onnxruntime", 1, None, "int8", activations="uint8")),
     ],
 )
 def test_reads_back_equal_whatever_is_unknown(selection):
@@ -90,6 +93,27 @@ def test_files_of_earlier_versions_read_as_they_did():
     assert (second.space.name, second.space.classes, second.strategy) == ("mine", 7, "random")
     assert second.cost == cost(second.space.blocks(second.arch))
     assert first.measured is second.measured is None
+    assert first.runs_on is second.runs_on is None
+
+
+def test_a_file_of_two_ways_to_run_reads_as_it_did():
+    """Frozen: 1.3, of the shipped tables with both runtimes."""
+    path = FORMATS / "selection-1.3.json"
+    found = Selection.read(path)
+    assert found.runs_on == RunsOn("litert", 1, (1,), "fp32")
+    assert {"latency-table", "latency-table-2"} <= found.inputs.keys()
+    assert found.to_bytes() == path.read_bytes()
+
+
+RUNS = {"runtime": "litert", "threads": 1, "cores": None, "precision": "int8", "activations": "int8"}
+
+
+def test_how_it_runs_is_read_with_or_without_cores():
+    assert Selection.from_bytes(changed(runs=RUNS), "it").runs_on == RunsOn(
+        "litert", 1, None, "int8", activations="int8"
+    )
+    short = {name: RUNS[name] for name in ("runtime", "threads", "precision")}
+    assert Selection.from_bytes(changed(runs=short), "it").runs_on == RunsOn("litert", 1, None, "int8")
 
 
 @pytest.mark.parametrize(
@@ -152,6 +176,11 @@ def predicted(**fields):
         (changed(proven_optimal="yes"), "proven_optimal is not of type bool"),
         (changed(inputs={"latency-table": "../../etc"}), "inputs.latency-table is not a sha256"),
         (changed(headers={"latency-table": "x"}), "headers.latency-table is not a sha256"),
+        (changed(runs={"runtime": "litert"}), "runs.threads is missing"),
+        (changed(runs=RUNS | {"threads": 0}), "runs.threads is not a number of threads"),
+        (changed(runs=RUNS | {"runtime": "../sh"}), "runs.runtime is no name"),
+        (changed(runs=RUNS | {"cores": ["0"]}), "runs.cores is not a list of cores"),
+        (changed(runs=RUNS | {"delegate": "gpu"}), "unknown field runs.delegate"),
         (changed(budget={}), "the budget has no limit"),
         (changed(budget={"latency_ms": -1.0}), "latency must be greater than 0"),
         (changed(budget={"latency_ms": 8.0, "speed": 1}), "unknown field budget.speed"),
