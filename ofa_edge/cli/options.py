@@ -123,7 +123,7 @@ Confidence = Annotated[
 ]
 BudgetText = Annotated[
     str | None,
-    typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M,energy=30mJ."),
+    typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,p90=25ms,memory=8MB,size=5MB,macs=300M,energy=30mJ."),
 ]
 App = Annotated[
     str | None,

@@ -193,7 +193,7 @@ def _measured(model: LatencyModel, accuracy: Accuracy, resolutions: Sequence[int
 # -- budgets --------------------------------------------------------------------------------------
 def best(of: DeviceFront, budget: Budget, confidence: float) -> Candidate | str:
     """The subnet with the highest predicted top-1 within a budget; where there is none, why, in a few words."""
-    if set(budget.as_json()) != {"latency_ms"}:
+    if set(budget.searched()) != {"latency_ms"}:
         return _best_of_several(of, budget, confidence)
     limit = (budget.latency_ms or 0.0) / (1 + of.model.margin(confidence))
     for i in reversed(np.flatnonzero(of.front.latency_ms <= limit).tolist()):
@@ -298,6 +298,7 @@ def budget_name(budget: Budget, *, short: bool = False) -> str:
     """'1.5 ms, weights 6 MB'; in short the first limit, and how many more there are."""
     written: dict[str, Callable[[Any], str]] = {
         "latency_ms": lambda ms: f"{ms:g} ms",
+        "p90_ms": lambda ms: f"p90 {ms:g} ms",
         "memory_bytes": lambda count: f"memory {size(count, 3)}",
         "size_bytes": lambda count: f"weights {size(count, 3)}",
         "macs": lambda count: f"{number(count / 1e6, 3)} M MACs",

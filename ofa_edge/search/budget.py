@@ -1,12 +1,15 @@
 """A budget: what a subnet may cost.
 
-In: text such as `20ms` or `latency=20ms,memory=8MB,size=5MB,macs=300M,energy=30mJ`. Out: a Budget. Rules kept: every
+In: text such as `20ms` or `latency=20ms,p90=25ms,memory=8MB,size=5MB,macs=300M,energy=30mJ`. Out: a Budget. Rules kept: every
 limit has a unit and is greater than 0; each kind of mistake has its own message. Times are kept in ms, sizes in bytes,
 energies (of one run) in mJ.
 
 Units: latency `us`, `ms`, `s`; energy `uJ`, `mJ`, `J`; memory and size `B`, `KB` `MB` `GB` (powers of 1,000; `kB` is
 `KB`) and `KiB` `MiB` `GiB` (powers of 1,024); macs a plain number or `K`, `M`, `G` (powers of 1,000). Upper and lower
 case differ, since `Mb` is a megabit and `m` a thousandth. Fractions of a byte or of a MAC are cut off.
+
+`p90` is a limit for the device alone: a deployment measures the 90th percentile there, and nothing predicts it. A median
+is never above it, so where no latency limit is given it is that too; a search knows nothing else of it (`searched`).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ofa_edge.errors import UsageError
 
-EXAMPLE = "a budget looks like 20ms, or latency=20ms,memory=8MB,size=5MB,macs=300M,energy=30mJ"
+EXAMPLE = "a budget looks like 20ms, or latency=20ms,p90=25ms,memory=8MB,size=5MB,macs=300M,energy=30mJ"
 
 
 class _Kind(NamedTuple):
@@ -48,6 +51,7 @@ _LISTED_SIZES = "B, KB, MB, GB, KiB, MiB or GiB"
 
 _LIMITS = {
     "latency": _Kind("latency_ms", _TIMES, "ms", "us, ms or s"),
+    "p90": _Kind("p90_ms", _TIMES, "ms", "us, ms or s"),
     "memory": _Kind("memory_bytes", _SIZES, "B", _LISTED_SIZES),
     "size": _Kind("size_bytes", _SIZES, "B", _LISTED_SIZES),
     "macs": _Kind("macs", _COUNTS, "", "K, M, G or none"),
@@ -72,6 +76,7 @@ class Budget:
         size_bytes: on weights.
         macs: on multiply-accumulates.
         energy_mj: on the upper bound of the predicted energy of one run.
+        p90_ms: on the 90th percentile that a deployment measures; latency_ms is set to it where it is None.
 
     Raises:
         UsageError: no limit at all, or one that is not greater than 0 and finite.
@@ -82,8 +87,11 @@ class Budget:
     size_bytes: int | None = None
     macs: int | None = None
     energy_mj: float | None = None
+    p90_ms: float | None = None
 
     def __post_init__(self) -> None:
+        if self.latency_ms is None:
+            object.__setattr__(self, "latency_ms", self.p90_ms)
         if not self.as_json():
             raise UsageError("the budget has no limit", hint=EXAMPLE)
         for name, kind in _LIMITS.items():
@@ -132,6 +140,10 @@ class Budget:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
+    def searched(self) -> dict[str, float | int]:
+        """The limits that are set and that a search holds predictions against, by field name."""
+        return {name: value for name, value in self.as_json().items() if name != "p90_ms"}
+
 
 def _plain(limit: float | int) -> str:
     """The number without an exponent, and without a `.0`."""
@@ -154,7 +166,7 @@ def _limit(name: str, value: str) -> float | int:
     amount = Decimal(match["number"]) * kind.units[unit]
     if amount == 0:
         raise UsageError(f"the budget's {name} must be greater than 0, not {value}", hint=EXAMPLE)
-    if kind.field in ("latency_ms", "energy_mj"):
+    if kind.field in ("latency_ms", "p90_ms", "energy_mj"):
         return float(amount)
     if amount < 1:
         raise UsageError(f"the budget's {name} of {value} is less than one", hint=EXAMPLE)

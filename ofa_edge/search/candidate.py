@@ -96,7 +96,7 @@ def excess(candidate: Candidate, budget: Budget) -> float:
     Raises:
         UsageError: energy is limited and the candidate's unknown.
     """
-    limits = budget.as_json().values()
+    limits = budget.searched().values()
     return max(use / limit for use, limit in zip(used(candidate, budget), limits, strict=True))
 
 
@@ -111,7 +111,7 @@ def used(candidate: Candidate, budget: Budget) -> list[float]:
         "macs": counts.macs,
         "energy_mj": 0.0 if candidate.energy_mj is None else _upper(candidate.energy_mj),
     }
-    return [found[field] for field in budget.as_json()]
+    return [found[field] for field in budget.searched()]
 
 
 def excess_of_counts(counts: Cost, budget: Budget) -> float:

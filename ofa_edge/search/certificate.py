@@ -120,9 +120,9 @@ def of_uses(used: Floats, budget: Budget) -> Certificate:
     """The certificate over these subnets.
 
     Args:
-        used: (n, limits) what each uses of each limit, in the order and units of `Budget.as_json`.
+        used: (n, limits) what each uses of each limit, in the order and units of `Budget.searched`.
     """
-    given = budget.as_json()
+    given = budget.searched()
     fields, limits = list(given), np.array(list(given.values()), dtype=np.float64)
     keeps = used <= limits
     conflicts: list[tuple[int, ...]] = []

@@ -77,7 +77,7 @@ class Limits:
 
 def uses(costs: Ints, budget: Budget, margin: float = 0.0, energy_margin: float = 0.0) -> Floats:
     """What subnets of these costs (n, COLUMNS) use of each limit of a budget: (n, limits), in the order and in the
-    units of `Budget.as_json`."""
+    units of `Budget.searched`."""
     found = {
         "latency_ms": costs[:, LATENCY] / PER_MS * (1 + margin),
         "memory_bytes": costs[:, BYTES] + costs[:, PEAK],
@@ -85,13 +85,13 @@ def uses(costs: Ints, budget: Budget, margin: float = 0.0, energy_margin: float 
         "macs": costs[:, MACS],
         "energy_mj": costs[:, ENERGY] / PER_MJ * (1 + energy_margin),
     }
-    return np.stack([np.asarray(found[name], dtype=np.float64) for name in budget.as_json()], axis=1)
+    return np.stack([np.asarray(found[name], dtype=np.float64) for name in budget.searched()], axis=1)
 
 
 def growth(costs: Ints, budget: Budget, margin: float = 0.0, energy_margin: float = 0.0) -> Floats:
     """By what factor all limits of a budget would have to grow for each of these subnets, (n,); at most 1 where it
     fits."""
-    limits = np.array(list(budget.as_json().values()))
+    limits = np.array(list(budget.searched().values()))
     found: Floats = (uses(costs, budget, margin, energy_margin) / limits).max(axis=1)
     return found
 

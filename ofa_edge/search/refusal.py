@@ -68,8 +68,11 @@ def needed_budget(near: Candidate, budget: Budget, margin: float, energy_margin:
     energy = near.energy_mj or Estimate(0.0)
     drawn = max(energy.value * (1 + energy_margin), energy.high or 0.0)
     memory = near.cost.weight_bytes + near.cost.peak_activation_bytes
+    latency = _raised(budget.latency_ms, upper)
+    p90 = budget.p90_ms if latency == budget.latency_ms else _raised(budget.p90_ms, latency or 0.0)
     return Budget(
-        latency_ms=_raised(budget.latency_ms, upper),
+        latency_ms=latency,
+        p90_ms=p90,  # never below the median's limit: raised with it
         memory_bytes=None if budget.memory_bytes is None else max(budget.memory_bytes, memory),
         size_bytes=None if budget.size_bytes is None else max(budget.size_bytes, near.cost.weight_bytes),
         macs=None if budget.macs is None else max(budget.macs, near.cost.macs),

@@ -211,7 +211,7 @@ _FIELDS: dict[str, type] = {
 }
 _COUNTS: dict[str, type] = dict.fromkeys(("macs", "params", "weight_bytes", "peak_activation_bytes"), int)
 _BUDGET: dict[str, type] = {
-    "latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int, "energy_mj": float,
+    "latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int, "energy_mj": float, "p90_ms": float,
 }  # fmt: skip
 
 
