@@ -107,7 +107,7 @@ class BadFile(OfaEdgeError):
 
 
 class Interrupted(OfaEdgeError):
-    """Ctrl-C, as the value that --json prints; nothing raises it."""
+    """Ctrl-C: as the value that --json prints, or raised where it is known what became of a device."""
 
     code = 130
     kind = "interrupted"

@@ -1,17 +1,20 @@
-"""A selection and a checkpoint become a bundle; and the function that measures a bundle's promise.
+"""Selections and a checkpoint become a bundle; and the function that measures a bundle's promises.
 
-In: what was chosen, the weights it is cut from, how it will run. Out: a Bundle whose golden outputs come from the
-reference arithmetic and whose model was checked against them here, before any device sees it.
+In: what was chosen for each mode, the weights it is cut from, how it will run. Out: a Bundle whose golden outputs come
+from the reference arithmetic and whose models were checked against them here, before any device sees it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from device_agents import wire
 from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy.bundle import Bundle, Part, Promise, Tensors
-from ofa_edge.deploy.manifest import Budget, Manifest, Predicted, Sources
+from ofa_edge.deploy.manifest import DEFAULT_MODE, Budget, Manifest, Mode, Predicted, Sources
 from ofa_edge.deploy.outcome import Measure, Timing
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import build, check, onnx, reference
@@ -32,22 +35,51 @@ _BUNDLES = {"runtime": "onnxruntime", "precision": "fp32"}
 _GOLDEN_SEED = 0
 
 
-def assemble(
-    selection: Selection, checkpoint: Checkpoint, *, app: str, runs_on: RunsOn, conditions: Conditions | None
-) -> Bundle:
-    """Cut, fold, write, check and pack the selected subnet.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for one mode.
 
-    Args:
+    Attributes:
         conditions: those of the latency table the selection was made with; None where it is not at hand, and then
             the device's state cannot be held against it.
+        name: of the mode.
+    """
+
+    selection: Selection
+    runs_on: RunsOn
+    conditions: Conditions | None
+    name: str = DEFAULT_MODE
+
+
+def assemble(choices: Sequence[Choice], checkpoint: Checkpoint, *, app: str) -> Bundle:
+    """Cut, fold, write, check and pack the selected subnets: one for each mode, the default first.
 
     Raises:
-        BadFile: the selection was made for another checkpoint.
-        OfaEdgeError: the model does not compute what the reference does.
-        UsageError: `app` is not a plain name; as require_deployable.
+        BadFile: a selection was made for another checkpoint.
+        OfaEdgeError: a model does not compute what the reference does.
+        UsageError: `app` or a mode's name is not a plain name; as require_deployable.
     """
-    require_deployable(runs_on, conditions)
-    require_checkpoint(selection, checkpoint)
+    for choice in choices:
+        require_deployable(choice.runs_on, choice.conditions)
+        require_checkpoint(choice.selection, checkpoint)
+    first = choices[0].selection.inputs
+    return bundles.build(
+        app=app,
+        space=checkpoint.space,
+        parts=[_part(choice, checkpoint) for choice in choices],
+        labels=checkpoint.metadata.labels,
+        sources=Sources(
+            checkpoint=checkpoint.sha256,
+            latency_table=first.get("latency-table"),
+            accuracy_table=first.get("accuracy-table"),
+            bn="bank",
+        ),
+    )
+
+
+def _part(choice: Choice, checkpoint: Checkpoint) -> Part:
+    """One mode: its model, checked here, and what was promised of it."""
+    selection = choice.selection
     graph = build.network(checkpoint.space.layers(selection.arch), checkpoint.folded(selection.arch))
     model = onnx.to_bytes(graph)
     inputs = reference.golden_inputs(graph, 1, _GOLDEN_SEED)
@@ -58,20 +90,9 @@ def assemble(
         budget=_promised(selection),
         predicted=Predicted(value=estimate.value, low=estimate.low, high=estimate.high),
         top1=100 * selection.top1.value,
-        conditions=conditions,
+        conditions=choice.conditions,
     )
-    return bundles.build(
-        app=app,
-        space=checkpoint.space,
-        parts=[Part(selection.arch, model, Tensors(inputs, outputs), runs_on, promise)],
-        labels=checkpoint.metadata.labels,
-        sources=Sources(
-            checkpoint=checkpoint.sha256,
-            latency_table=selection.inputs.get("latency-table"),
-            accuracy_table=selection.inputs.get("accuracy-table"),
-            bn="bank",
-        ),
-    )
+    return Part(selection.arch, model, Tensors(inputs, outputs), choice.runs_on, promise, choice.name)
 
 
 def _promised(selection: Selection) -> Budget:
@@ -106,40 +127,54 @@ def require_checkpoint(selection: Selection, checkpoint: Checkpoint) -> None:
         )
 
 
-def measurer(device: workload.Device, bundle: Bundle, latency: LatencyModel | None) -> Measure:
-    """Measures a bundle's model as promises are judged: raw medians of fresh processes, interleaved with the anchor.
+def measurer(
+    device: workload.Device,
+    models: Mapping[str, LatencyModel | None],
+    *,
+    on_process: Callable[[], object] = lambda: None,
+) -> Measure:
+    """Measures a mode's model, which the device has, as promises are judged: raw medians of fresh processes,
+    interleaved with an anchor, as the mode runs.
 
     The measurement is disturbed where more of its processes were than their median bears; it is the caller's to
     repeat it.
 
     Args:
-        latency: the model the promise was made with. A process whose anchor is off the reference in its table is a
-            disturbed one; without a model nothing says what the anchor should take.
+        models: by mode, the latency model its promise was made with. A process whose anchor is off the reference in
+            its table is a disturbed one; without a model nothing says what the anchor should take.
+        on_process: called after each process; what it raises ends the measurement.
     """
-    # Without a model the anchor only says how evenly the device works, and any network will do.
-    space = latency.space if latency else SPACES.get(bundle.manifest.space, OFA_LITE0)
-    beside = latency.anchor if latency else plan.middle(space, space.resolutions)
 
-    def measure(manifest: Manifest) -> Timing | wire.Failed:
-        processes: list[trials.Trial] = []
-        mode = manifest.default
+    def measure(manifest: Manifest, mode: Mode) -> Timing | wire.Failed:
+        # Without a model the anchor only says how evenly the device works, and any network will do.
+        latency = models.get(mode.name)
+        space = latency.space if latency else SPACES.get(manifest.space, OFA_LITE0)
+        beside = latency.anchor if latency else plan.middle(space, space.resolutions)
         runs_on = mode.runs.runs_on()
+        key = manifest.release if mode is manifest.default else f"{manifest.release} {mode.name}"
+        processes: list[trials.Trial] = []
+
+        def note(_: str, trial: trials.Trial) -> None:
+            processes.append(trial)
+            on_process()
+
         (found,) = trials.measure_networks(
             device,
-            {manifest.release: workload.Source(lambda: bundle.files[mode.model])},
+            {key: workload.Source.there(manifest.file(mode.model).sha256)},
             runs_on=runs_on,
             processes=TRIAL_PROCESSES,
             anchor=workload.network_source(space, beside, runs_on),
             reference_ms=latency.reference_ms if latency else None,
             effort=replace(plan.QUICK, attempts=1),
-            on_process=lambda key, trial: processes.append(trial),
+            on_process=note,
         )
         if found.figures is None:
-            return wire.Failed(manifest.release, found.failed or "no process gave a result")
+            return wire.Failed(key, found.failed or "no process gave a result")
+        p90 = float(np.median([t.result.figures.p90 for t in processes if isinstance(t.result, wire.Measured)]))
         bad = [trial for trial in processes if trial.disturbed]
         if len(bad) <= TRIAL_PROCESSES // 2:
-            return Timing(found.figures.median)
+            return Timing(found.figures.median, p90_ms=p90)
         disturbing = DISTURBING | {trials.ANCHOR_OFF}
-        return Timing(found.figures.median, tuple(flag for flag in found.flags if flag in disturbing))
+        return Timing(found.figures.median, tuple(flag for flag in found.flags if flag in disturbing), p90)
 
     return measure

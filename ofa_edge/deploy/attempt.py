@@ -3,10 +3,12 @@
 In: a Device, the manifest of the release and the plan's steps. Out: an Outcome for a commit, or the error of
 any other end. Rules kept:
 
-- A release becomes current only after its golden outputs (and, for a new one, its latency) were checked on
-  the device. A latency taken while the device was disturbed is taken again, up to three times; the third counts.
-- Whatever goes wrong before the commit, the device is told to go back and why, and its journal keeps it. A
-  host or a link that dies tells nothing: then the next attempt does, first thing.
+- A release becomes current only after the golden outputs (and, for a new one, the latency) of each of its modes were
+  checked on the device. A latency taken while the device was disturbed is taken again, up to three times; the third
+  counts.
+- Whatever goes wrong before the commit, the device is told to go back and why, and its journal keeps it; where the
+  post-switch command ran, it runs once more, so that the application opens the old release again. A host or a link that
+  dies tells nothing: then the next attempt does, first thing.
 - After the commit nothing undoes it; what fails then is a notice.
 """
 
@@ -19,13 +21,15 @@ from typing import Any, Protocol
 
 from device_agents import wire
 from ofa_edge.deploy.bundle import MANIFEST, Bundle
-from ofa_edge.deploy.manifest import Manifest
-from ofa_edge.deploy.outcome import Measure, Outcome, Promise, State, Timing, failure, judge
+from ofa_edge.deploy.hooks import HookFailed, Hooks, Kind
+from ofa_edge.deploy.manifest import Manifest, Mode
+from ofa_edge.deploy.outcome import Measure, Outcome, Promise, State, Timing, failure, kept
 from ofa_edge.deploy.plan import Planned, Step
-from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError
+from ofa_edge.errors import DeviceLost, Interrupted, OfaEdgeError, ProtocolError
 
 ATTEMPTS = 3  # measurements of a latency while the device is disturbed
 AGAIN = "run the same command again: it first puts right what was left half done"
+STOPPED = "the host stopped"
 _MAX_REASON = 900  # what a journal keeps of a reason, with what the device adds to it
 
 Progress = Callable[[Planned], None]
@@ -46,11 +50,15 @@ class Device(Protocol):
 
     def check(self, args: Mapping[str, Any]) -> wire.Checked: ...
 
-    def call(self, op: str, args: Mapping[str, Any]) -> dict[str, Any]: ...
+    def call(self, op: str, args: Mapping[str, Any], *, timeout: float | None = None) -> dict[str, Any]: ...
 
 
 class TrialFailed(Exception):
-    """The release is at fault, not the device or the link to it."""
+    """The release cannot stay; `blame` where it is at fault, not what was asked of the device."""
+
+    def __init__(self, reason: str, *, blame: bool = True):
+        super().__init__(reason)
+        self.blame = blame
 
 
 class Attempt:
@@ -58,10 +66,11 @@ class Attempt:
 
     Args:
         kind: `deploy` or `rollback`, for the journal.
-        begun: what is known before: app, release, previous, predictions, budget.
+        begun: what is known before: app, release, previous, predictions, budgets.
         bundle: what to bring to the device; None for a release that is there.
-        measure: gives the latency; not called unless the plan says so.
+        measure: gives the latency of a mode; not called unless the plan says so.
         host: what messages call the device.
+        progress: called before each step; what it raises ends the attempt as a failed step does.
     """
 
     def __init__(
@@ -73,6 +82,7 @@ class Attempt:
         *,
         bundle: Bundle | None,
         measure: Measure,
+        hooks: Hooks,
         host: str,
         progress: Progress,
     ):
@@ -82,6 +92,8 @@ class Attempt:
         self._outcome = begun
         self._bundle = bundle
         self._measure = measure
+        self._hooks = hooks
+        self._reopened = False  # the application was told to open `current` again
         self._host = host
         self._progress = progress
 
@@ -89,17 +101,19 @@ class Attempt:
         """Do the steps that the device and the model are needed for; lock and unlock are the caller's.
 
         Raises:
-            RolledBack, NeedsHands, DeviceLost: see `run.deploy`.
+            RolledBack, NeedsHands, DeviceLost, Interrupted: see `run.deploy`.
         """
-        actions: dict[Step, Callable[[], object]] = {
-            Step.BEGIN: lambda: self._call("begin", kind=self._kind),
+        actions: dict[Step, Callable[[Planned], object]] = {
+            Step.BEGIN: lambda planned: self._call("begin", kind=self._kind),
             Step.UPLOAD: self._upload,
-            Step.STAGE: lambda: self._call("stage", manifest=self._shipped().sha256(MANIFEST)),
-            Step.SHARE: lambda: self._call("share"),
+            Step.STAGE: lambda planned: self._call("stage", manifest=self._shipped().sha256(MANIFEST)),
+            Step.SHARE: lambda planned: self._call("share"),
             Step.OUTPUTS: self._check_outputs,
             Step.LATENCY: self._check_latency,
-            Step.SWITCH: lambda: self._call("switch"),
+            Step.SWITCH: lambda planned: self._call("switch"),
+            Step.POST_SWITCH: self._post_switch,
             Step.VERIFY: self._verify,
+            Step.HEALTH: lambda planned: self._hook(Kind.HEALTH),
             Step.COMMIT: self._commit,
             Step.PRUNE: self._prune,
         }
@@ -108,14 +122,16 @@ class Attempt:
                 if planned.step in actions:
                     self._progress(planned)
                     self._outcome = replace(self._outcome, steps=(*self._outcome.steps, planned))
-                    actions[planned.step]()
+                    actions[planned.step](planned)
         except TrialFailed as error:
-            raise self._back(str(error), blame=True) from None
+            raise self._back(str(error), blame=error.blame) from None
+        except (KeyboardInterrupt, Interrupted):
+            raise self._interrupted() from None
         except OfaEdgeError as error:
             raise self._back(error.message.removeprefix(f"{self._host}: "), blame=False, cause=error) from error
-        except BaseException:  # Ctrl-C, or a mistake of ours: the device goes back either way
+        except BaseException:  # a mistake of ours: the device goes back all the same
             with contextlib.suppress(OfaEdgeError):
-                self._recover("the host stopped", blame=False)
+                self._recover(STOPPED, blame=False)
             raise
         return self._outcome
 
@@ -129,13 +145,13 @@ class Attempt:
             raise ValueError("a plan that ships files needs a bundle")
         return self._bundle
 
-    def _upload(self) -> None:
+    def _upload(self, planned: Planned) -> None:
         blobs = self._shipped().blobs()
         self._device.push({sha256: blobs[sha256] for sha256 in self._device.missing(list(blobs))})
 
-    def _check_outputs(self) -> None:
-        """Golden outputs, computed on the device in a fresh process."""
-        manifest, mode = self._manifest, self._manifest.default
+    def _check_outputs(self, planned: Planned) -> None:
+        """Golden outputs of a mode, computed on the device in a fresh process."""
+        manifest, mode = self._manifest, self._manifest.mode(planned.mode)
         golden = mode.golden
         if self._kind == "deploy":
             self._call("trial")
@@ -153,45 +169,60 @@ class Attempt:
         except DeviceLost:
             raise
         except OfaEdgeError as error:
-            raise TrialFailed(f"the model does not run there: {error.message}") from error
+            raise TrialFailed(f"{self._of(mode)}the model does not run there: {error.message}") from error
         if checked.rel is None:
-            raise TrialFailed("its outputs on the device are not finite")
+            raise TrialFailed(f"{self._of(mode)}its outputs on the device are not finite")
         if checked.rel > golden.tolerance:
             raise TrialFailed(
-                f"its outputs on the device differ by {checked.rel:.2g} of the largest, {golden.tolerance:g} is allowed"
+                f"{self._of(mode)}its outputs on the device differ by {checked.rel:.2g} of the largest, "
+                f"{golden.tolerance:g} is allowed"
             )
 
-    def _check_latency(self) -> None:
-        timing = self._timed()
-        budget = self._outcome.budget_ms
-        promise = judge(timing, budget, emulated=self._device.facts.emulated)
-        self._outcome = replace(self._outcome, measured_ms=timing.median_ms, promise=promise)
+    def _check_latency(self, planned: Planned) -> None:
+        mode = self._manifest.mode(planned.mode)
+        timing = self._timed(mode)
+        (before,) = (one for one in self._outcome.modes if one.name == mode.name)
+        judged = before.by(timing, emulated=self._device.facts.emulated)
+        self._outcome = self._outcome.judged(judged)
         note = f" (disturbed: {', '.join(timing.disturbed)})" if timing.disturbed else ""
-        if promise is Promise.BROKEN:
-            raise TrialFailed(f"it takes {timing.median_ms:.3g} ms there, the budget is {budget:g} ms{note}")
+        if judged.promise is Promise.BROKEN:
+            raise TrialFailed(f"{self._of(mode)}{judged.breach}{note}")
         if note:
-            self._notice(f"the latency was taken on a busy device{note}")
+            self._notice(f"{self._of(mode)}the latency was taken on a busy device{note}")
 
-    def _timed(self) -> Timing:
+    def _timed(self, mode: Mode) -> Timing:
         left = 1 if self._device.facts.emulated else ATTEMPTS
         while True:
             left -= 1
-            timing = self._measure(self._manifest)
+            timing = self._measure(self._manifest, mode)
             if isinstance(timing, wire.Failed):
-                raise TrialFailed(f"the model failed while it was timed: {timing.reason}")
+                raise TrialFailed(f"{self._of(mode)}the model failed while it was timed: {timing.reason}")
             if not timing.disturbed or not left:
                 return timing
 
-    def _verify(self) -> None:
+    def _of(self, mode: Mode) -> str:
+        return f"mode {mode.name}: " if len(self._manifest.modes) > 1 else ""
+
+    def _post_switch(self, planned: Planned) -> None:
+        self._reopened = True  # even where it fails: it may have done half of what it does
+        self._hook(Kind.POST_SWITCH)
+
+    def _hook(self, kind: Kind) -> None:
+        try:
+            self._hooks.run(self._device, self._manifest.app, self._manifest.release, kind)
+        except HookFailed as error:
+            raise TrialFailed(str(error), blame=error.started) from None
+
+    def _verify(self, planned: Planned) -> None:
         problem = wire.Fields("verify", self._call("verify")).text("problem")
         if problem:
             raise TrialFailed(f"after the switch {problem}")
 
-    def _commit(self) -> None:
-        self._call("commit", facts=self._facts())
+    def _commit(self, planned: Planned) -> None:
+        self._call("commit", facts=self._outcome.facts())
         self._outcome = replace(self._outcome, state=State.COMMITTED)
 
-    def _prune(self) -> None:
+    def _prune(self, planned: Planned) -> None:
         try:
             self._device.call("prune", {"app": self._manifest.app})
         except OfaEdgeError as error:
@@ -215,26 +246,51 @@ class Attempt:
         if recovered is not None and recovered.get("event") != "rolled-back":
             reason = f"{reason}; it is current all the same: {wire.clean(str(recovered.get('reason')))}"
             self._outcome = replace(self._outcome, state=State.NEEDS_HANDS, reason=reason)
+        else:
+            self._reopen()
         with contextlib.suppress(OfaEdgeError):  # a release that failed takes no room; that this fails changes nothing
             self._device.call("prune", {"app": self._manifest.app})
         return failure(self._outcome, self._host)
 
-    def _recover(self, reason: str, *, blame: bool) -> dict[str, Any] | None:
-        return recover(self._device, self._manifest.app, reason, blame=blame, facts=self._facts())
+    def _interrupted(self) -> Interrupted:
+        """Ctrl-C: back as after a failed step, unless the commit was done. The error that says where that ended."""
+        if self._outcome.state is not State.COMMITTED:
+            error = self._back(STOPPED, blame=False)
+            told = error.details
+            if told.get("state") is None:
+                said, hint = "it runs the old release or the new one", AGAIN
+            elif told["state"] == State.ROLLED_BACK:
+                said, hint = kept(self._outcome), "run the same command again"
+            else:
+                said, hint = error.message.removeprefix(f"{self._host}: "), error.hint
+        else:
+            told, said, hint = self._outcome.as_json(), f"release {self._manifest.release} is committed", ""
+        return Interrupted(f"{self._host}: interrupted; {said}", hint=hint, details=told)
 
-    def _facts(self) -> dict[str, Any]:
-        """What the device's journal keeps of the trial."""
-        outcome = self._outcome
-        return {
-            "predicted_ms": outcome.predicted_ms,
-            "measured_ms": outcome.measured_ms,
-            "budget_ms": outcome.budget_ms,
-            "promise": str(outcome.promise),
-            "top1": outcome.top1,
-        }
+    def _recover(self, reason: str, *, blame: bool) -> dict[str, Any] | None:
+        return recover(self._device, self._manifest.app, reason, blame=blame, facts=self._outcome.facts())
+
+    def _reopen(self) -> None:
+        """The application opens the old release again."""
+        if self._reopened and (previous := self._outcome.previous):
+            if notice := reopened(self._device, self._manifest.app, previous, self._hooks):
+                self._notice(notice)
 
     def _notice(self, text: str) -> None:
-        self._outcome = replace(self._outcome, notices=(*self._outcome.notices, text))
+        self._outcome = self._outcome.noting(text)
+
+
+def reopened(device: Device, app: str, release: str, hooks: Hooks) -> str:
+    """Run the post-switch command for a release that is current again; '' or what went wrong, which changes nothing."""
+    if not hooks.post_switch:
+        return ""
+    try:
+        hooks.run(device, app, release, Kind.POST_SWITCH)
+    except HookFailed as error:
+        return f"back at release {release}, {error}"
+    except OfaEdgeError as error:
+        return f"back at release {release}, its post-switch command could not be run: {error.message}"
+    return ""
 
 
 def recover(

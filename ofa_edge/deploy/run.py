@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from device_agents import wire
-from ofa_edge.deploy.attempt import Attempt, Device, Progress, recover
+from ofa_edge.deploy.attempt import Attempt, Device, Progress, recover, reopened
 from ofa_edge.deploy.bundle import Bundle
-from ofa_edge.deploy.manifest import Manifest, parse_manifest
-from ofa_edge.deploy.outcome import Measure, Outcome, Promise, State, refusal
-from ofa_edge.deploy.plan import DeviceState, Plan, Planned, Step, Verdict, parse_state, plan, plan_rollback
+from ofa_edge.deploy.device_state import DeviceState, parse_state
+from ofa_edge.deploy.hooks import Hooks
+from ofa_edge.deploy.manifest import DEFAULT_MODE, Manifest, Mode, parse_manifest
+from ofa_edge.deploy.outcome import Measure, Outcome, State, refusal
+from ofa_edge.deploy.plan import Plan, Planned, Step, Verdict, Wishes, plan, plan_rollback
 from ofa_edge.errors import DeploymentRefused, LockHeld, OfaEdgeError, ProtocolError
 
 _INTERRUPTED = "it was interrupted: the host, the link or the device stopped"
@@ -37,102 +39,128 @@ def deploy(
     measure: Measure,
     budget: float | None = None,
     dry_run: bool = False,
-    accept_stale: bool = False,
+    wishes: Wishes = Wishes(),
     host: str = "the device",
     progress: Progress = silent,
 ) -> Outcome:
     """Make a bundle the current release of its app.
 
     Args:
-        measure: gives the latency in fresh processes; called once, or up to three times while disturbed.
-        budget: the promise in ms, in place of the bundle's own (which makes it another release).
+        measure: gives the latency of a mode in fresh processes; called once for each, or up to three times while
+            disturbed.
+        budget: the promise of the default mode in ms, in place of the bundle's own (which makes it another release).
         dry_run: only plan; the Outcome says `unchanged` and holds the steps.
-        accept_stale: go on where the bundle's conditions are not the device's.
+        wishes: see plan.py.
         host: what messages call the device.
-        progress: called before each step.
+        progress: called before each step; what it raises ends the deployment as a failed step does.
 
     Returns:
         An Outcome whose state is `committed` or `unchanged`.
 
     Raises:
-        RolledBack: the promise broke, the outputs differ or a step failed; the old release runs.
+        RolledBack: a promise broke, outputs differ, a step or a hook failed; the old release runs.
         LockHeld, DeploymentRefused, BadFile (stale): nothing was changed.
         NeedsHands: neither forward nor back.
         DeviceLost: the end is unknown; the next deployment puts it right.
+        Interrupted: Ctrl-C, or `progress` raised it.
         All of them carry the Outcome's JSON as `details`.
     """
-    run = _Run(device, bundle if budget is None else bundle.with_latency_budget(budget), host, progress)
+    made = bundle if budget is None else bundle.with_latency_budget(budget)
+    run = _Run(device, made, wishes, host, progress)
     state = run.state()
-    first = plan(state, run.manifest, accept_stale=accept_stale)
+    first = plan(state, run.manifest, wishes)
     if dry_run or first.verdict in (Verdict.UNCHANGED, Verdict.LOCKED, Verdict.NEEDS_HANDS):
         return run.settle(first, state)
-    with run.locked():
-        run.put_right()
+    with _locked(device, run.manifest.app, host, progress):
+        notices = _put_right(device, run.manifest.app, wishes.hooks, progress)
         state = run.state()
-        second = plan(state, run.manifest, accept_stale=accept_stale)
+        second = plan(state, run.manifest, wishes)
         if second.verdict is not Verdict.DEPLOY:
             run.record(second)
-            return run.settle(second, state)
+            return run.settle(second, state, notices)
         attempt = Attempt(
             device,
             run.manifest,
             "deploy",
-            run.begun(state),
+            run.begun(state, notices),
             bundle=run.bundle,
             measure=measure,
+            hooks=wishes.hooks,
             host=host,
             progress=progress,
         )
         return attempt.execute(second.steps)
 
 
-def rollback(device: Device, app: str, *, host: str = "the device", progress: Progress = silent) -> Outcome:
+def rollback(
+    device: Device,
+    app: str,
+    *,
+    measure: Measure | None = None,
+    hooks: Hooks | None = None,
+    host: str = "the device",
+    progress: Progress = silent,
+) -> Outcome:
     """Make the release before the current one current again, after checking its files and golden outputs.
+
+    Args:
+        measure: also hold the latency of each mode against its budget; None: it is not measured.
 
     Raises:
         DeploymentRefused: there is none.
         BadFile: its files are damaged.
-        RolledBack: it computes something else than it did; the current release stays.
+        RolledBack: it computes something else than it did, breaks a promise, or a hook failed; the current one stays.
+        Further ones as `deploy`.
     """
+    hooks = hooks or Hooks()
     with _locked(device, app, host, progress):
-        _put_right(device, app, progress)
+        notices = _put_right(device, app, hooks, progress)
         state = parse_state(device.call("state", {"app": app}), device.facts)
         if state.needs_hands or state.previous is None:
             raise DeploymentRefused(
                 f"{host}: {state.needs_hands or f'app {app} has no release before the current one'}",
                 hint=f"`ofa-edge status --host {host} --app {app}` shows what there is",
             )
-        manifest = _manifest(device, app, state.previous)
-        begun = _begun(manifest, state)
+        manifest = read_manifest(device, app, state.previous)
         attempt = Attempt(
-            device, manifest, "rollback", begun, bundle=None, measure=_not_measured, host=host, progress=progress
+            device,
+            manifest,
+            "rollback",
+            Outcome.begun(manifest, state.current, notices),
+            bundle=None,
+            measure=measure or _not_measured,
+            hooks=hooks,
+            host=host,
+            progress=progress,
         )
-        return attempt.execute(plan_rollback(state, manifest).steps)
+        return attempt.execute(plan_rollback(state, manifest, hooks=hooks, measure=measure is not None).steps)
 
 
 def status(device: Device, app: str) -> dict[str, Any]:
-    """What `ofa-edge status` prints: current, previous, releases, lock, the newest journal records.
+    """What `ofa-edge status` prints: current, previous, mode, modes, releases, lock, the newest journal records.
 
     Raises:
         ProtocolError: the device's answer is none.
         BadFile: the manifest of the current release is not valid here.
     """
     reply = device.call("status", {"app": app})
-    records, manifest = reply.pop("journal", None), reply.pop("manifest", None)
+    records, text = reply.pop("journal", None), reply.pop("manifest", None)
     state = parse_state(reply, device.facts)
     if not isinstance(records, list):
         raise ProtocolError("the device's answer to 'status' has no journal")
     holder = state.lock
+    manifest = parse_manifest(str(text).encode(), "the device's manifest") if text else None
     return {
         "app": app,
         "current": state.current,
         "previous": state.previous,
-        "mode": None,
+        "mode": state.mode,
+        "modes": [mode.name for mode in manifest.modes] if manifest else [],
         "releases": list(state.releases),
         "problem": state.needs_hands or state.problem,
         "unfinished": state.unfinished.release if state.unfinished else None,
         "lock": {"holder": holder.name, "age_s": holder.age_s, "alive": holder.alive} if holder else None,
-        "manifest": parse_manifest(str(manifest).encode(), "the device's manifest").as_json() if manifest else None,
+        "manifest": manifest.as_json() if manifest else None,
         "journal": [_printable(record) for record in records if isinstance(record, dict)],
     }
 
@@ -140,7 +168,7 @@ def status(device: Device, app: str) -> dict[str, Any]:
 def prune(device: Device, app: str, *, host: str = "the device", progress: Progress = silent) -> dict[str, Any]:
     """Remove all releases but the current and the previous one: {"app", "removed": [release]}."""
     with _locked(device, app, host, progress):
-        _put_right(device, app, progress)
+        _put_right(device, app, Hooks(), progress)
         removed = wire.Fields("prune", device.call("prune", {"app": app})).items("removed", 10_000)
     return {"app": app, "removed": [wire.clean(str(release)) for release in removed]}
 
@@ -151,6 +179,7 @@ class _Run:
 
     device: Device
     bundle: Bundle
+    wishes: Wishes
     host: str
     progress: Progress
 
@@ -162,14 +191,11 @@ class _Run:
         missing = frozenset(self.device.missing(list(self.bundle.blobs())))
         return parse_state(self.device.call("state", {"app": self.manifest.app}), self.device.facts, missing)
 
-    def begun(self, state: DeviceState) -> Outcome:
-        return _begun(self.manifest, state)
-
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        return _locked(self.device, self.manifest.app, self.host, self.progress)
-
-    def put_right(self) -> None:
-        _put_right(self.device, self.manifest.app, self.progress)
+    def begun(self, state: DeviceState, notices: tuple[str, ...] = ()) -> Outcome:
+        names = [mode.name for mode in self.manifest.modes]
+        if state.mode not in (None, DEFAULT_MODE, *names):
+            notices = (*notices, f"the device is in mode {state.mode}, which this release lacks: it runs in {names[0]}")
+        return Outcome.begun(self.manifest, state.current, notices)
 
     def record(self, refused: Plan) -> None:
         """Leave a refusal in the device's journal; that this fails changes nothing."""
@@ -177,35 +203,15 @@ class _Run:
         with contextlib.suppress(OfaEdgeError):
             self.device.call("refuse", args)
 
-    def settle(self, decided: Plan, state: DeviceState) -> Outcome:
+    def settle(self, decided: Plan, state: DeviceState, notices: tuple[str, ...] = ()) -> Outcome:
         """The Outcome of a plan that is not executed; raises the error of one that cannot be."""
-        outcome = replace(self.begun(state), state=State.UNCHANGED, reason=decided.reason, steps=decided.steps)
+        begun = self.begun(state, notices)
+        outcome = replace(begun, state=State.UNCHANGED, reason=decided.reason, steps=decided.steps)
         if decided.verdict is Verdict.DEPLOY:
             return replace(outcome, reason="only planned, nothing was changed")
         if decided.verdict is not Verdict.UNCHANGED:
             raise refusal(decided, outcome, self.host)
-        facts = state.committed.get("facts")
-        facts = facts if isinstance(facts, dict) else {}
-        measured, promise = facts.get("measured_ms"), facts.get("promise")
-        return replace(
-            outcome,
-            previous=state.previous,
-            measured_ms=float(measured) if isinstance(measured, (int, float)) else None,
-            promise=Promise(promise) if promise in set(Promise) else Promise.NOT_CHECKABLE,
-        )
-
-
-def _begun(manifest: Manifest, state: DeviceState) -> Outcome:
-    mode = manifest.default
-    return Outcome(
-        app=manifest.app,
-        state=State.ROLLED_BACK,  # until a commit says otherwise
-        release=manifest.release,
-        previous=state.current,
-        predicted_ms=mode.predicted.value if mode.predicted else None,
-        budget_ms=mode.budget.latency_ms,
-        top1=mode.top1,
-    )
+        return replace(outcome.recalling(state.committed.get("facts")), previous=state.previous)
 
 
 @contextlib.contextmanager
@@ -225,17 +231,26 @@ def _locked(device: Device, app: str, host: str, progress: Progress) -> Iterator
             device.call("unlock", {"app": app})
 
 
-def _put_right(device: Device, app: str, progress: Progress) -> None:
-    if recovered := recover(device, app, _INTERRUPTED, blame=True):
-        progress(Planned(Step.RECOVER, wire.clean(f"{recovered.get('release')}: {recovered.get('reason')}")))
+def _put_right(device: Device, app: str, hooks: Hooks, progress: Progress) -> tuple[str, ...]:
+    """End what was left half done; notices about it. Where `current` went back, the application opens it again."""
+    recovered = recover(device, app, _INTERRUPTED, blame=True)
+    if not recovered:
+        return ()
+    progress(Planned(Step.RECOVER, wire.clean(f"{recovered.get('release')}: {recovered.get('reason')}")))
+    origin = recovered.get("from")
+    if recovered.get("event") != "rolled-back" or not isinstance(origin, str):
+        return ()
+    notice = reopened(device, app, origin, hooks)
+    return (notice,) if notice else ()
 
 
-def _manifest(device: Device, app: str, release: str) -> Manifest:
+def read_manifest(device: Device, app: str, release: str) -> Manifest:
+    """The manifest of a release on the device, its files hashed there; raises BadFile where it is damaged."""
     text = device.call("manifest", {"app": app, "release": release}).get("manifest")
     return parse_manifest(str(text).encode(), f"the device's manifest of release {release}")
 
 
-def _not_measured(manifest: Manifest) -> wire.Failed:
+def _not_measured(manifest: Manifest, mode: Mode) -> wire.Failed:
     return wire.Failed(manifest.release, "a rollback measures nothing")
 
 

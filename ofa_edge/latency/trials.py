@@ -131,10 +131,11 @@ def measure_networks(
         UsageError, DeviceLost: as Session.measure and push.
     """
     device = CheckedDevice(device, runs_on)
-    files = {f"network {key}": source.make for key, source in networks.items()}
+    files = {f"network {key}": source.make for key, source in networks.items() if source.sha256 is None}
     if anchor is not None:
         files["anchor"] = anchor.make
     hashes, _ = upload(device, files)
+    hashes |= {f"network {key}": source.sha256 for key, source in networks.items() if source.sha256 is not None}
     beside = None if anchor is None else Model(hashes["anchor"], dict(anchor.shape))
     counted: dict[str, list[Trial]] = {key: [] for key in networks}
     repeats = dict.fromkeys(networks, 0)

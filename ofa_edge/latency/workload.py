@@ -106,10 +106,19 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """How to get a model file, and the sizes of its named dimensions ({} for a file of fixed shape)."""
+    """How to get a model file, and the sizes of its named dimensions ({} for a file of fixed shape).
+
+    `sha256` is that of a file which the device has already; it is not made then.
+    """
 
     make: Callable[[], bytes]
     shape: Mapping[str, int] = field(default_factory=dict)
+    sha256: str | None = None
+
+    @classmethod
+    def there(cls, sha256: str) -> Source:
+        """A file of fixed shape among the device's blobs."""
+        return cls(lambda: b"", sha256=sha256)
 
 
 def network_source(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> Source:

@@ -1,8 +1,8 @@
 """A device for tests: the agent's real release ops on a real folder, without a process or a link between.
 
 Requests and replies pass through the wire's own text form, so what cannot be sent fails here too. Faults are
-placed by number: the n-th request, or the n-th change of the disk, of one life of the agent. What a Device
-does after its death is what a dead one does: nothing, whoever asks.
+placed by number: the n-th request, or the n-th change of the disk, of one life of the agent; a hook counts as a change
+when it starts and when it ends. What a Device does after its death is what a dead one does: nothing, whoever asks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from device_agents.process import Process
 from device_agents.slots import OPS
 from ofa_edge.deploy import bundle
 from ofa_edge.deploy.bundle import Bundle, Part, Promise, Tensors
-from ofa_edge.deploy.manifest import Budget, Manifest, Predicted
+from ofa_edge.deploy.manifest import DEFAULT_MODE, Budget, Manifest, Mode, Predicted
 from ofa_edge.deploy.outcome import Timing
 from ofa_edge.device.session import refusal_error
 from ofa_edge.errors import DeviceLost
@@ -58,17 +58,21 @@ CONDITIONS = conditions(FACTS, RunsOn())
 class Kind(StrEnum):
     """What goes wrong, and where `at` counts."""
 
+    ERROR = "the agent answers with an error"
     HOST_KILLED_BEFORE = "host killed before a request"
     HOST_KILLED_AFTER = "host killed before it heard the reply"
-    LINK_CUT_BEFORE = "link cut before a request"
-    LINK_CUT_AFTER = "link cut before the reply"
+    LINK_CUT_BEFORE = "link cut before the reply"
+    LINK_CUT_AFTER = "link cut after the effect"
     AGENT_KILLED = "agent killed before a change of the disk"
+    REBOOT = "device restarted before a change of the disk, what was not synced is lost"
     DISK_ERROR = "one change of the disk fails"
     DISK_FULL = "the disk is full from a change on"
 
 
-REQUEST_KINDS = (Kind.HOST_KILLED_BEFORE, Kind.HOST_KILLED_AFTER, Kind.LINK_CUT_BEFORE, Kind.LINK_CUT_AFTER)
-DISK_KINDS = (Kind.AGENT_KILLED, Kind.DISK_ERROR, Kind.DISK_FULL)
+REQUEST_KINDS = (
+    Kind.ERROR, Kind.HOST_KILLED_BEFORE, Kind.HOST_KILLED_AFTER, Kind.LINK_CUT_BEFORE, Kind.LINK_CUT_AFTER,
+)  # fmt: skip
+DISK_KINDS = (Kind.AGENT_KILLED, Kind.REBOOT, Kind.DISK_ERROR, Kind.DISK_FULL)
 # What needs room on a full disk; removing and renaming do not.
 GROWING = frozenset({"mkdir", "create", "write", "sync", "append", "symlink"})
 
@@ -84,6 +88,33 @@ class Killed(BaseException):
 
 class _AgentKilled(BaseException):
     """The agent's process ended here."""
+
+
+@dataclass
+class Application:
+    """What the hooks are about: a program that keeps the release open that was current when it was told to look.
+
+    Attributes:
+        root: the device's folder; None: there is no program to be told.
+        opened: the release.
+        replies: what a hook's command gives, by its kind and the release it is for; else status 0.
+        heard: the hooks that ran to their end: kind and release.
+    """
+
+    root: Path | None = None
+    opened: str | None = None
+    replies: Mapping[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    heard: list[tuple[str, str]] = field(default_factory=list)
+
+    def reopen(self) -> None:
+        if self.root is not None:
+            self.opened = running(self.root)
+
+    def run(self, kind: str, release: str) -> dict[str, Any]:
+        if kind == "post-switch":
+            self.reopen()
+        self.heard.append((kind, release))
+        return self.replies.get((kind, release), {"exit": 0, "seconds": 0.1, "output": ""})
 
 
 class _Name(NamedTuple):
@@ -111,6 +142,7 @@ class Device:
         quota: bytes below `root` from which on nothing more can be written; removing makes room again.
         others: processes that live besides this one, for locks.
         checked: what golden outputs give here.
+        application: what hooks reach.
         log: names of the requests so far.
         reached: the fault has happened.
     """
@@ -120,6 +152,7 @@ class Device:
     facts: wire.Facts = FACTS
     others: set[Process] = field(default_factory=set)
     checked: wire.Checked = field(default_factory=lambda: wire.Checked(1e-6, 1e-6, True, True))
+    application: Application = field(default_factory=Application)
     log: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     free: int = 1 << 40
@@ -127,6 +160,7 @@ class Device:
     pushed: int = 0
     reached: bool = False
     dead: BaseException | None = None
+    unsynced: list[Path] = field(default_factory=list)
 
     _pids = itertools.count(1000)
 
@@ -164,14 +198,15 @@ class Device:
 
         return self._request("check", compare)
 
-    def call(self, op: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    def call(self, op: str, args: Mapping[str, Any], *, timeout: float | None = None) -> dict[str, Any]:
         request = wire.parse_request(wire.request_line(1, op, args))
         return self._request(op, lambda: self._answer(request))
 
     # -- inside --------------------------------------------------------------------------------------
     def _answer(self, request: wire.Request) -> dict[str, Any]:
         try:
-            reply: wire.Reply = wire.Result(1, OPS[request.op](self.disk, dict(request.args)))
+            op = self._hook if request.op == "hook" else OPS[request.op]
+            reply: wire.Reply = wire.Result(1, op(self.disk, dict(request.args)))
         except wire.AgentError as error:
             reply = wire.Refusal(1, error.kind, error.message)
         heard = wire.parse_reply(wire.reply_line(reply))
@@ -180,9 +215,22 @@ class Device:
         assert isinstance(heard, wire.Result)
         return dict(heard.result)
 
+    def _hook(self, disk: Disk, args: dict[str, Any]) -> dict[str, Any]:
+        """The agent's own op, but for the process: it checks the request by running `true`, the application answers."""
+        folder = self.root / args["app"]
+        self._effect("hook", folder)
+        OPS["hook"](disk, {**args, "argv": ["true"] if args["argv"] else []})
+        reply = self.application.run(args["kind"], args["release"])
+        self._effect("hooked", folder)
+        return reply
+
     def _request(self, name: str, action: Callable[[], T]) -> T:
         if self.dead is not None:
             raise self.dead
+        if self.fault == (Kind.ERROR, len(self.log)):
+            self.reached = True
+            self.log.append(name)
+            raise refusal_error(wire.Refusal(1, "failed", "it would not"), _Name().name, _Name().python)
         self._maybe(Kind.HOST_KILLED_BEFORE, Kind.LINK_CUT_BEFORE)
         try:
             out = action()
@@ -202,6 +250,10 @@ class Device:
     def _effect(self, change: str, path: Path) -> None:
         number = len(self.changes)
         self.changes.append(f"{change} {path.name}")
+        if change == "create":
+            self.unsynced.append(path)
+        elif change not in ("write", "sync"):
+            self.unsynced.clear()  # a file is written and synced before anything else is done
         if self.quota is not None and change in GROWING and size(self.root) > self.quota:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         if self.fault is None or self.fault.kind not in DISK_KINDS or number < self.fault.at:
@@ -214,7 +266,19 @@ class Device:
             self.reached = True
             if self.fault.kind is Kind.DISK_ERROR:
                 raise OSError(errno.EIO, "Input/output error", str(path))
+            if self.fault.kind is Kind.REBOOT:
+                self._reboot(change, path)
             raise _AgentKilled
+
+    def _reboot(self, change: str, path: Path) -> None:
+        """What was written and not synced has no bytes then, or half a line; applications start and look."""
+        for file in self.unsynced:
+            if file.exists():
+                file.write_bytes(b"")
+        if change == "write" and not self.unsynced:
+            with path.open("ab") as journal:
+                journal.write(b'{"event":"beg')
+        self.application.reopen()
 
 
 def size(root: Path) -> int:
@@ -240,28 +304,39 @@ def make_bundle(
     number: float = 1.0,
     *,
     budget_ms: float | None = 20.0,
+    p90_ms: float | None = None,
     app: str = APP,
     at: Conditions | None = CONDITIONS,
-    runtime: str = "onnxruntime",
+    runs_on: RunsOn = RunsOn(),
+    counter: int = 0,
+    modes: Sequence[str] = (DEFAULT_MODE,),
 ) -> Bundle:
-    """A bundle of the tiny model; `number` tells releases apart."""
-    data = model(number)
+    """A bundle of the tiny model; `number` tells releases apart. Each further mode has half the budget of the one
+    before."""
     inputs = np.linspace(-1, 1, 48, dtype=np.float32).reshape(1, 3, 4, 4)
-    promise = Promise(Budget(latency_ms=budget_ms), Predicted(value=15.0, low=14.0, high=16.0), 91.5, at)
-    golden = Tensors(inputs, inputs + np.float32(number))
-    part = Part(OFA_LITE0.smallest(), data, golden, RunsOn(runtime), promise)
-    return bundle.build(app=app, space=OFA_LITE0, parts=[part], labels=("cat", "dog"))
+    parts = []
+    for place, name in enumerate(modes):
+        bias, share = number + 100 * place, 0.5**place
+        budget = Budget(latency_ms=budget_ms and budget_ms * share, p90_ms=p90_ms and p90_ms * share)
+        predicted = Predicted(value=15.0 * share, low=14.0 * share, high=16.0 * share)
+        promise = Promise(budget, predicted, 91.5 - place, at)
+        golden = Tensors(inputs, inputs + np.float32(bias))
+        parts.append(Part(OFA_LITE0.smallest(), model(bias), golden, runs_on, promise, name))
+    return bundle.build(app=app, space=OFA_LITE0, parts=parts, labels=("cat", "dog"), counter=counter)
 
 
 @dataclass
 class Clock:
-    """A scripted `measure`: gives the timings in turn, the last for ever."""
+    """A scripted `measure`: gives the timings in turn, the last for ever; a mode's own where `by_mode` has one."""
 
     timings: Sequence[Timing | wire.Failed] = (Timing(15.2),)
+    by_mode: Mapping[str, Timing | wire.Failed] = field(default_factory=dict)
     calls: int = 0
 
-    def __call__(self, manifest: Manifest) -> Timing | wire.Failed:
+    def __call__(self, manifest: Manifest, mode: Mode) -> Timing | wire.Failed:
         self.calls += 1
+        if mode.name in self.by_mode:
+            return self.by_mode[mode.name]
         return self.timings[min(self.calls, len(self.timings)) - 1]
 
 

@@ -16,7 +16,7 @@ import pytest
 from device_agents import wire
 from ofa_edge.deploy import bundle, run
 from ofa_edge.deploy.bundle import Bundle, Part, Tensors
-from ofa_edge.deploy.manifest import Budget, Manifest
+from ofa_edge.deploy.manifest import Budget, Manifest, Mode
 from ofa_edge.deploy.outcome import Measure, Promise, State, Timing
 from ofa_edge.deploy.plan import Planned, Step
 from ofa_edge.device import open_device
@@ -73,9 +73,9 @@ def session(host: str) -> Iterator[Session]:
 def once(session: Session) -> Measure:
     """One fresh process, for a moment."""
 
-    def measure(manifest: Manifest) -> Timing | wire.Failed:
+    def measure(manifest: Manifest, mode: Mode) -> Timing | wire.Failed:
         job = wire.MeasureJob(
-            manifest.release, manifest.file(manifest.default.model).sha256, max_seconds=0.1, target_rel=0.5
+            manifest.release, manifest.file(mode.model).sha256, max_seconds=0.1, target_rel=0.5
         )
         (result,) = session.measure([job], fresh=True)
         return result if isinstance(result, wire.Failed) else Timing(result.figures.median)
@@ -90,8 +90,8 @@ def deploy(session: Session, made: Bundle, progress: run.Progress = run.silent) 
 def test_the_life_of_an_app(session: Session) -> None:
     root = Path(session.root)
     first = deploy(session, OLD)
-    assert (first.state, first.promise) == (State.COMMITTED, Promise.HELD)
-    assert first.measured_ms is not None
+    assert (first.state, first.default.promise) == (State.COMMITTED, Promise.HELD)
+    assert first.default.measured_ms is not None
     assert running(root) == OLD.release
 
     assert deploy(session, NEW).previous == OLD.release

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from ofa_edge.deploy.plan import Step, parse_state, plan, plan_rollback
+from ofa_edge.deploy.device_state import parse_state
+from ofa_edge.deploy.hooks import Hooks
+from ofa_edge.deploy.plan import Step, Wishes, plan, plan_rollback
 from ofa_edge.errors import ProtocolError
+from ofa_edge.latency.conditions import RunsOn
 from tests.deploy.double import CONDITIONS, FACTS, make_bundle
 
 CASES = sorted((Path(__file__).parent / "plans").glob("*.json"))
@@ -25,6 +28,8 @@ EMPTY: dict[str, Any] = {
     "committed": None,
     "unfinished": None,
     "trials": {},
+    "mode": None,
+    "counter": 0,
     "needs_hands": "",
     "releases": [],
     "free_bytes": 10**9,
@@ -35,33 +40,50 @@ EMPTY: dict[str, Any] = {
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_plan(path: Path) -> None:
     raw = json.loads(path.read_text())
-    bundle = make_bundle(budget_ms=raw.get("budget_ms", 20.0), at=CONDITIONS if raw.get("conditions", True) else None)
+    bundle = make_bundle(
+        budget_ms=raw.get("budget_ms", 20.0),
+        p90_ms=raw.get("p90_ms"),
+        at=CONDITIONS if raw.get("conditions", True) else None,
+        runs_on=RunsOn(threads=raw.get("threads", 1)),
+        counter=raw.get("counter", 0),
+        modes=raw.get("modes", ["default"]),
+    )
     case = json.loads(path.read_text().replace("NEW", bundle.release))
     missing = frozenset(bundle.blobs()) if case["missing"] == "all" else frozenset[str]()
     state = parse_state({**EMPTY, **case["state"]}, replace(FACTS, **case.get("facts", {})), missing)
     expected = case["expect"]
+    hooks = Hooks.parse(case.get("post_switch"), case.get("health"), 5.0)
+    wishes = Wishes(case.get("accept_stale", False), case.get("allow_downgrade", False), hooks)
 
-    made = plan(state, bundle.manifest, accept_stale=case.get("accept_stale", False))
+    made = plan(state, bundle.manifest, wishes)
 
     assert made.verdict == expected["verdict"], made.reason
     assert [str(planned.step) for planned in made.steps] == expected["steps"]
     assert expected.get("reason", "") in made.reason
-    details = {str(planned.step): planned.detail for planned in made.steps}
-    for step, text in expected.get("details", {}).items():
-        assert text in details[step]
+    assert expected.get("hint", "") in made.hint
+    details = {step: [p.detail for p in made.steps if p.step == step] for step in expected["steps"]}
+    for step, texts in expected.get("details", {}).items():
+        texts = texts if isinstance(texts, list) else [texts]
+        assert len(texts) == len(details[step])
+        for text, detail in zip(texts, details[step], strict=True):
+            assert text in detail
     assert bool(made.hint) == (made.verdict not in ("deploy", "unchanged"))
 
 
 def test_steps_follow_the_order_they_are_declared_in() -> None:
-    bundle = make_bundle()
+    bundle = make_bundle(modes=["full", "low"])
     steps = list(Step)
+    hooks = Hooks.parse("restart camera", "ask camera")
     for made in (
-        plan(parse_state(EMPTY, FACTS, frozenset(bundle.blobs())), bundle.manifest),
-        plan_rollback(parse_state(EMPTY, FACTS), bundle.manifest),
+        plan(parse_state(EMPTY, FACTS, frozenset(bundle.blobs())), bundle.manifest, Wishes(hooks=hooks)),
+        plan_rollback(parse_state(EMPTY, FACTS), bundle.manifest, hooks=hooks, measure=True),
     ):
         places = [steps.index(planned.step) for planned in made.steps]
         assert places == sorted(places)
-        assert places.index(steps.index(Step.OUTPUTS)) < places.index(steps.index(Step.SWITCH))
+        names = [str(planned.step) for planned in made.steps]
+        for step in ("check outputs", "check latency"):
+            assert [p.mode for p in made.steps if p.step == step] == ["full", "low"]
+        assert names[names.index("switch") :][:5] == ["switch", "post-switch", "verify", "health", "commit"]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +93,10 @@ def test_steps_follow_the_order_they_are_declared_in() -> None:
         {"current": 7},
         {"releases": ["ok", "/abs"]},
         {"releases": "all"},
+        {"mode": "../low"},
+        {"mode": 3},
+        {"counter": -1},
+        {"counter": None},
         {"trials": {"a": -1}},
         {"trials": {"a": True}},
         {"trials": []},

@@ -14,14 +14,15 @@ import pytest
 from device_agents import wire
 from ofa_edge.deploy import run
 from ofa_edge.deploy.bundle import Bundle
-from ofa_edge.deploy.manifest import Manifest
+from ofa_edge.deploy.manifest import Manifest, Mode
 from ofa_edge.deploy.outcome import Outcome, Promise, State, Timing
-from ofa_edge.deploy.plan import Planned
+from ofa_edge.deploy.plan import Planned, Wishes
 from ofa_edge.device.session import Session
 from ofa_edge.errors import (
     BadFile,
     DeploymentRefused,
     DeviceLost,
+    Interrupted,
     LockHeld,
     NeedsHands,
     OfaEdgeError,
@@ -67,8 +68,9 @@ def test_a_session_is_a_device() -> None:
 def test_a_first_release_is_committed(root: Path) -> None:
     outcome = deploy(Device(root))
     assert running(root) == NEW.release
-    assert (outcome.state, outcome.promise, outcome.previous) == (State.COMMITTED, Promise.HELD, None)
-    assert (outcome.predicted_ms, outcome.measured_ms, outcome.budget_ms, outcome.top1) == (15.0, 15.2, 20.0, 91.5)
+    assert (outcome.state, outcome.default.promise, outcome.previous) == (State.COMMITTED, Promise.HELD, None)
+    default = outcome.default
+    assert (default.predicted_ms, default.measured_ms, default.budget_ms, default.top1) == (15.0, 15.2, 20.0, 91.5)
     value = outcome.as_json()
     assert value.keys() >= KEYS
     assert [step["step"] for step in value["steps"]] == [
@@ -90,7 +92,7 @@ def test_the_same_release_again_is_unchanged_and_moves_nothing(root: Path) -> No
     device, clock = Device(root), Clock()
     outcome = run.deploy(device, NEW, measure=clock)
     assert (outcome.state, outcome.previous) == (State.UNCHANGED, OLD.release)
-    assert (outcome.measured_ms, outcome.promise) == (15.2, Promise.HELD)
+    assert (outcome.default.measured_ms, outcome.default.promise) == (15.2, Promise.HELD)
     assert device.log == ["missing", "state"]
     assert (clock.calls, device.pushed, device.changes) == (0, 0, [])
 
@@ -110,7 +112,7 @@ def test_a_second_release_sends_only_what_changed(root: Path) -> None:
 def test_another_budget_is_another_promise_and_another_release(root: Path) -> None:
     first, second = deploy(Device(root)), deploy(Device(root), budget=16.0)
     assert second.state is State.COMMITTED
-    assert (first.budget_ms, second.budget_ms) == (20.0, 16.0)
+    assert (first.default.budget_ms, second.default.budget_ms) == (20.0, 16.0)
     assert first.release != second.release
 
 
@@ -157,12 +159,12 @@ def test_a_broken_promise_leaves_the_old_release(root: Path) -> None:
 
 
 def test_the_budget_itself_is_within_the_budget(root: Path) -> None:
-    assert deploy(Device(root), NEW, Timing(20.0)).promise is Promise.HELD
+    assert deploy(Device(root), NEW, Timing(20.0)).default.promise is Promise.HELD
 
 
 def test_a_disturbed_latency_is_taken_again(root: Path) -> None:
     outcome = deploy(Device(root), NEW, Timing(40.0, ("steal",)), Timing(30.0, ("load",)), Timing(15.0))
-    assert (outcome.measured_ms, outcome.promise, outcome.notices) == (15.0, Promise.HELD, ())
+    assert (outcome.default.measured_ms, outcome.default.promise, outcome.notices) == (15.0, Promise.HELD, ())
 
 
 def test_the_third_disturbed_latency_counts(root: Path) -> None:
@@ -171,7 +173,7 @@ def test_the_third_disturbed_latency_counts(root: Path) -> None:
         run.deploy(Device(root), NEW, measure=clock)
     assert clock.calls == 3
     outcome = deploy(Device(root), NEW, Timing(19.0, ("steal",)))
-    assert outcome.promise is Promise.HELD
+    assert outcome.default.promise is Promise.HELD
     assert "steal" in outcome.notices[0]
 
 
@@ -179,13 +181,13 @@ def test_an_emulated_device_keeps_no_promise(root: Path) -> None:
     clock = Clock([Timing(900.0, ("steal",))])
     device = Device(root, facts=replace(FACTS, emulated=True))
     outcome = run.deploy(device, make_bundle(at=None), measure=clock)
-    assert (outcome.state, outcome.promise, outcome.measured_ms) == (State.COMMITTED, Promise.NOT_CHECKABLE, 900.0)
+    assert (outcome.state, outcome.default.promise, outcome.default.measured_ms) == (State.COMMITTED, Promise.NOT_CHECKABLE, 900.0)
     assert clock.calls == 1
 
 
 def test_without_a_budget_nothing_was_promised(root: Path) -> None:
     outcome = deploy(Device(root), make_bundle(budget_ms=None), Timing(900.0))
-    assert (outcome.state, outcome.promise) == (State.COMMITTED, Promise.NOT_CHECKABLE)
+    assert (outcome.state, outcome.default.promise) == (State.COMMITTED, Promise.NOT_CHECKABLE)
 
 
 # -- trials that fail ---------------------------------------------------------------------------------
@@ -229,11 +231,11 @@ def test_after_three_failed_trials_a_release_is_refused_until_it_changes(root: P
 
 
 def test_a_host_that_gives_up_does_not_count_against_the_release(root: Path) -> None:
-    def interrupted(manifest: Manifest) -> Timing:
+    def interrupted(manifest: Manifest, mode: Mode) -> Timing:
         raise KeyboardInterrupt
 
     for _ in range(4):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match="interrupted; no release runs"):
             run.deploy(Device(root), NEW, measure=interrupted)
     assert last_record(Device(root))["reason"] == "the host stopped"
     assert deploy(Device(root)).state is State.COMMITTED
@@ -243,7 +245,7 @@ def test_a_device_that_dies_of_the_trial_counts(root: Path) -> None:
     for _ in range(3):
         device = Device(root)
 
-        def dies(manifest: Manifest, device: Device = device) -> Timing:
+        def dies(manifest: Manifest, mode: Mode, device: Device = device) -> Timing:
             device.dead = DeviceLost("testboard: the link was cut")
             raise device.dead
 
@@ -260,7 +262,7 @@ def test_a_stale_bundle_is_refused_or_measured(root: Path) -> None:
     error = ends_in(BadFile, Device(root, facts=other))
     assert "governor: 'performance' and 'powersave'" in error.message
     assert running(root) is None
-    assert deploy(Device(root, facts=other), accept_stale=True).state is State.COMMITTED
+    assert deploy(Device(root, facts=other), wishes=Wishes(accept_stale=True)).state is State.COMMITTED
 
 
 def test_a_device_without_the_runtime_is_refused(root: Path) -> None:
@@ -277,7 +279,7 @@ def test_two_hosts_at_once_the_second_is_told_who_deploys(root: Path) -> None:
     first = Device(root)
     found: list[OfaEdgeError] = []
 
-    def meanwhile(manifest: Manifest) -> Timing:
+    def meanwhile(manifest: Manifest, mode: Mode) -> Timing:
         second = Device(root, others={first.me})
         found.append(ends_in(LockHeld, second, OLD))
         return Timing(15.0)
