@@ -242,6 +242,7 @@ class Attempt:
         except OfaEdgeError as error:
             reason = f"{reason}; and going back failed: {error.message}"
             self._outcome = replace(self._outcome, state=State.NEEDS_HANDS, reason=reason)
+            self._reopen()  # it may have gone half the way back
             return failure(self._outcome, self._host)
         if recovered is not None and recovered.get("event") != "rolled-back":
             reason = f"{reason}; it is current all the same: {wire.clean(str(recovered.get('reason')))}"

@@ -218,10 +218,13 @@ class Device:
     def _hook(self, disk: Disk, args: dict[str, Any]) -> dict[str, Any]:
         """The agent's own op, but for the process: it checks the request by running `true`, the application answers."""
         folder = self.root / args["app"]
-        self._effect("hook", folder)
-        OPS["hook"](disk, {**args, "argv": ["true"] if args["argv"] else []})
-        reply = self.application.run(args["kind"], args["release"])
-        self._effect("hooked", folder)
+        try:
+            self._effect("hook", folder)
+            OPS["hook"](disk, {**args, "argv": ["true"] if args["argv"] else []})
+            reply = self.application.run(args["kind"], args["release"])
+            self._effect("hooked", folder)
+        except OSError as error:
+            raise wire.AgentError("failed", str(error)) from error
         return reply
 
     def _request(self, name: str, action: Callable[[], T]) -> T:

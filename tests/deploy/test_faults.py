@@ -2,13 +2,14 @@
 next deployment succeeds.
 
 Cases are generated: each scenario is run with a fault at its first request (or change of the disk), at its
-second, and so on until the fault is no longer reached.
+second, and so on until the fault is no longer reached. `python -m tests.deploy.test_faults` counts them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,14 +17,17 @@ from typing import NamedTuple
 import pytest
 
 from device_agents import wire
-from ofa_edge.deploy import run
+from ofa_edge.deploy import modes, run
 from ofa_edge.deploy.bundle import Bundle
+from ofa_edge.deploy.hooks import Hooks
 from ofa_edge.deploy.outcome import Outcome, State, Timing
-from ofa_edge.errors import OfaEdgeError
+from ofa_edge.deploy.plan import Wishes
+from ofa_edge.errors import DeviceLost, OfaEdgeError
 from tests.deploy.double import (
     APP,
     DISK_KINDS,
     REQUEST_KINDS,
+    Application,
     Clock,
     Device,
     Fault,
@@ -33,21 +37,27 @@ from tests.deploy.double import (
     running,
 )
 
-OLDER, OLD, NEW = make_bundle(1.0), make_bundle(2.0), make_bundle(3.0)
+MODES = ("full", "low")
+OLDER, OLD, NEW = (make_bundle(float(number), modes=MODES) for number in (1, 2, 3))
+HOOKS = Hooks.parse("restart camera", "ask camera", 5.0)
+UNWELL = {"exit": 1, "seconds": 0.1, "output": "no"}
+HELD = {"full": Timing(15.2), "low": Timing(8.0)}
 LIMIT = 400  # more than any scenario has requests or changes
 
 
 class Scenario(NamedTuple):
-    """`prepare` the device, then `act` on it with a fault; afterwards it runs one of `allowed`."""
+    """`prepare` the device, then `act` on it with a fault; afterwards it runs one of `allowed`. `hooks` are the
+    application's replies, by kind and release."""
 
     name: str
     prepare: Callable[[Path], None]
     act: Callable[[Device], object]
     allowed: set[str | None]
+    hooks: dict[tuple[str, str], dict[str, object]] = {}
 
 
-def deploy(device: Device, *timings: Timing, bundle: Bundle = NEW) -> Outcome:
-    return run.deploy(device, bundle, measure=Clock(timings or (Timing(15.2),)))
+def deploy(device: Device, *, bundle: Bundle = NEW, **timings: Timing) -> Outcome:
+    return run.deploy(device, bundle, measure=Clock(by_mode={**HELD, **timings}), wishes=Wishes(hooks=HOOKS))
 
 
 def prepare_nothing(root: Path) -> None:
@@ -68,11 +78,8 @@ def prepare_half_done(root: Path) -> None:
     deploy(device)
     with pytest.raises(Killed):
         deploy(Device(root, Fault(Kind.HOST_KILLED_AFTER, device.log.index("switch"))))
+    shutil.rmtree(rehearsal)
     assert running(root) == NEW.release
-
-
-def broken_promise(device: Device) -> None:
-    deploy(device, Timing(99.0))
 
 
 def differing_outputs(device: Device) -> None:
@@ -80,41 +87,92 @@ def differing_outputs(device: Device) -> None:
     deploy(device)
 
 
+def rollback(device: Device) -> None:
+    run.rollback(device, APP, measure=Clock(by_mode=HELD), hooks=HOOKS)
+
+
 SCENARIOS = [
     Scenario("the first release", prepare_nothing, deploy, {None, NEW.release}),
     Scenario("the third release", prepare_two, deploy, {OLD.release, NEW.release}),
     Scenario("after a deployment that stopped half way", prepare_half_done, deploy, {OLD.release, NEW.release}),
-    Scenario("a broken promise", prepare_two, broken_promise, {OLD.release}),
+    Scenario("one mode's promise is broken", prepare_two, lambda d: deploy(d, low=Timing(99.0)), {OLD.release}),
     Scenario("differing outputs", prepare_two, differing_outputs, {OLD.release}),
-    Scenario("a rollback", prepare_two, lambda device: run.rollback(device, APP), {OLD.release, OLDER.release}),
+    Scenario(
+        "post-switch fails", prepare_two, deploy, {OLD.release, NEW.release}, {("post-switch", NEW.release): UNWELL}
+    ),
+    Scenario("health fails", prepare_two, deploy, {OLD.release, NEW.release}, {("health", NEW.release): UNWELL}),
+    Scenario("a rollback", prepare_two, rollback, {OLD.release, OLDER.release}),
+    Scenario("a mode is set", prepare_two, lambda device: modes.change(device, APP, "low"), {OLD.release}),
 ]
+
+
+def cases(scenario: Scenario, kind: Kind, root: Path) -> int:
+    """Run all cases of a scenario and a kind of fault; how many there were."""
+    pristine = root / "pristine"
+    pristine.mkdir()
+    scenario.prepare(pristine)
+    opened = running(pristine) if scenario.prepare is not prepare_half_done else OLD.release
+    for at in range(LIMIT):
+        place = root / "device"
+        shutil.copytree(pristine, place, symlinks=True)
+        application = Application(place, opened, scenario.hooks)
+        device = Device(place, Fault(kind, at), application=application)
+        end: BaseException | None = None
+        try:
+            scenario.act(device)
+        except (OfaEdgeError, Killed) as error:
+            end = error
+        if not device.reached:
+            shutil.rmtree(place)
+            shutil.rmtree(pristine)
+            return at
+        case = f"{kind} {at}: {device.log[-2:]} {device.changes[-2:]}: {end!r}"
+        left = running(place)
+        assert left in scenario.allowed, case
+        heard = application.heard or end is None  # else whatever it has open is not this deployment's doing
+        if left and heard and not isinstance(end, (DeviceLost, Killed)) and not told_of_the_application(end):
+            assert application.opened == left, case
+        assert modes.show(Device(place), APP).mode in MODES if left else True, case
+        again = deploy(Device(place, application=Application(place, left)))
+        assert again.state in (State.COMMITTED, State.UNCHANGED), case
+        assert running(place) == NEW.release, case
+        assert modes.change(Device(place), APP, "low").mode == "low", case
+        # What a stopped clean-up left is swept by the next deployment that has something to do.
+        assert again.state is State.UNCHANGED or leftovers(place) == [], case
+        shutil.rmtree(place)
+    raise AssertionError(f"still faults after {LIMIT}")
 
 
 @pytest.mark.parametrize("kind", [*REQUEST_KINDS, *DISK_KINDS])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_old_or_new_and_the_next_deployment_succeeds(scenario: Scenario, kind: Kind, root: Path) -> None:
-    pristine = root / "pristine"
-    pristine.mkdir()
-    scenario.prepare(pristine)
-    for at in range(LIMIT):
-        place = root / "device"
-        shutil.copytree(pristine, place, symlinks=True)
-        device = Device(place, Fault(kind, at))
-        with contextlib.suppress(OfaEdgeError, Killed):
-            scenario.act(device)
-        if not device.reached:
-            assert at >= 8  # the scenario has more requests and changes than this
-            return
-        case = f"{kind} {at}: {device.log[-2:]} {device.changes[-2:]}"
-        assert running(place) in scenario.allowed, case
-        again = run.deploy(Device(place), NEW, measure=Clock())
-        assert again.state in (State.COMMITTED, State.UNCHANGED), case
-        assert running(place) == NEW.release, case
-        # What a stopped clean-up left is swept by the next deployment that has something to do.
-        assert again.state is State.UNCHANGED or leftovers(place) == [], case
-        shutil.rmtree(place)
-    pytest.fail(f"still faults after {LIMIT}")
+    assert cases(scenario, kind, root) >= 2  # the least: setting a mode makes two requests
+
+
+def told_of_the_application(end: BaseException | None) -> bool:
+    """The fault hit the very command by which the application opens the old release, and a notice says so."""
+    notices = end.details.get("notices", ()) if isinstance(end, OfaEdgeError) else ()
+    return any("post-switch command" in notice for notice in notices)
 
 
 def leftovers(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in (root / APP).rglob(".*"))
+
+
+def main() -> None:
+    """Run all cases and print how many there were: scenarios down, kinds of fault across."""
+    kinds = [*REQUEST_KINDS, *DISK_KINDS]
+    memory = Path("/dev/shm")
+    total = 0
+    for scenario in SCENARIOS:
+        counts = []
+        for kind in kinds:
+            with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+                counts.append(cases(scenario, kind, Path(folder)))
+        total += sum(counts)
+        sys.stdout.write(f"| {scenario.name} | {' | '.join(map(str, counts))} |\n")
+    sys.stdout.write(f"{total} cases; kinds: {'; '.join(kinds)}\n")
+
+
+if __name__ == "__main__":
+    main()
