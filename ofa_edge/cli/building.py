@@ -42,7 +42,8 @@ class Making:
     def of(self, chosen: Selection, checkpoint: Checkpoint, conditions: Conditions | None) -> Bundle:
         """Raises as assemble.assemble."""
         app = self.app or checkpoint.space.name
-        return assemble.assemble(chosen, checkpoint, app=app, runs_on=self.runs_on, conditions=conditions)
+        runs_on = chosen.runs_on or self.runs_on
+        return assemble.assemble([assemble.Choice(chosen, runs_on, conditions)], checkpoint, app=app)
 
 
 def of_selection(

@@ -1,13 +1,15 @@
 """Selections and a checkpoint become a bundle; and the function that measures a bundle's promises.
 
-In: what was chosen for each mode, the weights it is cut from, how it will run. Out: a Bundle whose golden outputs come
-from the reference arithmetic and whose models were checked against them here, before any device sees it.
+In: what was chosen for each mode, the weights it is cut from, how it will run. Out: a Bundle whose models were run here
+and held against the reference arithmetic before any device sees them. Rules kept: a model is made as its latency was
+predicted (runtime, precision, type of activations), or not at all; int8 is calibrated on images, never on noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
@@ -17,7 +19,8 @@ from ofa_edge.deploy.bundle import Bundle, Part, Promise, Tensors
 from ofa_edge.deploy.manifest import DEFAULT_MODE, Budget, Manifest, Mode, Predicted, Sources
 from ofa_edge.deploy.outcome import Measure, Timing
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.graph import build, check, onnx, reference
+from ofa_edge.graph import build, compiling
+from ofa_edge.graph.quantize import Activations
 from ofa_edge.latency import plan, trials, workload
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, RunsOn
 from ofa_edge.latency.model import LatencyModel
@@ -29,10 +32,8 @@ from ofa_edge.weights.checkpoint import Checkpoint
 # Fresh processes of a trial: the median of five bears two bad ones.
 TRIAL_PROCESSES = 5
 
-# What a bundle's model is: TFLite files and int8 weights calibrated on images are not written yet.
-_BUNDLES = {"runtime": "onnxruntime", "precision": "fp32"}
-
-_GOLDEN_SEED = 0
+Calibration = Callable[[int], np.ndarray]
+"""Images of a resolution as a network reads them, float32 (N, 3, R, R)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +52,93 @@ class Choice:
     name: str = DEFAULT_MODE
 
 
-def assemble(choices: Sequence[Choice], checkpoint: Checkpoint, *, app: str) -> Bundle:
+def assemble(
+    choices: Sequence[Choice],
+    checkpoint: Checkpoint,
+    *,
+    app: str,
+    calibration: Calibration | None = None,
+    machine: str = "",
+    notice: Callable[[str], object] = lambda text: None,
+) -> Bundle:
     """Cut, fold, write, check and pack the selected subnets: one for each mode, the default first.
+
+    Args:
+        calibration: gives what int8 is calibrated on.
+        machine: processor of the device, which decides the type of int8 activations where the latency table says none.
+        notice: is told what a person should know of the models.
 
     Raises:
         BadFile: a selection was made for another checkpoint.
         OfaEdgeError: a model does not compute what the reference does.
-        UsageError: `app` or a mode's name is not a plain name; as require_deployable.
+        UsageError: `app` or a mode's name is not a plain name; as require_deployable and compile_graph.
     """
     for choice in choices:
         require_deployable(choice.runs_on, choice.conditions)
         require_checkpoint(choice.selection, checkpoint)
-    first = choices[0].selection.inputs
+    inputs = [choice.selection.inputs for choice in choices]
+
+    def common(role: str) -> str | None:
+        """What they do not share is nobody's."""
+        found = {one.get(role) for one in inputs}
+        return found.pop() if len(found) == 1 else None
+
     return bundles.build(
         app=app,
         space=checkpoint.space,
-        parts=[_part(choice, checkpoint) for choice in choices],
+        parts=[_part(choice, checkpoint, calibration, machine, notice) for choice in choices],
         labels=checkpoint.metadata.labels,
         sources=Sources(
             checkpoint=checkpoint.sha256,
-            latency_table=first.get("latency-table"),
-            accuracy_table=first.get("accuracy-table"),
+            latency_table=common("latency-table"),
+            accuracy_table=common("accuracy-table"),
             bn="bank",
         ),
     )
 
 
-def _part(choice: Choice, checkpoint: Checkpoint) -> Part:
+def _part(
+    choice: Choice,
+    checkpoint: Checkpoint,
+    calibration: Calibration | None,
+    machine: str,
+    notice: Callable[[str], object],
+) -> Part:
     """One mode: its model, checked here, and what was promised of it."""
-    selection = choice.selection
-    graph = build.network(checkpoint.space.layers(selection.arch), checkpoint.folded(selection.arch))
-    model = onnx.to_bytes(graph)
-    inputs = reference.golden_inputs(graph, 1, _GOLDEN_SEED)
-    outputs = reference.run(graph, inputs)
-    check.require_equal(check.parity(model, inputs, outputs), "the compiled model")
-    estimate = selection.latency_ms
+    selection, runs_on = choice.selection, choice.runs_on
+    of = "" if choice.name == DEFAULT_MODE else f" of mode {choice.name}"
+    images = None
+    if runs_on.precision == "int8":
+        runs_on = replace(runs_on, activations=_activations(choice, machine))
+        images = calibration(selection.arch.resolution) if calibration else None
+    compiled = compiling.compile_graph(
+        build.network(checkpoint.space.layers(selection.arch), checkpoint.folded(selection.arch)),
+        runtime=runs_on.runtime,
+        precision=runs_on.precision,
+        calibration=images,
+        activations=cast("Activations | None", runs_on.activations),
+        name=f"the compiled model{of}",
+    )
+    for text in compiled.notices:
+        notice(f"the model{of}: {text}")
+    estimate, golden = selection.latency_ms, compiled.golden
     promise = Promise(
         budget=_promised(selection),
         predicted=Predicted(value=estimate.value, low=estimate.low, high=estimate.high),
         top1=100 * selection.top1.value,
         conditions=choice.conditions,
     )
-    return Part(selection.arch, model, Tensors(inputs, outputs), choice.runs_on, promise, choice.name)
+    tensors = Tensors(golden.inputs, golden.outputs)
+    return Part(selection.arch, compiled.content, tensors, runs_on, promise, choice.name, golden.tolerance)
+
+
+def _activations(choice: Choice, machine: str) -> str:
+    """As the latency was predicted for; where nobody says, what is usual on such a machine."""
+    if choice.runs_on.activations is not None:
+        return choice.runs_on.activations
+    if choice.conditions is not None and choice.conditions.activations != UNKNOWN:
+        return choice.conditions.activations
+    return "int8" if choice.runs_on.runtime == "litert" else compiling.usual_activations(machine)
 
 
 def _promised(selection: Selection) -> Budget:
@@ -103,17 +149,21 @@ def _promised(selection: Selection) -> Budget:
 
 def require_deployable(runs_on: RunsOn, conditions: Conditions | None = None) -> None:
     """Raises UsageError where no bundle can be made that runs so, or for what was promised under such conditions."""
-    for key, made in _BUNDLES.items():
-        if (asked := getattr(runs_on, key)) != made:
+    for key, known in (("runtime", compiling.FORMATS), ("precision", compiling.PRECISIONS)):
+        if (asked := getattr(runs_on, key)) not in known:
+            raise UsageError(f"no bundle can be made of {key} {asked!r}", hint=f"use {' or '.join(known)}")
+    if conditions is None:
+        return
+    made = {"runtime": runs_on.runtime, "precision": runs_on.precision.replace("fp16", "fp32")}  # Runs.measured_as
+    if runs_on.activations is not None and conditions.lossy:
+        made["activations"] = runs_on.activations
+    for key, value in made.items():
+        promised = getattr(conditions, key)
+        if promised not in (value, UNKNOWN):
             raise UsageError(
-                f"deploy makes bundles of {key} {made}, not yet of {asked}", hint=f"deploy with --{key} {made}"
-            )
-        promised = made if conditions is None else getattr(conditions, key)
-        if promised not in (made, UNKNOWN):
-            raise UsageError(
-                f"the latency was predicted for {key} {promised}, and deploy makes bundles of {key} {made}: "
+                f"the latency was predicted for {key} {promised}, and this bundle would be of {key} {value}: "
                 "its promise would be about another model",
-                hint=f"profile with --{key} {made}, and choose by that table",
+                hint=f"deploy with --{key} {promised}, or choose by a table of `ofa-edge profile --{key} {value}`",
             )
 
 
@@ -150,7 +200,7 @@ def measurer(
         latency = models.get(mode.name)
         space = latency.space if latency else SPACES.get(manifest.space, OFA_LITE0)
         beside = latency.anchor if latency else plan.middle(space, space.resolutions)
-        runs_on = mode.runs.runs_on()
+        runs_on = mode.runs.measured_as()
         key = manifest.release if mode is manifest.default else f"{manifest.release} {mode.name}"
         processes: list[trials.Trial] = []
 

@@ -15,6 +15,7 @@ any other end. Rules kept:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -106,7 +107,7 @@ class Attempt:
         actions: dict[Step, Callable[[Planned], object]] = {
             Step.BEGIN: lambda planned: self._call("begin", kind=self._kind),
             Step.UPLOAD: self._upload,
-            Step.STAGE: lambda planned: self._call("stage", manifest=self._shipped().sha256(MANIFEST)),
+            Step.STAGE: self._stage,
             Step.SHARE: lambda planned: self._call("share"),
             Step.OUTPUTS: self._check_outputs,
             Step.LATENCY: self._check_latency,
@@ -148,6 +149,12 @@ class Attempt:
     def _upload(self, planned: Planned) -> None:
         blobs = self._shipped().blobs()
         self._device.push({sha256: blobs[sha256] for sha256 in self._device.missing(list(blobs))})
+
+    def _stage(self, planned: Planned) -> None:
+        """The signature lies beside the release there, so that it can be verified again."""
+        signature = self._shipped().signature
+        signed = {} if signature is None else {"signature": hashlib.sha256(signature).hexdigest()}
+        self._call("stage", manifest=self._shipped().sha256(MANIFEST), **signed)
 
     def _check_outputs(self, planned: Planned) -> None:
         """Golden outputs of a mode, computed on the device in a fresh process."""

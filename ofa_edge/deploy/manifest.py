@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -133,20 +134,32 @@ class Predicted(_Value):
 
 class Runs(_Value):
     """How the model runs; `cores` None is all that the device gives, `at_least` the oldest version of the runtime
-    that opens the file, where one is known."""
+    that opens the file, where one is known, `activations` their type in an int8 file."""
 
     runtime: Name
     at_least: Text | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
     cores: tuple[Annotated[int, Field(ge=0, le=4096)], ...] | None = None
     precision: Text = "fp32"
+    activations: Text | None = None
 
     @classmethod
     def of(cls, runs_on: RunsOn) -> Self:
-        return cls(runtime=runs_on.runtime, threads=runs_on.threads, cores=runs_on.cores, precision=runs_on.precision)
+        return cls(
+            runtime=runs_on.runtime,
+            threads=runs_on.threads,
+            cores=runs_on.cores,
+            precision=runs_on.precision,
+            activations=runs_on.activations,
+        )
 
     def runs_on(self) -> RunsOn:
-        return RunsOn(self.runtime, self.threads, self.cores, self.precision)
+        return RunsOn(self.runtime, self.threads, self.cores, self.precision, activations=self.activations)
+
+    def measured_as(self) -> RunsOn:
+        """How a latency table says it: weights in half precision are widened when the file is loaded, so it runs in
+        single."""
+        return replace(self.runs_on(), precision="fp32" if self.precision == "fp16" else self.precision)
 
 
 class Sources(_Value):

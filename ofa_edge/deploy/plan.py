@@ -9,8 +9,9 @@ first match wins:
 3. The release that is current, whole and committed stays: nothing to do.
 4. A release whose trials failed three times is refused (the loop guard). An interrupted trial counts.
 5. A release with a lower counter than the current one's is a downgrade: refused without --allow-downgrade.
-6. The device must have each mode's runtime, and the conditions that its latency was predicted under must hold; with
-   --accept-stale they may differ, and the measurement decides.
+6. The device must be of the kind that the bundle was made for and have each mode's runtime, new enough; and the
+   conditions that latencies were predicted under must hold: with --accept-stale they may differ, and the measurement
+   decides.
 7. There must be room for the transfer, the blobs and the release.
 8. What was left half done is put right first; then: begin, upload, stage, try each mode, switch, post-switch, verify,
    health, commit.
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ofa_edge.deploy.device_state import DeviceState
+from ofa_edge.deploy.fitting import fits
 from ofa_edge.deploy.hooks import Hooks, Kind
 from ofa_edge.deploy.manifest import Manifest, Mode
 from ofa_edge.errors import UsageError
@@ -155,11 +157,17 @@ def _unfit(state: DeviceState, manifest: Manifest, wishes: Wishes) -> Plan | Non
     differing = []
     for mode in manifest.modes:
         try:
-            here = conditions(state.facts, mode.runs.runs_on())
+            here = conditions(state.facts, mode.runs.measured_as())
         except UsageError as error:
             return Plan(Verdict.REFUSED, reason=error.message, hint=error.hint)
         if found := stale(mode.conditions, here):
             differing.append(found)
+    if reason := fits(manifest, state.facts):
+        return Plan(
+            Verdict.REFUSED,
+            reason=reason,
+            hint="bring what it needs there with `ofa-edge devices setup HOST`, or build the bundle for this device",
+        )
     if wishes.accept_stale or not differing:
         return None
     return Plan(
