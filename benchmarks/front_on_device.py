@@ -32,6 +32,7 @@ from ofa_edge.accuracy.table import AccuracyTable, wilson
 from ofa_edge.cli.inputs import Models
 from ofa_edge.cli.truth import runs_on_of
 from ofa_edge.deploy import assemble, run
+from ofa_edge.deploy.manifest import DEFAULT_MODE
 from ofa_edge.device import ConnectOptions, open_device
 from ofa_edge.errors import BadFile, OfaEdgeError, RolledBack
 from ofa_edge.latency import campaign, workload
@@ -108,15 +109,13 @@ def deploy(
             if not point.get("deploy", {"disturbed": True})["disturbed"]:
                 continue
             bundle = assemble.assemble(
-                selection_of(models, candidate),
+                [assemble.Choice(selection_of(models, candidate), runs_on, models.latency_table.conditions)],
                 checkpoint,
                 app=f"front-{i + 1}",
-                runs_on=runs_on,
-                conditions=models.latency_table.conditions,
             )
             try:
                 outcome = run.deploy(
-                    session, bundle, measure=assemble.measurer(session, bundle, models.latency), host=host
+                    session, bundle, measure=assemble.measurer(session, {DEFAULT_MODE: models.latency}), host=host
                 ).as_json()
             except RolledBack as error:
                 outcome = error.details

@@ -56,6 +56,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("releases", "status", "What runs on a device, and what happened there."),
     "releases": Entry("releases", "releases", "The releases a device keeps."),
     "rollback": Entry("releases", "rollback", "Switch a device back to its previous release."),
+    "mode": Entry("modes", "mode", "Show or set the power mode of devices."),
     "prune": Entry("releases", "prune", "Remove all releases but the current and the previous one."),
 }
 

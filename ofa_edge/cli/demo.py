@@ -30,7 +30,9 @@ def demo(
     Without --budget it is the median latency of the best subnets this device can run, so it fits everywhere.
     """
     from ofa_edge.cli import choosing, inputs
-    from ofa_edge.deploy.assemble import assemble
+    from ofa_edge.cli.makers import Ready
+    from ofa_edge.deploy.assemble import Choice, assemble
+    from ofa_edge.deploy.manifest import DEFAULT_MODE
     from ofa_edge.device import open_device
     from ofa_edge.latency.campaign import Task
     from ofa_edge.latency.conditions import PlanSettings, RunsOn
@@ -64,8 +66,13 @@ def demo(
         selection_file = settings.home() / "selections" / f"{path.stem}.json"
         chosen.selection.write(selection_file)
         out.say(f"chosen in {chosen.seconds:.2f} s out of {space.count() * len(space.resolutions):,} subnets")
-        bundle = assemble(chosen.selection, checkpoint, app=APP, runs_on=runs_on, conditions=table.conditions)
-        deployed = deploying.install(session, bundle, out, host=host, latency=models.latency).as_json()
+        bundle = assemble([Choice(chosen.selection, runs_on, table.conditions)], checkpoint, app=APP)
+        deployed = deploying.install(
+            session,
+            Ready(bundle, {DEFAULT_MODE: models.latency}),
+            host=host,
+            progress=lambda planned: out.say(f"{host}: {planned.step} {planned.detail}".rstrip()),
+        ).as_json()
         release = f"{session.root}/{APP}/current"
     value: dict[str, Any] = {
         **deployed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,6 +114,9 @@ MaybeRuntime = Annotated[
     str | None,
     typer.Option("--runtime", metavar="NAME", help="Inference runtime on the device: onnxruntime or litert."),
 ]
+MaybeThreads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=256, help="Threads the runtime may use; one where left out.")
+]
 Precision = Annotated[str, typer.Option("--precision", metavar="fp32|int8", help="Numbers that models compute with.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads the runtime may use.")]
 Cores = Annotated[
@@ -123,7 +127,9 @@ Confidence = Annotated[
 ]
 BudgetText = Annotated[
     str | None,
-    typer.Option("--budget", metavar="BUDGET", help="20ms, or latency=20ms,p90=25ms,memory=8MB,size=5MB,macs=300M,energy=30mJ."),
+    typer.Option(
+        "--budget", metavar="BUDGET", help="20ms, or latency=20ms,p90=25ms,memory=8MB,size=5MB,macs=300M,energy=30mJ."
+    ),
 ]
 App = Annotated[
     str | None,
@@ -160,6 +166,22 @@ Trust = Annotated[
 Sign = Annotated[
     Path | None, typer.Option("--sign", metavar="KEY", help="Sign the new bundle with this private key (PEM).")
 ]
+
+PostSwitch = Annotated[
+    str | None,
+    typer.Option(
+        "--post-switch", metavar="CMD", help="Run on the device after the switch, without a shell: opens the release."
+    ),
+]
+Health = Annotated[
+    str | None,
+    typer.Option("--health", metavar="CMD", help="Run on the device before the commit: not 0 goes back."),
+]
+HookTimeout = Annotated[
+    float,
+    typer.Option("--hook-timeout", metavar="SECONDS", min=1, max=600, help="Of --post-switch and --health, each."),
+]
+Parallel = Annotated[int, typer.Option("--parallel", metavar="N", min=1, max=64, help="Devices at once, at most.")]
 
 # Options that ofa-edge.toml may set once for every command, outside any command's section.
 SHARED = frozenset(
@@ -227,8 +249,13 @@ def cores(text: str | None) -> list[int] | None:
     return sorted(found)
 
 
-def runs_on(runtime: str, threads: int, mask: str | None, precision: str = "fp32") -> RunsOn:
+def runs_on(
+    runtime: str, threads: int, mask: str | None, precision: str = "fp32", *, precisions: Sequence[str] | None = None
+) -> RunsOn:
     """How models run, from --runtime, --threads, --cores and --precision.
+
+    Args:
+        precisions: those that there are, where they are not the ones that can be measured.
 
     Raises:
         UsageError: as `cores`, or there is no such runtime or precision.
@@ -238,8 +265,9 @@ def runs_on(runtime: str, threads: int, mask: str | None, precision: str = "fp32
 
     if runtime not in RUNTIMES:
         raise UsageError(f"there is no runtime {runtime!r}", hint=f"use {' or '.join(RUNTIMES)}")
-    if precision not in PRECISIONS:
-        raise UsageError(f"there is no precision {precision!r}", hint=f"use {' or '.join(PRECISIONS)}")
+    precisions = precisions or PRECISIONS
+    if precision not in precisions:
+        raise UsageError(f"there is no precision {precision!r}", hint=f"use {' or '.join(precisions)}")
     chosen = cores(mask)
     return RunsOn(runtime, threads, None if chosen is None else tuple(chosen), precision)
 

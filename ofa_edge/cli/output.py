@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,11 +50,16 @@ def fresh() -> None:
     _process.given = False
 
 
+# Lines of several threads (a command on several devices) stay whole.
+_lines = threading.Lock()
+
+
 class Output:
     """One command's voice. Made once per command from its --json flag.
 
     Args:
         as_json: print the result as JSON, with no other byte on stdout.
+        about: what its talk is about, before every line; such as a device.
         stdout, stderr, environ: the process's own where left out.
     """
 
@@ -61,11 +67,13 @@ class Output:
         self,
         as_json: bool = False,
         *,
+        about: str = "",
         stdout: TextIO | None = None,
         stderr: TextIO | None = None,
         environ: Mapping[str, str] | None = None,
     ):
         self.as_json = as_json
+        self._about = f"{about}: " if about else ""
         self._stdout = stdout or sys.stdout
         self._stderr = stderr or sys.stderr
         environ = os.environ if environ is None else environ
@@ -119,15 +127,15 @@ class Output:
     # -- talk -------------------------------------------------------------------------------------
     def say(self, text: str) -> None:
         """A line about what is being done."""
-        self._say(printable(text))
+        self._say(printable(self._about + text))
 
     def notice(self, text: str) -> None:
         """Something the user did not ask about but should know."""
-        self._say(f"{self._paint('note:', '36')} {printable(text)}")
+        self._say(f"{self._paint('note:', '36')} {printable(self._about + text)}")
 
     def warning(self, text: str) -> None:
         """Something that may make the result less than it seems."""
-        self._say(f"{self._paint('warning:', '33')} {printable(text)}")
+        self._say(f"{self._paint('warning:', '33')} {printable(self._about + text)}")
 
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Bar]:
@@ -152,7 +160,8 @@ class Output:
         if self._bar is not None:
             self._bar.note(line)
         else:
-            print(line, file=self._stderr, flush=True)
+            with _lines:
+                print(line, file=self._stderr, flush=True)
 
     def _paint(self, word: str, ansi: str) -> str:
         return f"\x1b[{ansi}m{word}\x1b[0m" if self._colour else word

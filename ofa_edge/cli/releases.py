@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ofa_edge.cli import options
-from ofa_edge.cli.deploying import each_host, expanded
+import typer
+
+from ofa_edge.cli import many, options
+from ofa_edge.cli.deploying import describe
 from ofa_edge.cli.output import Output, fields, table
 from ofa_edge.space.spaces import OFA_LITE0
 
 if TYPE_CHECKING:
-    from ofa_edge.deploy.outcome import Outcome
-    from ofa_edge.device.session import Session
+    from device_agents import wire
+    from ofa_edge.deploy.manifest import Manifest, Mode
+    from ofa_edge.deploy.outcome import Measure, Timing
 
 
 def status(
@@ -23,7 +27,7 @@ def status(
     identity: options.Identity = None,
     as_json: options.Json = False,
 ) -> None:
-    """What runs on a device: current and previous release, the lock, and the newest journal records."""
+    """What runs on a device: current and previous release, the mode, the lock, and the newest journal records."""
     from ofa_edge.deploy import run
     from ofa_edge.device import open_device
 
@@ -43,7 +47,7 @@ def releases(
     identity: options.Identity = None,
     as_json: options.Json = False,
 ) -> None:
-    """The releases a device keeps."""
+    """The releases a device keeps, the modes of the current one, and what became of deployments there."""
     from ofa_edge.deploy import run
     from ofa_edge.device import open_device
 
@@ -51,36 +55,75 @@ def releases(
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     with open_device(host, options=connecting) as session:
         found = run.status(session, app or OFA_LITE0.name)
-    value = {name: found[name] for name in ("app", "current", "previous", "releases")}
-    words = {value["current"]: "current", value["previous"]: "previous"}
+    keys = ("app", "current", "previous", "mode", "modes", "releases", "journal")
+    value = {name: found[name] for name in keys}
+    words = {value["current"]: f"current{_in_mode(found)}", value["previous"]: "previous"}
     rows = [[release, words.get(release, "")] for release in value["releases"]]
-    out.result(value, lambda: table(["release", ""], rows) if rows else f"no release of {value['app']}")
+    listed = table(["release", ""], rows) if rows else f"no release of {value['app']}"
+    out.result(value, lambda: "\n".join([listed, *_journal(found["journal"])]))
 
 
 def rollback(
     host: options.Hosts,
     app: options.App = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also hold each mode's latency against its budget, before the switch.")
+    ] = False,
+    post_switch: options.PostSwitch = None,
+    health: options.Health = None,
+    hook_timeout: options.HookTimeout = 60.0,
+    parallel: options.Parallel = 4,
     python: options.RemotePython = None,
     root: options.Root = None,
     accept_new: options.AcceptNew = False,
     identity: options.Identity = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make the release before the current one current again, after checking its files and outputs on the device."""
+    """Make the release before the current one current again, after checking its files and outputs on the device.
+
+    Where something is wrong with it the current one stays (exit 7).
+    """
     from ofa_edge.deploy import run
+    from ofa_edge.deploy.fleet import Order
+    from ofa_edge.deploy.hooks import Hooks
 
     out = Output(as_json)
+    hooks = Hooks.parse(post_switch, health, hook_timeout)
     connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
 
-    def back(session: Session, name: str) -> Outcome:
+    def back(job: many.Job) -> Mapping[str, Any]:
         return run.rollback(
-            session,
+            job.session,
             app or OFA_LITE0.name,
-            host=name,
-            progress=lambda planned: out.say(f"{name}: {planned.step} {planned.detail}".rstrip()),
-        )
+            measure=_measuring(job) if measure else None,
+            hooks=hooks,
+            host=job.host,
+            progress=job.progress,
+        ).as_json()
 
-    each_host(expanded(host, connecting), connecting, out, back)
+    many.each_host(
+        many.expanded(host, connecting),
+        connecting,
+        out,
+        back,
+        order=Order(0, parallel),
+        describe=describe,
+        describe_all=many.deployments,
+    )
+
+
+def _measuring(job: many.Job) -> Measure:
+    """Measures a release that is on the device, by the table that its manifest names where that is at hand."""
+    from ofa_edge.cli import unchanged
+    from ofa_edge.deploy import assemble
+    from ofa_edge.latency.predictors import model_of
+
+    def measure(manifest: Manifest, mode: Mode) -> Timing | wire.Failed:
+        made_with = unchanged.table_by_hash(manifest.sources.latency_table, job.session.facts)
+        model = None if made_with is None else model_of(made_with)
+        return assemble.measurer(job.session, {mode.name: model}, on_process=job.stop.check)(manifest, mode)
+
+    return measure
 
 
 def prune(
@@ -103,10 +146,10 @@ def prune(
     out.result(value)
 
 
-def _status_text(found: dict[str, Any]) -> str:
+def _status_text(found: Mapping[str, Any]) -> str:
     lines = {
         "app": found["app"],
-        "current": found["current"] or "none",
+        "current": (found["current"] or "none") + _in_mode(found),
         "previous": found["previous"] or "none",
         "releases": " ".join(found["releases"]) or "none",
     }
@@ -116,8 +159,24 @@ def _status_text(found: dict[str, Any]) -> str:
         lines["problem"] = str(found["problem"])
     if found["unfinished"]:
         lines["unfinished"] = f"{found['unfinished']}; the next deploy puts it right"
-    records = [
-        "  ".join(f"{key}={value}" for key, value in record.items() if not isinstance(value, (dict, list)))
-        for record in found["journal"]
-    ]
-    return "\n".join([fields(lines), *records])
+    return "\n".join([fields(lines), *_journal(found["journal"])])
+
+
+def _in_mode(found: Mapping[str, Any]) -> str:
+    """The mode, where there is a choice."""
+    return f", mode {found['mode']} of {', '.join(found['modes'])}" if len(found["modes"]) > 1 else ""
+
+
+def _journal(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each: the plain values, reasons last, where they may be long."""
+    lines = []
+    for record in records:
+        plain = {key: value for key, value in record.items() if value not in (None, "") and _is_plain(value)}
+        reason = plain.pop("reason", None)
+        said = "  ".join(f"{key}={value}" for key, value in plain.items())
+        lines.append(f"{said}  reason: {reason}" if reason else said)
+    return lines
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, (dict, list))

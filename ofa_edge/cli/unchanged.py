@@ -56,6 +56,14 @@ def find_selections_table(chosen: Selection, facts: Facts) -> LatencyTable | Non
     return None if found is None else LatencyTable.read(found)
 
 
+def table_by_hash(sha256: str | None, facts: Facts) -> LatencyTable | None:
+    """The latency table with this hash among this device's; None: it is not at hand."""
+    for file in sorted(settings.tables_dir(facts.device_model).glob("*.jsonl")):
+        if sha256 is not None and hashlib.sha256(file.read_bytes()).hexdigest() == sha256:
+            return LatencyTable.read(file)
+    return None
+
+
 def warn_unchecked(facts: Facts, out: Output) -> None:
     """Say that without the latency table the promise is measured, but the device's state is held against nothing."""
     out.warning(

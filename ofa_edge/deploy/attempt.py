@@ -280,9 +280,9 @@ class Attempt:
 
     def _reopen(self) -> None:
         """The application opens the old release again."""
-        if self._reopened and (previous := self._outcome.previous):
-            if notice := reopened(self._device, self._manifest.app, previous, self._hooks):
-                self._notice(notice)
+        previous = self._outcome.previous if self._reopened else None
+        if previous and (notice := reopened(self._device, self._manifest.app, previous, self._hooks)):
+            self._notice(notice)
 
     def _notice(self, text: str) -> None:
         self._outcome = self._outcome.noting(text)

@@ -29,12 +29,14 @@ _LOOK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one device: the action's value, or its error; neither where it was skipped, with the reason."""
+    """What became of one device: the action's value, or its error; neither where it was skipped, with the reason.
+    `internal`: the error is a mistake of ours, and its cause."""
 
     host: str
     value: Mapping[str, Any] | None = None
     error: OfaEdgeError | None = None
     skipped: str = ""
+    internal: bool = False
 
     @property
     def failed(self) -> bool:
@@ -192,4 +194,6 @@ def _done(host: str, action: Action, stop: Stop) -> Result:
         return Result(host, error=error)
     except Exception as error:  # a mistake of ours on one device must not hide what became of the others
         said = f"{host}: internal error: {type(error).__name__}: {error}"
-        return Result(host, error=OfaEdgeError(said[:500], hint="this is a fault of ofa-edge; try this device alone"))
+        told = OfaEdgeError(said[:500], hint="this is a fault of ofa-edge; try this device alone")
+        told.__cause__ = error
+        return Result(host, error=told, internal=True)

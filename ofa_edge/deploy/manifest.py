@@ -157,9 +157,14 @@ class Runs(_Value):
         return RunsOn(self.runtime, self.threads, self.cores, self.precision, activations=self.activations)
 
     def measured_as(self) -> RunsOn:
-        """How a latency table says it: weights in half precision are widened when the file is loaded, so it runs in
-        single."""
-        return replace(self.runs_on(), precision="fp32" if self.precision == "fp16" else self.precision)
+        """As `measured_as`."""
+        return measured_as(self.runs_on())
+
+
+def measured_as(runs_on: RunsOn) -> RunsOn:
+    """How a latency table says it: weights in half precision are widened when the file is loaded, so it runs in
+    single."""
+    return replace(runs_on, precision="fp32" if runs_on.precision == "fp16" else runs_on.precision)
 
 
 class Sources(_Value):

@@ -20,15 +20,16 @@ first match wins:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from device_agents import wire
 from ofa_edge.deploy.device_state import DeviceState
 from ofa_edge.deploy.fitting import fits
 from ofa_edge.deploy.hooks import Hooks, Kind
 from ofa_edge.deploy.manifest import Manifest, Mode
 from ofa_edge.errors import UsageError
-from ofa_edge.latency.conditions import Conditions, conditions, mismatches
+from ofa_edge.latency.conditions import Conditions, RunsOn, conditions, mismatches
 
 MAX_TRIALS = 3
 SPARE_BYTES = 8 << 20  # left free on the device, for its journal and for others
@@ -145,7 +146,8 @@ def _guarded(settled: DeviceState, manifest: Manifest, wishes: Wishes) -> Plan |
     if manifest.counter < settled.counter and not wishes.allow_downgrade:
         return Plan(
             Verdict.REFUSED,
-            reason=f"release {release} has the counter {manifest.counter}, the current one {settled.counter}: a downgrade",
+            reason=f"release {release} has the counter {manifest.counter}, the current one {settled.counter}: "
+            "a downgrade",
             hint=f"deploy a bundle whose counter is {settled.counter} or more, pass --allow-downgrade, or go back with "
             "`ofa-edge rollback`",
         )
@@ -154,28 +156,42 @@ def _guarded(settled: DeviceState, manifest: Manifest, wishes: Wishes) -> Plan |
 
 def _unfit(state: DeviceState, manifest: Manifest, wishes: Wishes) -> Plan | None:
     """Rule 6; None where the device will do."""
-    differing = []
-    for mode in manifest.modes:
-        try:
-            here = conditions(state.facts, mode.runs.measured_as())
-        except UsageError as error:
-            return Plan(Verdict.REFUSED, reason=error.message, hint=error.hint)
-        if found := stale(mode.conditions, here):
-            differing.append(found)
-    if reason := fits(manifest, state.facts):
+    facts = state.facts
+    runs = [mode.runs.measured_as() for mode in manifest.modes]
+    try:
+        here = [as_it_is(facts, one) for one in runs]
+    except UsageError as error:
+        return Plan(Verdict.REFUSED, reason=error.message, hint=error.hint)
+    if reason := fits(manifest, facts):
         return Plan(
             Verdict.REFUSED,
             reason=reason,
             hint="bring what it needs there with `ofa-edge devices setup HOST`, or build the bundle for this device",
         )
-    if wishes.accept_stale or not differing:
-        return None
-    return Plan(
-        Verdict.STALE,
-        reason="the latency was predicted under other conditions (bundle, device): "
-        + "; ".join(dict.fromkeys(differing)),
-        hint="profile the device again, or pass --accept-stale and let the measurement decide",
-    )
+    differing = [stale(mode.conditions, now) for mode, now in zip(manifest.modes, here, strict=True)]
+    if any(differing) and not wishes.accept_stale:
+        return Plan(
+            Verdict.STALE,
+            reason="the latency was predicted under other conditions (bundle, device): "
+            + "; ".join(dict.fromkeys(filter(None, differing))),
+            hint="profile the device again, or pass --accept-stale and let the measurement decide",
+        )
+    try:
+        for one in runs:
+            conditions(facts, one)
+    except UsageError as error:  # cores that it does not have
+        return Plan(Verdict.REFUSED, reason=error.message, hint=error.hint)
+    return None
+
+
+def as_it_is(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
+    """The conditions of a model on a device, whether it lets the agent use those cores or not.
+
+    Raises:
+        UsageError: it has no such runtime.
+    """
+    found = conditions(facts, replace(runs_on, cores=None))
+    return found if runs_on.cores is None else found.model_copy(update={"cores": sorted(set(runs_on.cores))})
 
 
 def _cramped(state: DeviceState, manifest: Manifest) -> Plan | None:

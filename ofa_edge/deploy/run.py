@@ -39,7 +39,7 @@ def deploy(
     measure: Measure,
     budget: float | None = None,
     dry_run: bool = False,
-    wishes: Wishes = Wishes(),
+    wishes: Wishes | None = None,
     host: str = "the device",
     progress: Progress = silent,
 ) -> Outcome:
@@ -65,6 +65,7 @@ def deploy(
         Interrupted: Ctrl-C, or `progress` raised it.
         All of them carry the Outcome's JSON as `details`.
     """
+    wishes = wishes or Wishes()
     made = bundle if budget is None else bundle.with_latency_budget(budget)
     run = _Run(device, made, wishes, host, progress)
     state = run.state()

@@ -1,15 +1,16 @@
 """A budget: what a subnet may cost.
 
-In: text such as `20ms` or `latency=20ms,p90=25ms,memory=8MB,size=5MB,macs=300M,energy=30mJ`. Out: a Budget. Rules kept: every
-limit has a unit and is greater than 0; each kind of mistake has its own message. Times are kept in ms, sizes in bytes,
-energies (of one run) in mJ.
+In: text such as `20ms` or `latency=20ms,p90=25ms,memory=8MB,size=5MB,macs=300M,energy=30mJ`. Out: a Budget. Rules kept:
+every limit has a unit and is greater than 0; each kind of mistake has its own message. Times are kept in ms, sizes in
+bytes, energies (of one run) in mJ.
 
 Units: latency `us`, `ms`, `s`; energy `uJ`, `mJ`, `J`; memory and size `B`, `KB` `MB` `GB` (powers of 1,000; `kB` is
 `KB`) and `KiB` `MiB` `GiB` (powers of 1,024); macs a plain number or `K`, `M`, `G` (powers of 1,000). Upper and lower
 case differ, since `Mb` is a megabit and `m` a thousandth. Fractions of a byte or of a MAC are cut off.
 
-`p90` is a limit for the device alone: a deployment measures the 90th percentile there, and nothing predicts it. A median
-is never above it, so where no latency limit is given it is that too; a search knows nothing else of it (`searched`).
+`p90` is a limit for the device alone: a deployment measures the 90th percentile there, and nothing predicts it. A
+median is never above it, so where no latency limit is given it is that too; a search knows nothing else of it
+(`searched`).
 """
 
 from __future__ import annotations

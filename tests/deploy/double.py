@@ -310,7 +310,7 @@ def make_bundle(
     p90_ms: float | None = None,
     app: str = APP,
     at: Conditions | None = CONDITIONS,
-    runs_on: RunsOn = RunsOn(),
+    runs_on: RunsOn | None = None,
     counter: int = 0,
     modes: Sequence[str] = (DEFAULT_MODE,),
 ) -> Bundle:
@@ -324,7 +324,7 @@ def make_bundle(
         predicted = Predicted(value=15.0 * share, low=14.0 * share, high=16.0 * share)
         promise = Promise(budget, predicted, 91.5 - place, at)
         golden = Tensors(inputs, inputs + np.float32(bias))
-        parts.append(Part(OFA_LITE0.smallest(), model(bias), golden, runs_on, promise, name))
+        parts.append(Part(OFA_LITE0.smallest(), model(bias), golden, runs_on or RunsOn(), promise, name))
     return bundle.build(app=app, space=OFA_LITE0, parts=parts, labels=("cat", "dog"), counter=counter)
 
 

@@ -12,7 +12,9 @@ from device_agents import wire
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.deploy import assemble
 from ofa_edge.deploy.bundle import Bundle
+from ofa_edge.deploy.device_state import parse_state
 from ofa_edge.deploy.outcome import Timing
+from ofa_edge.deploy.plan import plan
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import check
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, RunsOn, conditions
@@ -25,6 +27,7 @@ from ofa_edge.space import codecs
 from ofa_edge.space.cost import cost
 from ofa_edge.weights import checkpoint as checkpoints
 from ofa_edge.weights.checkpoint import Checkpoint
+from tests.deploy.test_plan import EMPTY
 from tests.reduced import REDUCED, registered, simulated, write_latencies, write_supernet
 
 ARCH = REDUCED.sample(np.random.default_rng(5), 32)
@@ -70,13 +73,13 @@ def selection(checkpoint: Checkpoint) -> Selection:
 def of(
     selection: Selection,
     checkpoint: Checkpoint,
-    runs_on: RunsOn = RunsOn(),
+    runs_on: RunsOn | None = None,
     conditions: Conditions | None = None,
     *,
     app: str = "door",
 ) -> Bundle:
     """A bundle of one mode."""
-    return assemble.assemble([assemble.Choice(selection, runs_on, conditions)], checkpoint, app=app)
+    return assemble.assemble([assemble.Choice(selection, runs_on or RunsOn(), conditions)], checkpoint, app=app)
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +140,17 @@ def test_an_app_is_a_plain_name(selection: Selection, checkpoint: Checkpoint) ->
 @pytest.mark.parametrize(
     ("runs_on", "predicted_for", "message", "hint"),
     [
-        (RunsOn("litert"), None, "bundles of runtime onnxruntime, not yet of litert", "deploy with --runtime onnx"),
-        (RunsOn(precision="int8"), None, "of precision fp32, not yet of int8", "deploy with --precision fp32"),
-        (RunsOn(), RunsOn("litert"), "was predicted for runtime litert", "profile with --runtime onnxruntime"),
-        (RunsOn(), RunsOn(precision="int8"), "was predicted for precision int8", "profile with --precision fp32"),
+        (RunsOn("tensorrt"), None, "no bundle can be made of runtime 'tensorrt'", "onnxruntime or litert"),
+        (RunsOn(precision="fp8"), None, "no bundle can be made of precision 'fp8'", "fp32 or fp16 or int8"),
+        (RunsOn(), RunsOn("litert"), "was predicted for runtime litert", "deploy with --runtime litert"),
+        (RunsOn(), RunsOn(precision="int8"), "was predicted for precision int8", "profile --precision fp32"),
+        (RunsOn(precision="int8"), RunsOn(), "was predicted for precision fp32", "deploy with --precision fp32"),
+        (
+            RunsOn(precision="int8", activations="int8"),
+            RunsOn(precision="int8", activations="uint8"),
+            "was predicted for activations uint8",
+            "uint8",
+        ),
     ],
 )
 def test_a_bundle_is_made_only_of_what_it_promises(
@@ -151,6 +161,62 @@ def test_a_bundle_is_made_only_of_what_it_promises(
     with pytest.raises(UsageError, match=message) as found:
         of(selection, checkpoint, runs_on, promised)
     assert hint in found.value.hint
+
+
+def noise(resolution: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((4, 3, resolution, resolution), dtype=np.float32)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_each_runtime_and_precision_has_its_bundle(
+    selection: Selection, checkpoint: Checkpoint, runtime: str, precision: str
+) -> None:
+    runs_on = RunsOn(runtime, precision=precision)
+    measured = replace(runs_on, precision="fp32" if precision == "fp16" else precision)
+    promised = conditions(replace(FACTS, runtimes={runtime: "1.20"}), measured)
+    choice = assemble.Choice(selection, runs_on, promised, "full")
+    made = assemble.assemble([choice], checkpoint, app="door", calibration=noise)
+    mode = made.manifest.default
+    assert (mode.name, mode.runs.runtime, mode.runs.precision) == ("full", runtime, precision)
+    assert mode.runs.activations == {"onnxruntime": "uint8", "litert": "int8"}[runtime] if precision == "int8" else True
+    state = parse_state(EMPTY, replace(FACTS, runtimes={runtime: "1.20"}))
+    assert plan(state, made.manifest).verdict == "deploy", "what it was predicted for is what it is"
+    inputs = np.frombuffer(made.files[mode.golden.input], "<f4").reshape(mode.golden.input_shape)
+    outputs = np.frombuffer(made.files[mode.golden.output], "<f4").reshape(mode.golden.output_shape)
+    found = check.compare(check.run(made.files[mode.model], inputs), outputs)
+    assert found.rel <= mode.golden.tolerance
+
+
+def test_int8_follows_the_machine_where_no_table_says(selection: Selection, checkpoint: Checkpoint) -> None:
+    choice = assemble.Choice(selection, RunsOn(precision="int8"), None)
+    for machine, kind in (("x86_64", "uint8"), ("aarch64", "int8")):
+        made = assemble.assemble([choice], checkpoint, app="door", calibration=noise, machine=machine)
+        assert made.manifest.default.runs.activations == kind
+
+
+def test_int8_is_never_calibrated_on_nothing(selection: Selection, checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="images to calibrate on"):
+        of(selection, checkpoint, RunsOn(precision="int8"))
+
+
+def test_modes_become_one_release(selection: Selection, checkpoint: Checkpoint) -> None:
+    low = replace(selection, arch=REDUCED.smallest(), inputs={**selection.inputs, "latency-table": "3" * 64})
+    choices = [
+        assemble.Choice(selection, RunsOn(), None, "full"),
+        assemble.Choice(low, RunsOn("litert", 2), None, "low"),
+    ]
+    made = assemble.assemble(choices, checkpoint, app="door")
+    assert [(mode.name, mode.model) for mode in made.manifest.modes] == [
+        ("full", "model.onnx"),
+        ("low", "model-low.tflite"),
+    ]
+    sources = made.manifest.sources
+    assert (sources.checkpoint, sources.latency_table, sources.accuracy_table) == (
+        checkpoint.sha256,
+        None,
+        "2" * 64,
+    ), "what the modes do not share is nobody's"
 
 
 def test_conditions_that_an_imported_table_does_not_tell_refuse_nothing() -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -53,7 +54,7 @@ class Scenario(NamedTuple):
     prepare: Callable[[Path], None]
     act: Callable[[Device], object]
     allowed: set[str | None]
-    hooks: dict[tuple[str, str], dict[str, object]] = {}
+    hooks: Mapping[tuple[str, str], dict[str, object]] = MappingProxyType({})
 
 
 def deploy(device: Device, *, bundle: Bundle = NEW, **timings: Timing) -> Outcome:

@@ -78,7 +78,9 @@ def test_an_unchanged_release_remembers_the_figures_of_every_mode(root: Path) ->
     assert again.modes == first.modes
 
 
-@pytest.mark.parametrize("facts", ['"x"', '{"modes":"not json"}', '{"modes":"[1]"}', '{"modes":"{\\"low\\":[NaN,1,2]}"}'])
+@pytest.mark.parametrize(
+    "facts", ['"x"', '{"modes":"not json"}', '{"modes":"[1]"}', '{"modes":"{\\"low\\":[NaN,1,2]}"}']
+)
 def test_figures_that_cannot_be_read_are_not_there(root: Path, facts: str) -> None:
     deploy(Device(root))
     journal = root / APP / "journal.jsonl"
@@ -163,9 +165,7 @@ def test_a_downgrade_is_refused_unless_it_is_meant(root: Path) -> None:
         deploy(Device(root), make_bundle(4.0, counter=4))
     assert error.value.details["state"] == "refused"
     assert "downgrade" in run.status(Device(root), APP)["journal"][-1]["reason"]
-    older = run.deploy(
-        Device(root), make_bundle(4.0, counter=4), measure=Clock(), wishes=Wishes(allow_downgrade=True)
-    )
+    older = run.deploy(Device(root), make_bundle(4.0, counter=4), measure=Clock(), wishes=Wishes(allow_downgrade=True))
     assert older.state is State.COMMITTED
     assert run.rollback(Device(root), APP).release == make_bundle(5.0, counter=5).release
     assert run.rollback(Device(root), APP).state is State.COMMITTED, "going back is no downgrade"

@@ -74,9 +74,7 @@ def once(session: Session) -> Measure:
     """One fresh process, for a moment."""
 
     def measure(manifest: Manifest, mode: Mode) -> Timing | wire.Failed:
-        job = wire.MeasureJob(
-            manifest.release, manifest.file(mode.model).sha256, max_seconds=0.1, target_rel=0.5
-        )
+        job = wire.MeasureJob(manifest.release, manifest.file(mode.model).sha256, max_seconds=0.1, target_rel=0.5)
         (result,) = session.measure([job], fresh=True)
         return result if isinstance(result, wire.Failed) else Timing(result.figures.median)
 

@@ -181,7 +181,11 @@ def test_an_emulated_device_keeps_no_promise(root: Path) -> None:
     clock = Clock([Timing(900.0, ("steal",))])
     device = Device(root, facts=replace(FACTS, emulated=True))
     outcome = run.deploy(device, make_bundle(at=None), measure=clock)
-    assert (outcome.state, outcome.default.promise, outcome.default.measured_ms) == (State.COMMITTED, Promise.NOT_CHECKABLE, 900.0)
+    assert (outcome.state, outcome.default.promise, outcome.default.measured_ms) == (
+        State.COMMITTED,
+        Promise.NOT_CHECKABLE,
+        900.0,
+    )
     assert clock.calls == 1
 
 
