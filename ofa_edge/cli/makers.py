@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -117,13 +118,23 @@ def from_selection(file: Path, mode: str | None, named: Named, making: Making) -
             made_with = table or unchanged.find_selections_table(chosen, session.facts)
             if made_with is not None:
                 at = made_with.conditions
-            choices.append(Choice(chosen, making.asked.of(chosen), at, name))
+            choices.append(Choice(chosen, _on_its_cores(making.asked.of(chosen), session.facts, said), at, name))
             models[name] = None if made_with is None else model_of(made_with)
         if any(choice.conditions is None for choice in choices):
             unchanged.warn_unchecked(session.facts, said)
         return Ready(making.bundle(choices, session.facts.machine, said), models)
 
     return make
+
+
+def _on_its_cores(runs_on: RunsOn, facts: Facts, said: Output) -> RunsOn:
+    """Where a selection is of a board with other cores, all that this one gives; its table, if it is at hand, tells."""
+    if runs_on.cores is None or set(runs_on.cores) <= set(facts.core_mask):
+        return runs_on
+    said.notice(
+        f"selected for cores {list(runs_on.cores)}, this device gives {list(facts.core_mask)}: it runs on these"
+    )
+    return replace(runs_on, cores=None)
 
 
 def _modes(family: Family, mode: str | None, file: Path) -> list[str | None]:

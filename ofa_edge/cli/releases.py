@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from ofa_edge.cli import many, options
 from ofa_edge.cli.deploying import describe
-from ofa_edge.cli.output import Output, fields, table
+from ofa_edge.cli.output import Output, fields, milliseconds, table
 from ofa_edge.space.spaces import OFA_LITE0
 
 if TYPE_CHECKING:
@@ -168,15 +169,25 @@ def _in_mode(found: Mapping[str, Any]) -> str:
 
 
 def _journal(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each: the plain values, reasons last, where they may be long."""
+    """A line for each: when, what, the plain values, the median that was measured; reasons last, they may be long."""
     lines = []
     for record in records:
-        plain = {key: value for key, value in record.items() if value not in (None, "") and _is_plain(value)}
-        reason = plain.pop("reason", None)
-        said = "  ".join(f"{key}={value}" for key, value in plain.items())
+        facts = record.get("facts")
+        plain = {key: value for key, value in record.items() if value not in (None, "") and not _is_nested(value)}
+        if isinstance(facts, dict) and isinstance(measured := facts.get("measured_ms"), (int, float)):
+            plain["measured"] = milliseconds(measured).replace(" ", "")
+        when, event, reason = _when(plain.pop("time", None)), plain.pop("event", "?"), plain.pop("reason", None)
+        said = "  ".join([when, f"{event:<11}", *(f"{key}={value}" for key, value in plain.items())])
         lines.append(f"{said}  reason: {reason}" if reason else said)
     return lines
 
 
-def _is_plain(value: Any) -> bool:
-    return not isinstance(value, (dict, list))
+def _when(seconds: Any) -> str:
+    """By the device's clock, in UTC: one without a battery may be far off."""
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e11:
+        return "?" * len("2026-01-01 00:00:00")
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (dict, list))

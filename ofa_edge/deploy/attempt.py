@@ -31,6 +31,12 @@ from ofa_edge.errors import DeviceLost, Interrupted, OfaEdgeError, ProtocolError
 ATTEMPTS = 3  # measurements of a latency while the device is disturbed
 AGAIN = "run the same command again: it first puts right what was left half done"
 STOPPED = "the host stopped"
+TOO_SLOW = "choose a larger budget or another arch; if the device was busy, try again"
+_OTHERWISE = (
+    "bring the runtime there that the bundle was made with (`ofa-edge devices setup`), or take another precision"
+)
+_NOT_WELL = "`ofa-edge status` shows it; put the application or the command right, then deploy again"
+_TRY_AGAIN = "try again; `ofa-edge doctor --host HOST` says what is wrong with the device"
 _MAX_REASON = 900  # what a journal keeps of a reason, with what the device adds to it
 
 Progress = Callable[[Planned], None]
@@ -57,9 +63,10 @@ class Device(Protocol):
 class TrialFailed(Exception):
     """The release cannot stay; `blame` where it is at fault, not what was asked of the device."""
 
-    def __init__(self, reason: str, *, blame: bool = True):
+    def __init__(self, reason: str, *, blame: bool = True, hint: str = TOO_SLOW):
         super().__init__(reason)
         self.blame = blame
+        self.hint = hint
 
 
 class Attempt:
@@ -125,7 +132,7 @@ class Attempt:
                     self._outcome = replace(self._outcome, steps=(*self._outcome.steps, planned))
                     actions[planned.step](planned)
         except TrialFailed as error:
-            raise self._back(str(error), blame=error.blame) from None
+            raise self._back(str(error), blame=error.blame, hint=error.hint) from None
         except (KeyboardInterrupt, Interrupted):
             raise self._interrupted() from None
         except OfaEdgeError as error:
@@ -176,13 +183,15 @@ class Attempt:
         except DeviceLost:
             raise
         except OfaEdgeError as error:
-            raise TrialFailed(f"{self._of(mode)}the model does not run there: {error.message}") from error
+            reason = f"{self._of(mode)}the model does not run there: {error.message}"
+            raise TrialFailed(reason, hint=_OTHERWISE) from error
         if checked.rel is None:
-            raise TrialFailed(f"{self._of(mode)}its outputs on the device are not finite")
+            raise TrialFailed(f"{self._of(mode)}its outputs on the device are not finite", hint=_OTHERWISE)
         if checked.rel > golden.tolerance:
             raise TrialFailed(
                 f"{self._of(mode)}its outputs on the device differ by {checked.rel:.2g} of the largest, "
-                f"{golden.tolerance:g} is allowed"
+                f"{golden.tolerance:g} is allowed",
+                hint=_OTHERWISE,
             )
 
     def _check_latency(self, planned: Planned) -> None:
@@ -203,7 +212,8 @@ class Attempt:
             left -= 1
             timing = self._measure(self._manifest, mode)
             if isinstance(timing, wire.Failed):
-                raise TrialFailed(f"{self._of(mode)}the model failed while it was timed: {timing.reason}")
+                reason = f"{self._of(mode)}the model failed while it was timed: {timing.reason}"
+                raise TrialFailed(reason, hint=_OTHERWISE)
             if not timing.disturbed or not left:
                 return timing
 
@@ -218,12 +228,12 @@ class Attempt:
         try:
             self._hooks.run(self._device, self._manifest.app, self._manifest.release, kind)
         except HookFailed as error:
-            raise TrialFailed(str(error), blame=error.started) from None
+            raise TrialFailed(str(error), blame=error.started, hint=_NOT_WELL) from None
 
     def _verify(self, planned: Planned) -> None:
         problem = wire.Fields("verify", self._call("verify")).text("problem")
         if problem:
-            raise TrialFailed(f"after the switch {problem}")
+            raise TrialFailed(f"after the switch {problem}", hint=_TRY_AGAIN)
 
     def _commit(self, planned: Planned) -> None:
         self._call("commit", facts=self._outcome.facts())
@@ -237,7 +247,9 @@ class Attempt:
 
     # -- the way back -------------------------------------------------------------------------------
 
-    def _back(self, reason: str, *, blame: bool, cause: OfaEdgeError | None = None) -> OfaEdgeError:
+    def _back(
+        self, reason: str, *, blame: bool, hint: str = _TRY_AGAIN, cause: OfaEdgeError | None = None
+    ) -> OfaEdgeError:
         """Tell the device to go back; the error that says where that ended."""
         self._outcome = replace(self._outcome, state=State.ROLLED_BACK, reason=reason)
         try:
@@ -250,7 +262,7 @@ class Attempt:
             reason = f"{reason}; and going back failed: {error.message}"
             self._outcome = replace(self._outcome, state=State.NEEDS_HANDS, reason=reason)
             self._reopen()  # it may have gone half the way back
-            return failure(self._outcome, self._host)
+            return failure(self._outcome, self._host, hint)
         if recovered is not None and recovered.get("event") != "rolled-back":
             reason = f"{reason}; it is current all the same: {wire.clean(str(recovered.get('reason')))}"
             self._outcome = replace(self._outcome, state=State.NEEDS_HANDS, reason=reason)
@@ -258,7 +270,7 @@ class Attempt:
             self._reopen()
         with contextlib.suppress(OfaEdgeError):  # a release that failed takes no room; that this fails changes nothing
             self._device.call("prune", {"app": self._manifest.app})
-        return failure(self._outcome, self._host)
+        return failure(self._outcome, self._host, hint)
 
     def _interrupted(self) -> Interrupted:
         """Ctrl-C: back as after a failed step, unless the commit was done. The error that says where that ended."""

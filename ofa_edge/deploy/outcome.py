@@ -207,8 +207,8 @@ def kept(outcome: Outcome) -> str:
     return f"release {outcome.previous} still runs" if outcome.previous else "no release runs, as before"
 
 
-def failure(outcome: Outcome, host: str) -> OfaEdgeError:
-    """The error for a deployment that began and was not committed."""
+def failure(outcome: Outcome, host: str, hint: str) -> OfaEdgeError:
+    """The error for a deployment that began and was not committed; `hint` is for one that was rolled back."""
     if outcome.state is State.NEEDS_HANDS:
         return NeedsHands(
             f"{host}: {outcome.reason}",
@@ -217,6 +217,6 @@ def failure(outcome: Outcome, host: str) -> OfaEdgeError:
         )
     return RolledBack(
         f"{host}: {outcome.reason}; {kept(outcome)}",
-        hint="choose a larger budget or another arch; if the device was busy, try again",
+        hint=hint,
         details=outcome.as_json(),
     )

@@ -116,7 +116,7 @@ WRONG = [
     ("measure --host {nobody} --random-weights 1 --space nope --arch {arch}", 2, "no space 'nope'", "reduced"),
     # select
     (SELECT + " --budget 20", 2, "has no unit", "us, ms or s"),
-    (SELECT + " --budget latency=20ms,colour=3", 2, "no limit 'colour'", "latency, memory"),
+    (SELECT + " --budget latency=20ms,colour=3", 2, "no limit 'colour'", "latency, p90, memory"),
     (SELECT + " --budget energy=3mJ", 9, "holds no energy measurements", "profile --energy"),
     (SELECT + " --budget 1s --strategy magic", 2, "no strategy 'magic'", "exact, evolution, random, table"),
     (SELECT + " --budget 1s --samples 9", 2, "--samples is of --strategy random", "choose that strategy"),
@@ -168,8 +168,9 @@ WRONG = [
     ("profile --host @lab --space reduced", 2, "is a group", "one host"),
     # deploy
     (
-        "deploy --host {nobody} --supernet {ckpt} --selection {selection} --runtime litert",
-        *(2, "not yet of litert", "--runtime onnxruntime"),
+        "deploy --host {nobody} --supernet {ckpt} --accuracy-table {accuracy} --budget 1s --table {table} "
+        "--runtime litert",
+        *(2, "was predicted for runtime onnxruntime", "--runtime onnxruntime"),
     ),
     ("profile --host {nobody} --space reduced --runtime abacus", 2, "no runtime 'abacus'", "onnxruntime"),
     ("measure --host {nobody} --arch {arch} --runtime abacus", 2, "no runtime 'abacus'", "onnxruntime"),
@@ -182,7 +183,18 @@ WRONG = [
     (DEPLOY + " --selection {junk}", 9, "is not a selection", "ofa-edge select --out"),
     (DEPLOY + " --selection {selection} --table {missing}", 2, "cannot read", "check the path"),
     (DEPLOY + " --selection {selection}", 5, "127.0.0.1", ""),
-    (DEPLOY + " --bundle {missing}", 2, "is not a folder", "manifest.json"),
+    (DEPLOY + " --bundle {missing}", 2, "there is no bundle at", "manifest.json"),
+    (DEPLOY + " --bundle {out} --data .", 2, "--data is for bundles that are made here", "leave --data out"),
+    (DEPLOY + " --budget 1s --precision fp8", 2, "no precision 'fp8'", "fp32 or fp16 or int8"),
+    (DEPLOY + " --budget 1s --precision int8", 2, "int8 is calibrated on images", "--data PATH"),
+    (DEPLOY + " --budget 1s --data .", 2, "--data is what int8 is calibrated on", "--precision int8"),
+    (DEPLOY + " --budget 1s --post-switch 'a", 2, "cannot be split", "one command"),
+    (DEPLOY + " --budget 1s --hook-timeout 0", 2, "--hook-timeout", "--help"),
+    (DEPLOY + " --budget 1s --canary -1", 2, "--canary", "--help"),
+    (DEPLOY + " --budget 1s --parallel 0", 2, "--parallel", "--help"),
+    ("mode set low --host {nobody}", 5, "127.0.0.1", ""),
+    ("mode show --host local", 1, "no release of ofa-lite0 is current", "deploy one first"),
+    ("mode set low --host local", 1, "no release of ofa-lite0 is current", "deploy one first"),
     (DEPLOY + " --bundle .", 9, "manifest.json", "bundle"),
     (DEPLOY + " --host local --keep-bundle {out} --budget 1s", 2, "--keep-bundle keeps one", "one --host"),
     ("deploy --host @lab --budget 1s", 2, "no device is in the group '@lab'", "groups in"),
@@ -367,7 +379,7 @@ def test_a_selection_whose_table_is_not_here_warns_and_goes_on(run: Run, files: 
     line = ["deploy", "--host", "local", "--supernet", files["ckpt"], "--selection", files["selection"], "--dry-run"]
     assert main([*map(str, line), "--json"]) == 0
     said = capsys.readouterr()
-    assert "warning: the latency table of the selection is not in" in said.err
+    assert "warning: local: the latency table of the selection is not in" in said.err
     assert "--table" in said.err
     assert json.loads(said.out)["budget_ms"] == 1000.0
 
