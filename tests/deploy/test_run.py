@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from device_agents import wire
+from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy import run
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import Manifest, Mode
@@ -138,6 +139,24 @@ def test_damaged_files_of_the_current_release_are_repaired(root: Path) -> None:
     outcome = deploy(Device(root))
     assert outcome.state is State.COMMITTED
     assert running(root) == NEW.release
+
+
+def test_a_signature_lies_beside_the_release_and_can_be_verified_there(root: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    signed = NEW.signed(key)
+    assert deploy(Device(root), signed).state is State.COMMITTED
+    there = bundles.read((root / APP / "current").resolve())
+    assert (there.signature, there.signed_by) == (signed.signature, signed.signed_by)
+    assert deploy(Device(root), OLD).state is State.COMMITTED
+    assert bundles.read((root / APP / "current").resolve()).signature is None
+
+
+def test_a_bundle_for_another_kind_of_device_is_refused(root: Path) -> None:
+    error = ends_in(DeploymentRefused, Device(root), NEW.counted(1, "riscv64"))
+    assert "is made for riscv64, Testboard 4 is aarch64" in error.message
+    assert "devices setup" in error.hint
 
 
 # -- the promise --------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ from ofa_edge.search.budget import Budget
         ("energy=1500uJ", Budget(energy_mj=1.5)),
         ("energy=1500µJ", Budget(energy_mj=1.5)),
         ("20ms,energy=.25mJ", Budget(latency_ms=20.0, energy_mj=0.25)),
+        ("20ms,p90=25ms", Budget(latency_ms=20.0, p90_ms=25.0)),
+        ("p90=0.025s", Budget(latency_ms=25.0, p90_ms=25.0)),
         ("20ms, size = 5MB", Budget(latency_ms=20.0, size_bytes=5_000_000)),
     ],
 )
@@ -114,11 +116,18 @@ BYTES = st.none() | st.integers(1, 10**12)
 REALS = st.none() | st.floats(1e-6, 1e12)
 
 
-@given(latency=REALS, memory=BYTES, size=BYTES, macs=BYTES, energy=REALS)
-def test_the_text_of_a_budget_reads_back_equal(latency, memory, size, macs, energy):
-    if (latency, memory, size, macs, energy) == (None,) * 5:
+def test_a_search_knows_the_90th_percentile_as_the_medians_limit_where_there_is_no_other():
+    assert Budget(p90_ms=25.0).searched() == {"latency_ms": 25.0}
+    assert Budget(latency_ms=20.0, p90_ms=25.0).searched() == {"latency_ms": 20.0}
+    assert Budget(latency_ms=30.0, p90_ms=25.0).searched() == {"latency_ms": 30.0}
+    assert Budget(p90_ms=25.0).as_json() == {"latency_ms": 25.0, "p90_ms": 25.0}
+
+
+@given(latency=REALS, memory=BYTES, size=BYTES, macs=BYTES, energy=REALS, p90=REALS)
+def test_the_text_of_a_budget_reads_back_equal(latency, memory, size, macs, energy, p90):
+    if (latency, memory, size, macs, energy, p90) == (None,) * 6:
         latency = 1.0
-    budget = Budget(latency, memory, size, macs, energy)
+    budget = Budget(latency, memory, size, macs, energy, p90)
     assert Budget.parse(str(budget)) == budget
 
 

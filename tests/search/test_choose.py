@@ -54,6 +54,28 @@ def upper(latency, subnet):
     return estimate.value if estimate.high is None else estimate.high
 
 
+def test_a_limit_on_the_90th_percentile_is_one_on_the_median_where_there_is_no_other(accuracy):
+    latency = DrawnLatency(3)
+    uses = sorted(upper(latency, subnet) for subnet in listed(SMALL)[:200])
+    limit = uses[100]
+    by_p90, by_median = (
+        chosen_at(Budget(**{name: limit}), latency, accuracy).selection for name in ("p90_ms", "latency_ms")
+    )
+    assert by_p90.arch == by_median.arch
+    assert by_p90.budget == Budget(latency_ms=limit, p90_ms=limit)
+    loose = chosen_at(Budget(latency_ms=limit, p90_ms=limit / 1e6), latency, accuracy).selection
+    assert loose.arch == by_median.arch, "nothing predicts it"
+
+
+def test_what_is_said_instead_of_an_infeasible_90th_percentile_works(accuracy):
+    latency = DrawnLatency(3)
+    with pytest.raises(InfeasibleBudget) as refused:
+        chosen_at(Budget(p90_ms=1e-6), latency, accuracy)
+    needed = Budget(**refused.value.details["needed"])
+    assert needed.p90_ms == needed.latency_ms
+    assert chosen_at(needed, latency, accuracy).selection.budget == needed
+
+
 @given(seed=st.integers(0, 10**6), share=st.floats(0, 1), width=st.sampled_from([0.0, 0.08]), macs=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_no_listed_subnet_that_fits_is_better(accuracy, seed, share, width, macs):

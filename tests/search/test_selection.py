@@ -56,6 +56,7 @@ def test_reads_back_equal(tmp_path):
     [
         replace(SELECTION, latency_ms=Estimate(7.5)),
         replace(SELECTION, budget=Budget(macs=10**9), strategy="table", proven_optimal=False),
+        replace(SELECTION, budget=Budget(latency_ms=8.0, p90_ms=9.5)),
         replace(SELECTION, inputs={}),
         replace(SELECTION, strategy="evolution", inputs={"predictor": "c" * 64}),
         replace(SELECTION, measured=MEASURED, headers={"latency-table": "d" * 64}),
