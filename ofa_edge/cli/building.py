@@ -8,46 +8,37 @@ at hand that is said; a family's modes become one release, in its order.
 from __future__ import annotations
 
 import hashlib
+import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ofa_edge import settings
-from ofa_edge.cli.output import Output
-from ofa_edge.deploy import assemble
+from ofa_edge.cli.making import Making
 from ofa_edge.deploy import bundle as bundles
+from ofa_edge.deploy.assemble import Choice
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import DEFAULT_MODE
 from ofa_edge.errors import UsageError
-from ofa_edge.latency.conditions import Conditions, RunsOn
+from ofa_edge.latency.conditions import Conditions
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search import families
 from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
-from ofa_edge.weights import checkpoint as checkpoints
-
-if TYPE_CHECKING:
-    from ofa_edge.weights.checkpoint import Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Making:
-    """What bundles are made with, as --supernet, --app and the options of the runtime say."""
-
-    supernet: str
-    app: str | None
-    runs_on: RunsOn
-
-    def of(self, chosen: Selection, checkpoint: Checkpoint, conditions: Conditions | None) -> Bundle:
-        """Raises as assemble.assemble."""
-        app = self.app or checkpoint.space.name
-        runs_on = chosen.runs_on or self.runs_on
-        return assemble.assemble([assemble.Choice(chosen, runs_on, conditions)], checkpoint, app=app)
+def _made(making: Making, chosen: Selection, conditions: Conditions | None, machine: str | None, name: str) -> Bundle:
+    """A bundle of one mode. Raises as Making.require and Making.bundle."""
+    choice = Choice(chosen, making.asked.of(chosen), conditions, name)
+    return making.bundle([choice], machine or platform.machine(), making.out)
 
 
 def of_selection(
-    file: Path, modes: Sequence[str], device: str | None, table_file: Path | None, making: Making, out: Output
+    file: Path,
+    modes: Sequence[str],
+    device: str | None,
+    table_file: Path | None,
+    making: Making,
+    machine: str | None,
 ) -> Bundle:
     """What a selection's or a family's file says.
 
@@ -55,6 +46,7 @@ def of_selection(
         modes: of a family, the default first; () for all of them.
         device: model of one of a family's devices.
         table_file: a latency table that (a member of) it was made with.
+        machine: processor of the devices it is for; this machine's where left out.
 
     Raises:
         UsageError: a file cannot be opened; a family has no such mode or device, or several and none is named.
@@ -62,21 +54,22 @@ def of_selection(
     """
     from ofa_edge.cli import unchanged
 
-    checkpoint = checkpoints.load(making.supernet)
-    found = families.read(file, checkpoint.space)
+    found = families.read(file, making.checkpoint.space)
     if isinstance(found, Family):
         chosen = _members(found, modes, device, table_file, str(file))
-        return bundles.joined({name: making.of(one, checkpoint, at) for name, (one, at) in chosen.items()})
+        making.require([making.asked.of(one) for one, _ in chosen.values()])
+        return bundles.joined({name: _made(making, one, at, machine, name) for name, (one, at) in chosen.items()})
     for name, given in (("mode", modes), ("device", device)):
         if given:
             raise UsageError(f"{file} is one selection and has no {name}s", hint=f"leave --{name} out")
     table = _table_at_hand(found) if table_file is None else unchanged.table_of_one([found], table_file)
     if table is None:
-        out.warning(
+        making.out.warning(
             f"the latency table of {file} is not at hand, so the bundle does not say under which conditions its "
             "latency was predicted; name the table with --table"
         )
-    return making.of(found, checkpoint, None if table is None else table.conditions)
+    making.require([making.asked.of(found)])
+    return _made(making, found, None if table is None else table.conditions, machine, DEFAULT_MODE)
 
 
 def of_budget(
@@ -84,7 +77,7 @@ def of_budget(
     table_file: Path | None,
     accuracy_table: Path | None,
     making: Making,
-    out: Output,
+    machine: str | None,
     confidence: float,
     seed: int,
 ) -> Bundle:
@@ -92,11 +85,12 @@ def of_budget(
     from ofa_edge.cli import choosing, inputs
     from ofa_edge.search.budget import Budget
 
-    limits, checkpoint = Budget.parse(budget), checkpoints.load(making.supernet)
+    limits, checkpoint, out = Budget.parse(budget), making.checkpoint, making.out
     table = inputs.named_latency_table(table_file, checkpoint.space.name, out)
     models = inputs.Models(table, inputs.accuracy_table(accuracy_table, checkpoint.sha256, out), seed)
     chosen = choosing.choose_exact(models, limits, confidence=confidence).selection
-    return making.of(chosen, checkpoint, table.conditions)
+    making.require([making.asked.of(chosen)])
+    return _made(making, chosen, table.conditions, machine, DEFAULT_MODE)
 
 
 def _members(

@@ -48,9 +48,11 @@ def build(
     accuracy_table: options.AccuracyTableFile = None,
     supernet: options.Supernet = "embedded",
     app: options.App = None,
-    runtime: options.Runtime = "onnxruntime",
-    threads: options.Threads = 1,
+    runtime: options.MaybeRuntime = None,
+    threads: options.MaybeThreads = None,
     cores: options.Cores = None,
+    precision: options.FilePrecision = None,
+    data: options.CalibrationData = None,
     counter: Annotated[
         int, typer.Option("--counter", min=0, help="Number of the release: devices refuse one below their own.")
     ] = 0,
@@ -67,8 +69,10 @@ def build(
     A family of modes becomes one release that holds them all.
     """
     from ofa_edge.cli import building
+    from ofa_edge.cli.making import Asked, Making
     from ofa_edge.cli.signing import Signing
     from ofa_edge.deploy import bundle as bundles
+    from ofa_edge.weights import checkpoint as checkpoints
 
     out = Output(as_json)
     options.exactly_one(selection=selection, budget=budget)
@@ -76,11 +80,12 @@ def build(
         if given and selection is None:
             raise UsageError(f"--{name} is of --selection", hint=f"leave --{name} out, or give a selection's file")
     signing = Signing.read(sign, None)
-    making = building.Making(supernet, app, options.runs_on(runtime, threads, cores))
+    asked = Asked(runtime, threads, cores, precision)
+    making = Making(checkpoints.load(supernet), app, asked, data, out)
     if selection is not None:
-        made = building.of_selection(selection, mode or [], device, table_file, making, out)
+        made = building.of_selection(selection, mode or [], device, table_file, making, machine)
     else:
-        made = building.of_budget(budget or "", table_file, accuracy_table, making, out, confidence, seed)
+        made = building.of_budget(budget or "", table_file, accuracy_table, making, machine, confidence, seed)
     ready = signing.done(made.counted(counter, machine), str(out_path))
     bundles.write(ready, out_path)
     value = {"bundle": str(out_path), **_value(ready)}

@@ -51,13 +51,8 @@ def deploy(
     runtime: options.MaybeRuntime = None,
     threads: options.MaybeThreads = None,
     cores: options.Cores = None,
-    precision: Annotated[
-        str | None,
-        typer.Option("--precision", metavar="fp32|fp16|int8", help="fp16: weights only; int8: calibrated on --data."),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", metavar="PATH", help="Images that int8 is calibrated on.")
-    ] = None,
+    precision: options.FilePrecision = None,
+    data: options.CalibrationData = None,
     confidence: options.Confidence = 0.95,
     seed: options.Seed = 0,
     trust: options.Trust = None,

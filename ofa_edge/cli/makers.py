@@ -23,7 +23,7 @@ from ofa_edge.deploy.assemble import Choice
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import DEFAULT_MODE, MAX_MODES, MODE_NAME, measured_as
 from ofa_edge.deploy.plan import as_it_is
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.conditions import Conditions, RunsOn
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.predictors import model_of
@@ -180,6 +180,22 @@ def _with_a_runtime(facts: Facts, runs: Sequence[RunsOn]) -> Conditions:
     return as_it_is(facts, runs[0])
 
 
+def _table(
+    named: LatencyTable | None, facts: Facts, runs_on: RunsOn, space: str, said: Output, *, accept_stale: bool
+) -> LatencyTable:
+    """The table of a device that runs so. Int8 tables are of the type of activations that the device was faster with,
+    which is not asked for here. Raises as inputs.device_latency_table."""
+    from ofa_edge.cli import inputs
+
+    ways = [measured_as(runs_on)]
+    if (runs_on.runtime, runs_on.precision) == ("onnxruntime", "int8"):
+        ways = [replace(runs_on, activations="int8"), replace(runs_on, activations="uint8")]
+    for way in ways[:-1]:
+        with contextlib.suppress(UsageError, BadFile):
+            return inputs.device_latency_table(named, facts, way, space, said)
+    return inputs.device_latency_table(named, facts, ways[-1], space, said, accept_stale=accept_stale)
+
+
 def from_budget(
     budget: Budget,
     table_file: Path | None,
@@ -205,11 +221,11 @@ def from_budget(
     accuracy = inputs.accuracy_table(accuracy_table, checkpoint.sha256, making.out)
 
     def make(session: Session, said: Output) -> Ready:
-        found = inputs.device_latency_table(
-            named, session.facts, measured_as(runs_on), checkpoint.space.name, said, accept_stale=accept_stale
-        )
+        found = _table(named, session.facts, runs_on, checkpoint.space.name, said, accept_stale=accept_stale)
         models = inputs.Models(found, accuracy, seed)
         chosen = choosing.choose_exact(models, budget, confidence=confidence).selection
+        if found.conditions.lossy:
+            said.notice("top-1 is predicted for fp32, and int8 loses some: `select --data` measures how much")
         choice = Choice(chosen, runs_on, found.conditions)
         return Ready(making.bundle([choice], session.facts.machine, said), {DEFAULT_MODE: models.latency})
 

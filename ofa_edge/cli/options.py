@@ -118,6 +118,13 @@ MaybeThreads = Annotated[
     int | None, typer.Option("--threads", min=1, max=256, help="Threads the runtime may use; one where left out.")
 ]
 Precision = Annotated[str, typer.Option("--precision", metavar="fp32|int8", help="Numbers that models compute with.")]
+FilePrecision = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="fp32|fp16|int8", help="fp16: weights only; int8: calibrated on --data."),
+]
+CalibrationData = Annotated[
+    Path | None, typer.Option("--data", metavar="PATH", help="Images that int8 is calibrated on.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, max=256, help="Threads the runtime may use.")]
 Cores = Annotated[
     str | None, typer.Option("--cores", metavar="MASK", help="Cores to run on, such as 0-3 or 4,5; all where left out.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 
@@ -20,9 +19,8 @@ from ofa_edge.deploy.manifest import DEFAULT_MODE, Budget, Manifest, Mode, Predi
 from ofa_edge.deploy.outcome import Measure, Timing
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import build, compiling
-from ofa_edge.graph.quantize import Activations
 from ofa_edge.latency import plan, trials, workload
-from ofa_edge.latency.conditions import UNKNOWN, Conditions, RunsOn
+from ofa_edge.latency.conditions import UNKNOWN, Activations, Conditions, RunsOn
 from ofa_edge.latency.model import LatencyModel
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.search.selection import Selection
@@ -116,7 +114,7 @@ def _part(
         runtime=runs_on.runtime,
         precision=runs_on.precision,
         calibration=images,
-        activations=cast("Activations | None", runs_on.activations),
+        activations=runs_on.activations,
         name=f"the compiled model{of}",
     )
     for text in compiled.notices:
@@ -132,12 +130,13 @@ def _part(
     return Part(selection.arch, compiled.content, tensors, runs_on, promise, choice.name, golden.tolerance)
 
 
-def _activations(choice: Choice, machine: str) -> str:
+def _activations(choice: Choice, machine: str) -> Activations:
     """As the latency was predicted for; where nobody says, what is usual on such a machine."""
     if choice.runs_on.activations is not None:
         return choice.runs_on.activations
-    if choice.conditions is not None and choice.conditions.activations != UNKNOWN:
-        return choice.conditions.activations
+    measured = None if choice.conditions is None else choice.conditions.deployed_on
+    if measured is not None and measured.activations is not None:
+        return measured.activations
     return "int8" if choice.runs_on.runtime == "litert" else compiling.usual_activations(machine)
 
 

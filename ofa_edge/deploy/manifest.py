@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ofa_edge import preprocess, strict_json
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency.conditions import Conditions, RunsOn
+from ofa_edge.latency.conditions import Activations, Conditions, RunsOn
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 MODE_NAME = r"[a-z0-9][a-z0-9-]{0,31}"
@@ -141,7 +141,7 @@ class Runs(_Value):
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
     cores: tuple[Annotated[int, Field(ge=0, le=4096)], ...] | None = None
     precision: Text = "fp32"
-    activations: Text | None = None
+    activations: Activations | None = None
 
     @classmethod
     def of(cls, runs_on: RunsOn) -> Self:
