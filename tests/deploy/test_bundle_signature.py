@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from ofa_edge.deploy import bundle
+from ofa_edge.deploy import bundle, run
 from ofa_edge.deploy.bundle import MANIFEST, SIGNATURE
 from ofa_edge.deploy.signature import CONTEXT, TrustedKey, keygen, read_private, require_trusted, sign, signer
 from ofa_edge.errors import BadFile, UsageError
-from tests.deploy.double import make_bundle
+from tests.deploy.double import APP, Clock, Device, make_bundle
 
 BUNDLE = make_bundle()
 TEXT = BUNDLE.files[MANIFEST]
@@ -172,3 +172,11 @@ def test_openssl_reads_our_keys_makes_its_own_and_verifies_what_we_sign(keys: Pa
         *("-in", tmp_path / "text", "-sigfile", tmp_path / "sig"),
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_a_release_on_a_device_still_says_who_made_it(keys: Path, tmp_path: Path) -> None:
+    signed = BUNDLE.signed(read_private(keys / "ours"))
+    run.deploy(Device(tmp_path / "root"), signed, measure=Clock())
+    there = bundle.read((tmp_path / "root" / APP / "current").resolve())
+    assert there.files == signed.files
+    assert require_trusted(there.signed_by, [TrustedKey.read(keys / "ours.pub")], "it").key == signed.signed_by
