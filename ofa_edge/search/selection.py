@@ -26,7 +26,8 @@ from ofa_edge.space.cost import Cost
 from ofa_edge.space.spaces import named, own_definition
 
 SCHEMA = "selection"
-VERSION = (1, 2)  # 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution
+# 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution; 1.3: `bound` may be null
+VERSION = (1, 3)
 STRATEGIES = ("exact", "evolution", "random", "table")
 MAX_FILE_BYTES = 1 << 20
 
@@ -86,7 +87,8 @@ class Selection:
         confidence: two-sided, of the intervals.
         model: in words, what was maximised over what, and how predictions are made.
         proven_optimal: no subnet of the model has a higher predicted top1 within the budget.
-        bound: no subnet within the budget has a higher predicted top1 than this.
+        bound: no subnet within the budget has a higher predicted top1 than this; None where nothing below 100 % is
+            known.
         inputs: hex sha256 of each file it came from, by role ('latency-table', 'accuracy-table', 'supernet',
             'predictor').
         tool: name and version of the program that chose.
@@ -106,7 +108,7 @@ class Selection:
     confidence: float
     model: str
     proven_optimal: bool
-    bound: float
+    bound: float | None
     inputs: Mapping[str, str]
     seed: int
     tool: str = f"ofa-edge {__version__}"
@@ -223,7 +225,11 @@ def parse(value: Any, space: Space | None = None) -> Selection:
         raise ValueError("it does not say that it is one")
     minor = minor_version(value.get("version"), VERSION)
     optional = {name: dict for name in ("definition", "measured", "headers") if name in value}
-    fields = typed(value, _FIELDS | optional, "", strict=minor <= VERSION[1])
+    # Null and a number are two types, and `typed` knows one.
+    unbounded = {"bound": None} if "bound" in value and value["bound"] is None else {}
+    needed = {name: kind for name, kind in _FIELDS.items() if name not in unbounded}
+    rest = {name: item for name, item in value.items() if name not in unbounded}
+    fields = typed(rest, needed | optional, "", strict=minor <= VERSION[1]) | unbounded
     space = space or named(fields["space"], fields.get("definition"), "it")
     if space.name != fields["space"]:
         raise ValueError(f"it is of space {fields['space']}, not of {space.name}")
