@@ -31,6 +31,11 @@ VERSION = (1, 3)
 STRATEGIES = ("exact", "evolution", "random", "table")
 MAX_FILE_BYTES = 1 << 20
 
+# Of a file: whole numbers fit 64 bits, no text is longer than a page, and no object has more entries.
+_MOST = (1 << 63) - 1
+_MOST_TEXT = 20_000
+_MOST_ENTRIES = 64
+
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -205,6 +210,7 @@ _FIELDS: dict[str, type] = {
     "seed": int,
     "tool": str,
 }
+_SMALL = ("inputs", "headers")
 _COUNTS: dict[str, type] = dict.fromkeys(("macs", "params", "weight_bytes", "peak_activation_bytes"), int)
 _BUDGET: dict[str, type] = {
     "latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int, "energy_mj": float,
@@ -214,7 +220,7 @@ _BUDGET: dict[str, type] = {
 def minor_version(version: Any, known: tuple[int, int]) -> int:
     """Of a file's `version`; raises ValueError where the major one is not the known one."""
     major, _, minor = str(version).partition(".")
-    if major != str(known[0]) or not minor.isdecimal():
+    if major != str(known[0]) or not minor.isdecimal() or len(minor) > 9:
         raise ValueError(f"its version is {str(version)[:20]!r}, this ofa-edge reads {known[0]}.x")
     return int(minor)
 
@@ -239,10 +245,12 @@ def parse(value: Any, space: Space | None = None) -> Selection:
         raise ValueError(f"strategy {fields['strategy']!r} is not one of {', '.join(STRATEGIES)}")
     if not 0 < fields["confidence"] < 1:
         raise ValueError("confidence is not between 0 and 1")
+    if fields["bound"] is not None and not 0 <= fields["bound"] <= 1:
+        raise ValueError("bound is no share")
     for where in ("inputs", "headers"):
         for role, digest in fields.get(where, {}).items():
-            if not isinstance(digest, str) or not _HEX.fullmatch(digest):
-                raise ValueError(f"{where}.{role} is not a sha256")
+            if len(role) > 80 or not isinstance(digest, str) or not _HEX.fullmatch(digest):
+                raise ValueError(f"{where}.{role[:80]} is not a sha256")
     limits = {name: kind for name, kind in _BUDGET.items() if name in fields["budget"]}
     return Selection(
         space=space,
@@ -280,6 +288,8 @@ def typed(value: Any, fields: Mapping[str, type], where: str, strict: bool = Tru
     """The fields of an object, each of exactly its type; further ones are refused if `strict`, else left out."""
     if not isinstance(value, dict):
         raise ValueError(f"{where.rstrip('.')} is not an object")
+    if len(value) > _MOST_ENTRIES:
+        raise ValueError(f"{where.rstrip('.') or 'it'} has {len(value):,} fields")
     if (unknown := sorted(set(value) - set(fields))) and strict:
         raise ValueError(f"it has an unknown field {where}{unknown[0]}"[:200])
     found: dict[str, Any] = {}
@@ -287,6 +297,12 @@ def typed(value: Any, fields: Mapping[str, type], where: str, strict: bool = Tru
         if name not in value:
             raise ValueError(f"{where}{name} is missing")
         item: Any = value[name]
+        if type(item) is int and abs(item) > _MOST:
+            raise ValueError(f"{where}{name} is greater than anything it could count")
+        if isinstance(item, str) and len(item) > _MOST_TEXT:
+            raise ValueError(f"{where}{name} has {len(item):,} characters")
+        if isinstance(item, dict) and name in _SMALL and len(item) > _MOST_ENTRIES:
+            raise ValueError(f"{where}{name} has {len(item):,} entries")
         if kind is float and type(item) is int:
             item = float(item)
         if type(item) is not kind:

@@ -212,11 +212,11 @@ def _highs(program: Program, above: float, forbidden: Sequence[Ints], seconds: f
 
 @contextlib.contextmanager
 def _nothing_printed() -> Iterator[None]:
-    """HiGHS writes "HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();" to the process' stdout when
-    it repairs a solution, and data alone belongs there. No option keeps it back: it is a bare printf, and milp's `disp`
-    (HiGHS' log_to_console, output_flag) is off already. So the descriptor is turned away, by one thread at a time; what
-    another thread prints meanwhile is lost with it. No command comes here: the program is a second opinion, of tests
-    and benchmarks, on what exact/top.py finds."""
+    """HiGHS writes a line of its own debugging ("HighsMipSolverData::transformNewIntegerFeasibleSolution ...") to the
+    process' stdout when it repairs a solution, and data alone belongs there. No option keeps it back: it is a bare
+    printf, and milp's `disp` (HiGHS' log_to_console) is off already. So the descriptor is turned away, by one thread at
+    a time; what another thread prints meanwhile is lost with it. No command comes here: the program is a second
+    opinion, of tests and benchmarks, on what exact/top.py finds."""
     with _STDOUT:
         sys.stdout.flush()
         try:
