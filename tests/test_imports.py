@@ -47,8 +47,8 @@ WITH_IMAGES = {
     ("ofa_edge.cli.exporting", "ofa_edge.accuracy.recalibrate"),
     ("ofa_edge.cli.exporting", "ofa_edge.train.images"),
     ("ofa_edge.cli.images", "ofa_edge.train.images"),
-    ("ofa_edge.cli.truth", "ofa_edge.accuracy.evaluate"),
-    ("ofa_edge.cli.truth", "ofa_edge.train.images"),
+    ("ofa_edge.cli.truth_measuring", "ofa_edge.accuracy.evaluate"),
+    ("ofa_edge.cli.truth_measuring", "ofa_edge.train.images"),
 }
 
 # These names shadow the standard library for whatever runs with their folder first on sys.path.

@@ -231,13 +231,13 @@ def _truth(
     out: Output,
 ) -> Check:
     """Measures the best subnets of a choice, and chooses by that."""
-    from ofa_edge.cli import truth
+    from ofa_edge.cli import truth, truth_measuring
     from ofa_edge.search.truth import shortlist
 
-    to_do = truth.Asked(
+    to_do = truth_measuring.Asked(
         data=data,
         supernet=supernet,
-        bn=bn or truth.BN[0],
+        bn=bn or truth_measuring.BN[0],
         host=host,
         connecting=connecting,
         accept_unknown=accept_unknown,
