@@ -156,7 +156,9 @@ def evaluated(
     """Those that fit, with what they get right, and those that do not fit as they are."""
     under = notes.under(**judge.what)
     archs = [one.candidate.arch for one in checked if one.fits(budget)]
-    out.say(f"top-1 of {len(archs)} subnets on {judge.words}")
+    known = sum(notes.right(under, arch) is not None for arch in archs)
+    there = f" ({known} known already)" if known else ""
+    out.say(f"top-1 of {len(archs)} subnets{there} on {judge.words}")
     with out.progress("evaluate", len(archs)) as bar:
         failed = checking.evaluate_missing(judge.right, archs, notes, under, lambda arch: bar.advance())
     _say_failed(failed, len(archs), out)
