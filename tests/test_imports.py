@@ -48,8 +48,8 @@ WITH_IMAGES = {
     ("ofa_edge.cli.export_images", "ofa_edge.accuracy.recalibrate"),
     ("ofa_edge.cli.export_images", "ofa_edge.train.images"),
     ("ofa_edge.cli.images", "ofa_edge.train.images"),
-    ("ofa_edge.cli.truth", "ofa_edge.accuracy.evaluate"),
-    ("ofa_edge.cli.truth", "ofa_edge.train.images"),
+    ("ofa_edge.cli.truth_measuring", "ofa_edge.accuracy.evaluate"),
+    ("ofa_edge.cli.truth_measuring", "ofa_edge.train.images"),
     ("ofa_edge.preprocess", "PIL"),
     ("ofa_edge.cli.truth_ways", "ofa_edge.accuracy.compiled"),
 }

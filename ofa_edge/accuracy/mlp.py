@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from ofa_edge.accuracy.encoding import ONE_HOT, encode, encode_arrays
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.validation import Rows, Validation, errors_by_score
+from ofa_edge.quantiles import student_t
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays
 
@@ -94,7 +94,7 @@ class MlpAccuracy:
         """
         values = self.predict(archs)
         # Rows of one subnet share its error, so the errors count once per subnet.
-        half = float(stdtrit(self.subnets - 1, (1 + confidence) / 2)) * np.interp(values, *self.errors)
+        half = student_t(confidence, self.subnets - 1) * np.interp(values, *self.errors)
         return np.clip(np.stack([values, values - half, values + half], axis=1), 0.0, 1.0)
 
     def describe(self) -> str:

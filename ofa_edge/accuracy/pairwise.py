@@ -16,9 +16,6 @@ from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
-from scipy.linalg.lapack import dpotri
-from scipy.special import stdtrit
 
 from ofa_edge.accuracy.encoding import PLACES, encode, encode_arrays
 from ofa_edge.accuracy.pair_tables import PairTables
@@ -26,6 +23,7 @@ from ofa_edge.accuracy.ridge import LINKS, FitQuality, best_form
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.validation import Rows, errors_by_score
 from ofa_edge.errors import UsageError
+from ofa_edge.quantiles import student_t
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays
 
@@ -146,6 +144,8 @@ class PairwiseAccuracy:
         )
 
     def _bounds(self, archs: Sequence[Arch], confidence: float) -> Floats:
+        from scipy.linalg import cho_solve  # only intervals need it
+
         kernel = self._kernel(archs)
         scores = self.level + kernel @ self.dual
         own, factor, mean_leverage = self._leverages
@@ -153,7 +153,7 @@ class PairwiseAccuracy:
         leverage = 1 / len(self.rows) + np.sum(cho_solve(factor, centred.T) ** 2, axis=0)
         scale = np.interp(scores, *self.errors) * np.sqrt((1 + leverage) / (1 + mean_leverage))
         # Rows of one subnet share its error, so the errors count once per subnet.
-        half = float(stdtrit(self.quality.subnets - 1, (1 + confidence) / 2)) * scale
+        half = student_t(confidence, self.quality.subnets - 1) * scale
         return np.stack([scores, scores - half, scores + half], axis=1)
 
     def _kernel(self, archs: Sequence[Arch]) -> Floats:
@@ -174,6 +174,9 @@ class PairwiseAccuracy:
     @cached_property
     def _leverages(self) -> tuple[Floats, tuple[Floats, bool], float]:
         """Kernel of the rows, the factor of its centred form plus ridge, and the rows' mean leverage."""
+        from scipy.linalg import cho_factor
+        from scipy.linalg.lapack import dpotri
+
         linear = self._centred @ self._centred.T
         kernel = linear + self.balance * linear**2
         centred = kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()

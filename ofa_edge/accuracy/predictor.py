@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from ofa_edge.accuracy.encoding import (
     DEPTH_PLACES,
@@ -40,6 +39,7 @@ from ofa_edge.accuracy.ridge import LINKS, FitQuality, Form, best_form, principa
 from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.accuracy.validation import Rows, errors_by_score
+from ofa_edge.quantiles import student_t
 from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.population import ArchArrays
@@ -105,8 +105,9 @@ class AdditiveAccuracy:
     def fit_measured(cls, rows: Rows, *, seed: int = 0) -> AdditiveAccuracy:
         """As `fit_rows`, for rows that are enough or a part of such; resolutions are those of `rows`."""
         best: tuple[Form, str, Floats] | None = None
+        archs = ArchArrays.of(rows.space, rows.archs)
         for terms in TERMS:
-            columns = encode(rows.space, rows.archs, rows.resolutions, terms)
+            columns = encode_arrays(rows.space, archs, rows.resolutions, terms)
             form = best_form(*principal(columns - columns.mean(axis=0)), rows, seed)
             if best is None or form.rmse < best[0].rmse:
                 best = form, terms, columns
@@ -259,7 +260,7 @@ class AdditiveAccuracy:
         leverage = 1 / self.quality.rows + np.einsum("ij,ij->i", x @ self.spread, x)
         scale: Floats = np.interp(scores, *self.errors) * np.sqrt((1 + leverage) / (1 + self.mean_leverage))
         # Rows of one subnet share its error, so the errors count once per subnet.
-        return float(stdtrit(self.quality.subnets - 1, (1 + confidence) / 2)) * scale
+        return student_t(confidence, self.quality.subnets - 1) * scale
 
     def describe(self) -> str:
         """What the model is, in one line a person can judge."""

@@ -19,6 +19,8 @@ from ofa_edge.accuracy.validation import Rows, spearman
 Floats = NDArray[np.float64]
 
 FOLDS = 10
+# Of the greatest variance along an axis; what is less is rounding.
+_RANK = 1e-12
 RIDGES = tuple(float(r) for r in np.logspace(-2, 3, 11))
 
 
@@ -106,9 +108,14 @@ def best_form(z: Floats, values: Floats, rows: Rows, seed: int) -> Form:
 
 
 def principal(x: Floats) -> tuple[Floats, Floats]:
-    """Centred columns in the basis of their principal axes: (z, values) with z'z = diag(values)."""
+    """Centred columns in the basis of their principal axes: (z, values) with z'z = diag(values).
+
+    Without the axes along which nothing varies: choices of a place exclude each other, so of the columns they give half
+    say nothing new.
+    """
     values, vectors = np.linalg.eigh(x.T @ x)
-    return x @ vectors, np.maximum(values, 0)
+    varies = values > _RANK * max(values.max(), 1.0)
+    return x @ vectors[:, varies], values[varies]
 
 
 def left_out_scores(z: Floats, values: Floats, targets: Floats, folds: NDArray[np.int64]) -> Floats:

@@ -251,8 +251,9 @@ class Models:
         latency, accuracy = self.latency_table.header.space, self.space.name
         if latency != accuracy:
             raise UsageError(
-                f"the latency table is of space {latency}, the accuracy table of {accuracy}",
-                hint="give tables of one space",
+                f"the latency table is of space {latency}, the"
+                f" {'accuracy table' if self.predictor is None else 'predictor'} of {accuracy}",
+                hint="give files of one space",
             )
         # The number of classes may differ: it is one block of many, whose time is then estimated.
         if self.latency_table.space.with_classes(self.space.classes) != self.space:

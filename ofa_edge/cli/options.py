@@ -71,7 +71,7 @@ AcceptNew = Annotated[
 Identity = Annotated[
     Path | None, typer.Option("--identity", "-i", metavar="FILE", help="A private SSH key to try before the others.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=(1 << 63) - 1, help="Seed of everything drawn at random.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the result.")]
 MaybeOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where to write the result.")]

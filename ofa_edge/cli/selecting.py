@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,6 +136,7 @@ def select(
     modes = parse_modes(mode or []) or (Mode(None, Budget.parse(budget or "")),)
     measures = data is not None or measured_on is not None
     models = choosing.load_models(tables, accuracy_table, predictor, supernet, seed, out, find_table=measures)
+    gc.freeze()  # what was read stays to the end: looking for garbage in it takes longer than choosing
     if not accept_unknown:
         for one in models:
             for wanted in modes:
@@ -191,13 +193,15 @@ def _require_together(
     host: str | None,
 ) -> None:
     """Raises UsageError where options contradict each other, saying which to leave out."""
-    from ofa_edge.search.sampled.evolution import PRESETS
     from ofa_edge.search.selection import STRATEGIES
 
     if strategy not in STRATEGIES:
         raise UsageError(f"there is no strategy {strategy!r}", hint=f"use one of: {', '.join(STRATEGIES)}")
-    if evolution is not None and evolution not in PRESETS:
-        raise UsageError(f"there is no --evolution {evolution!r}", hint=f"use {' or '.join(PRESETS)}")
+    if evolution is not None:
+        from ofa_edge.search.sampled.breeding import PRESETS
+
+        if evolution not in PRESETS:
+            raise UsageError(f"there is no --evolution {evolution!r}", hint=f"use {' or '.join(PRESETS)}")
     choose_it = "leave it out, or choose that strategy"
     wrong = [
         (samples is not None and strategy != "random", "--samples is of --strategy random", choose_it),
@@ -241,13 +245,13 @@ def _truth(
     out: Output,
 ) -> Then:
     """Measures the best subnets of a choice, and chooses by that."""
-    from ofa_edge.cli import truth, truth_ways
+    from ofa_edge.cli import truth_measuring, truth_ways
     from ofa_edge.search.truth import shortlist
 
-    to_do = truth.Asked(
+    to_do = truth_measuring.Asked(
         data=data,
         supernet=supernet,
-        bn=bn or truth.BN[0],
+        bn=bn or truth_measuring.BN[0],
         host=host,
         connecting=connecting,
         accept_unknown=accept_unknown,

@@ -73,7 +73,9 @@ def _millijoules(energy: dict[str, float | None]) -> str:
 
 
 def _optimal(value: dict[str, Any]) -> str:
-    return "proven" if value["proven_optimal"] else f"bound {100 * value['bound']:.2f} %"
+    if value["proven_optimal"]:
+        return "proven"
+    return "no bound known" if value["bound"] is None else f"bound {100 * value['bound']:.2f} %"
 
 
 def describe_family(members: Sequence[Purpose], each: Sequence[Chosen], common: bool, file: Path | None = None) -> str:

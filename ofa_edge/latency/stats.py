@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ofa_edge.quantiles import student_t as student_t
+
 Z = 1.959964
 """Half-widths of 95 % intervals are so many standard errors, where these are known well."""
 MAD_TO_STD = 1.4826
@@ -56,15 +58,6 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     if rank == 0:
         return None
     return ordered[rank - 1], ordered[n - rank]
-
-
-def student_t(confidence: float, degrees: int) -> float:
-    """Two-sided quantile of Student's t: P(|t| <= result) = confidence."""
-    from scipy.special import stdtrit  # scipy.stats would cost ten times the start-up time
-
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
 def spread(values: Sequence[float]) -> float:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ofa_edge.accuracy.interpolation import interpolate_all
 from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.accuracy.ridge import LINKS
+from ofa_edge.search.candidate import DIGITS
 from ofa_edge.search.costs import (
     COLUMNS,
     FAILED,
@@ -207,8 +208,8 @@ def estimates(predictor: AccuracyPredictor, archs: Sequence[Arch], confidence: f
     return [Top1(*map(float, row)) for row in bounds]
 
 
-def greatest(predictor: AccuracyPredictor, resolutions: Sequence[int]) -> float:
-    """A share that no prediction exceeds, whatever a subnet costs; 1 where no more is known."""
+def greatest(predictor: AccuracyPredictor, resolutions: Sequence[int]) -> float | None:
+    """A share that no prediction exceeds, whatever a subnet costs; None where none is known."""
     if isinstance(predictor, AdditiveAccuracy):
-        return predictor.top1(predictor.greatest_score(resolutions))
-    return 1.0
+        return round(predictor.top1(predictor.greatest_score(resolutions)), DIGITS)
+    return None

@@ -99,10 +99,10 @@ class Budget:
             limit = getattr(self, kind.field)
             if limit is None:
                 continue
-            if not math.isfinite(limit) or limit <= 0:
+            if not 0 < limit < math.inf:
                 raise UsageError(f"the budget's {name} must be greater than 0, not {limit}", hint=EXAMPLE)
             if limit > _GREATEST:
-                raise UsageError(f"the budget's {name} of {limit:g}{kind.own} limits nothing", hint=EXAMPLE)
+                raise UsageError(f"the budget's {name} of {min(limit, 1e300):g}{kind.own} limits nothing", hint=EXAMPLE)
 
     @classmethod
     def parse(cls, text: str) -> Budget:

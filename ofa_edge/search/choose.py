@@ -58,7 +58,7 @@ class Chosen:
         confidence: float,
         model: str,
         proven_optimal: bool,
-        bound: float,
+        bound: float | None,
         inputs: Mapping[str, str],
         seed: int,
     ) -> Chosen:

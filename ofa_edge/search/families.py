@@ -29,6 +29,10 @@ SCHEMA = "selection-family"
 VERSION = (1, 0)
 MAX_FILE_BYTES = 16 << 20
 MAX_MEMBERS = 256
+# Numbers, texts, lists and objects of a file, which take fifty times as much memory as their bytes: 256 members of a
+# space of one's own have about half as many.
+MAX_VALUES = 400_000
+_MOST_CONDITIONS = 20_000  # characters
 
 EXAMPLE = "a mode looks like full:20ms or low:latency=10ms,memory=6MB; its name is of letters, digits and '-'"
 _NAME = re.compile(r"[A-Za-z0-9-]{1,32}")
@@ -234,6 +238,7 @@ class Family:
         try:
             if len(data) > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
+            _require_few_values(data)
             return cls._parse(strict_json.loads(data), space)
         except (ValueError, UsageError, BadFile) as error:
             raise BadFile(
@@ -276,12 +281,19 @@ def read(path: Path | str, space: Space | None = None) -> Selection | Family:
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
     try:
+        _require_few_values(data)
         value = strict_json.loads(data)
     except ValueError:
         value = None
     if isinstance(value, dict) and value.get("schema") == SCHEMA:
         return Family.from_bytes(data, str(path), space)
     return Selection.from_bytes(data, str(path), space)
+
+
+def _require_few_values(data: bytes) -> None:
+    """Raises ValueError. A value is followed by a comma or an end; a comma within a text is one too many."""
+    if (values := sum(map(data.count, (b",", b"]", b"}")))) > MAX_VALUES:
+        raise ValueError(f"it holds {values:,} values, of {MAX_VALUES:,} at most")
 
 
 def _member(value: Any, space: Space | None) -> Member:
@@ -293,6 +305,8 @@ def _member(value: Any, space: Space | None) -> Member:
     fields = selections.typed(value, kinds, "")
     if "mode" in fields:
         _require_name(fields["mode"])
+    if len(strict_json.dumps(fields["conditions"])) > _MOST_CONDITIONS:
+        raise ValueError("its conditions are longer than any device's")
     conditions = Conditions.model_validate(fields["conditions"])
     if conditions.device_model != fields["device"]:
         raise ValueError("device is not the one of its conditions")

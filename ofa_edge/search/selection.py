@@ -27,10 +27,16 @@ from ofa_edge.space.cost import Cost
 from ofa_edge.space.spaces import named, own_definition
 
 SCHEMA = "selection"
-# 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution; 1.3: `runs`
+# 1.1: the definition of a space of one's own; 1.2: `measured`, `headers`, strategy evolution; 1.3: `runs`, and `bound`
+# may be null
 VERSION = (1, 3)
 STRATEGIES = ("exact", "evolution", "random", "table")
 MAX_FILE_BYTES = 1 << 20
+
+# Of a file: whole numbers fit 64 bits, no text is longer than a page, and no object has more entries.
+_MOST = (1 << 63) - 1
+_MOST_TEXT = 20_000
+_MOST_ENTRIES = 64
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -88,7 +94,8 @@ class Selection:
         confidence: two-sided, of the intervals.
         model: in words, what was maximised over what, and how predictions are made.
         proven_optimal: no subnet of the model has a higher predicted top1 within the budget.
-        bound: no subnet within the budget has a higher predicted top1 than this.
+        bound: no subnet within the budget has a higher predicted top1 than this; None where nothing below 100 % is
+            known.
         inputs: hex sha256 of each file it came from, by role ('latency-table', 'accuracy-table', 'supernet',
             'predictor'; 'latency-table-2' and so on: of other ways to run it on the device, that were not chosen).
         tool: name and version of the program that chose.
@@ -110,7 +117,7 @@ class Selection:
     confidence: float
     model: str
     proven_optimal: bool
-    bound: float
+    bound: float | None
     inputs: Mapping[str, str]
     seed: int
     tool: str = f"ofa-edge {__version__}"
@@ -209,6 +216,7 @@ _FIELDS: dict[str, type] = {
     "seed": int,
     "tool": str,
 }
+_SMALL = ("inputs", "headers")
 _COUNTS: dict[str, type] = dict.fromkeys(("macs", "params", "weight_bytes", "peak_activation_bytes"), int)
 _BUDGET: dict[str, type] = {
     "latency_ms": float, "memory_bytes": int, "size_bytes": int, "macs": int, "energy_mj": float, "p90_ms": float,
@@ -218,7 +226,7 @@ _BUDGET: dict[str, type] = {
 def minor_version(version: Any, known: tuple[int, int]) -> int:
     """Of a file's `version`; raises ValueError where the major one is not the known one."""
     major, _, minor = str(version).partition(".")
-    if major != str(known[0]) or not minor.isdecimal():
+    if major != str(known[0]) or not minor.isdecimal() or len(minor) > 9:
         raise ValueError(f"its version is {str(version)[:20]!r}, this ofa-edge reads {known[0]}.x")
     return int(minor)
 
@@ -229,7 +237,11 @@ def parse(value: Any, space: Space | None = None) -> Selection:
         raise ValueError("it does not say that it is one")
     minor = minor_version(value.get("version"), VERSION)
     optional = {name: dict for name in ("definition", "measured", "headers", "runs") if name in value}
-    fields = typed(value, _FIELDS | optional, "", strict=minor <= VERSION[1])
+    # Null and a number are two types, and `typed` knows one.
+    unbounded = {"bound": None} if "bound" in value and value["bound"] is None else {}
+    needed = {name: kind for name, kind in _FIELDS.items() if name not in unbounded}
+    rest = {name: item for name, item in value.items() if name not in unbounded}
+    fields = typed(rest, needed | optional, "", strict=minor <= VERSION[1]) | unbounded
     space = space or named(fields["space"], fields.get("definition"), "it")
     if space.name != fields["space"]:
         raise ValueError(f"it is of space {fields['space']}, not of {space.name}")
@@ -239,10 +251,12 @@ def parse(value: Any, space: Space | None = None) -> Selection:
         raise ValueError(f"strategy {fields['strategy']!r} is not one of {', '.join(STRATEGIES)}")
     if not 0 < fields["confidence"] < 1:
         raise ValueError("confidence is not between 0 and 1")
+    if fields["bound"] is not None and not 0 <= fields["bound"] <= 1:
+        raise ValueError("bound is no share")
     for where in ("inputs", "headers"):
         for role, digest in fields.get(where, {}).items():
-            if not isinstance(digest, str) or not _HEX.fullmatch(digest):
-                raise ValueError(f"{where}.{role} is not a sha256")
+            if len(role) > 80 or not isinstance(digest, str) or not _HEX.fullmatch(digest):
+                raise ValueError(f"{where}.{role[:80]} is not a sha256")
     limits = {name: kind for name, kind in _BUDGET.items() if name in fields["budget"]}
     return Selection(
         space=space,
@@ -310,6 +324,8 @@ def typed(value: Any, fields: Mapping[str, type], where: str, strict: bool = Tru
     """The fields of an object, each of exactly its type; further ones are refused if `strict`, else left out."""
     if not isinstance(value, dict):
         raise ValueError(f"{where.rstrip('.')} is not an object")
+    if len(value) > _MOST_ENTRIES:
+        raise ValueError(f"{where.rstrip('.') or 'it'} has {len(value):,} fields")
     if (unknown := sorted(set(value) - set(fields))) and strict:
         raise ValueError(f"it has an unknown field {where}{unknown[0]}"[:200])
     found: dict[str, Any] = {}
@@ -317,6 +333,12 @@ def typed(value: Any, fields: Mapping[str, type], where: str, strict: bool = Tru
         if name not in value:
             raise ValueError(f"{where}{name} is missing")
         item: Any = value[name]
+        if type(item) is int and abs(item) > _MOST:
+            raise ValueError(f"{where}{name} is greater than anything it could count")
+        if isinstance(item, str) and len(item) > _MOST_TEXT:
+            raise ValueError(f"{where}{name} has {len(item):,} characters")
+        if isinstance(item, dict) and name in _SMALL and len(item) > _MOST_ENTRIES:
+            raise ValueError(f"{where}{name} has {len(item):,} entries")
         if kind is float and type(item) is int:
             item = float(item)
         if type(item) is not kind:

@@ -120,7 +120,12 @@ WRONG = [
     (SELECT + " --budget energy=3mJ", 9, "holds no energy measurements", "profile --energy"),
     (SELECT + " --budget 1s --strategy magic", 2, "no strategy 'magic'", "exact, evolution, random, table"),
     (SELECT + " --budget 1s --samples 9", 2, "--samples is of --strategy random", "choose that strategy"),
-    (SELECT + " --budget 1us --strategy random", 3, "not even the smallest subnet of reduced", "raise the budget"),
+    (
+        SELECT + " --budget 1us --strategy random",
+        3,
+        "no subnet of reduced fits latency=0.001ms",
+        "try --budget latency=",
+    ),
     (SELECT + " --budget 1us", 3, "no subnet of reduced fits latency=0.001ms", "try --budget latency="),
     (SELECT + " --budget 1us --strategy table", 3, "no measured subnet fits", "try --budget latency="),
     (SELECT + " --budget 1s --supernet {other_ckpt}", 9, "was measured with checkpoint", "ofa-edge evaluate"),

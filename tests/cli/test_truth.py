@@ -15,10 +15,11 @@ from PIL import Image
 from ofa_edge import settings
 from ofa_edge.accuracy import family
 from ofa_edge.accuracy.table import AccuracyTable
-from ofa_edge.cli import truth
+from ofa_edge.cli import truth, truth_measuring
 from ofa_edge.cli.app import main
 from ofa_edge.cli.inputs import KeptPredictor, Models
 from ofa_edge.cli.output import Output
+from ofa_edge.cli.truth_measuring import Asked
 from ofa_edge.device import open_device
 from ofa_edge.errors import BadFile, InfeasibleBudget, OfaEdgeError, UsageError
 from ofa_edge.latency.plan import QUICK
@@ -102,8 +103,8 @@ def heard() -> tuple[Output, io.StringIO]:
     return Output(stdout=io.StringIO(), stderr=said), said
 
 
-def asked(**what: object) -> truth.Asked:
-    return replace(truth.Asked(top=3, processes=2, effort=BRIEF, bn_images=40), **what)  # type: ignore[arg-type]
+def asked(**what: object) -> Asked:
+    return replace(Asked(top=3, processes=2, effort=BRIEF, bn_images=40), **what)  # type: ignore[arg-type]
 
 
 # -- which ----------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def test_a_pairwise_predictor_is_asked_where_it_chose(models: Models, tmp_path: 
 class Run:
     """A check with the device and the images, and what it left."""
 
-    asked: truth.Asked
+    asked: Asked
     chosen: Chosen
     found: Chosen
     said: str
@@ -289,7 +290,7 @@ def test_images_that_made_the_table_judge_only_where_there_are_no_others(
     (only / "train").symlink_to(data / "train")
     found = checkpoint.load(ckpt)
     out, said = heard()
-    images, split, _ = truth._images(only, found, False, models, out)
+    images, split, _ = truth_measuring._images(only, found, False, models, out)
     assert (len(images), split) == (20, "heldout")
     assert "warning" not in said.getvalue()
 
@@ -297,11 +298,11 @@ def test_images_that_made_the_table_judge_only_where_there_are_no_others(
         header = models.accuracy_table.header.model_copy(update={"images_sha256": sha256})
         return replace(models, measured=replace(models.accuracy_table, header=header))
 
-    truth._images(only, found, False, made_on(images.sha256()), out)
+    truth_measuring._images(only, found, False, made_on(images.sha256()), out)
     assert "warning: these images made the accuracy table too" in said.getvalue()
-    val, split, source = truth._images(data, found, True, models, out)
+    val, split, source = truth_measuring._images(data, found, True, models, out)
     assert (len(val), split, len(source or ())) == (30, "val", 100)
-    assert truth._images(data, found, True, made_on(val.sha256()), out)[1] == "heldout"
+    assert truth_measuring._images(data, found, True, made_on(val.sha256()), out)[1] == "heldout"
 
 
 # -- wrong input ----------------------------------------------------------------------------------

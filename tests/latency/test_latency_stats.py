@@ -36,13 +36,6 @@ def test_five_values_are_too_few_for_95_percent() -> None:
     assert stats.median_interval([1, 2, 3, 4, 5], confidence=0.9) == (1, 5)
 
 
-def test_student_t_is_the_textbooks() -> None:
-    assert stats.student_t(0.95, 9) == pytest.approx(2.2622, abs=1e-4)
-    assert stats.student_t(0.99, 1) == pytest.approx(63.657, abs=1e-3)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        stats.student_t(1.0, 9)
-
-
 def test_values_around_zero_which_only_a_file_can_hold_have_a_spread() -> None:
     assert stats.spread([0.0, 0.0, 1e-300]) == 1.0
     assert stats.spread([-1.0, 1.0]) == 1.0

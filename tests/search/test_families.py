@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -276,7 +277,9 @@ def test_whatever_is_changed_it_is_a_family_or_refused(at, byte, cut):
 
 @given(
     path=st.lists(st.integers(0, 12), min_size=1, max_size=5),
-    value=st.sampled_from([None, True, -1, 1.5, "", "x" * 40, [], {}, [None], {"a": 1}, 10**30]),
+    value=st.sampled_from(
+        [None, True, -1, 1.5, "", "x" * 40, [], {}, [None], {"a": 1}, 10**30, 10**400, 1e308, "x" * 10**5]
+    ),
 )
 @settings(max_examples=150, deadline=None)
 def test_whatever_stands_in_place_of_a_value_it_is_a_family_or_refused(path, value):
@@ -293,3 +296,19 @@ def test_whatever_stands_in_place_of_a_value_it_is_a_family_or_refused(path, val
     place[keys[path[-1] % len(keys)]] = value
     with contextlib.suppress(BadFile):
         Family.from_bytes(json.dumps(whole).encode(), "it").to_bytes()
+
+
+def test_a_file_of_millions_of_values_is_refused_before_it_fills_the_memory(tmp_path):
+    """Each takes fifty times its two bytes once it is read."""
+    whole = json.loads(FAMILY.to_bytes())
+    whole["members"][0]["selection"]["alternatives"] = [0] * 4_000_000
+    file = tmp_path / "family.json"
+    file.write_text(json.dumps(whole, separators=(",", ":")))
+    tracemalloc.start()
+    with pytest.raises(BadFile, match="it holds 4,000,.* values"):
+        Family.from_bytes(file.read_bytes(), "it")
+    with pytest.raises(BadFile):
+        families.read(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * file.stat().st_size

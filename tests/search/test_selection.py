@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import Top1
+from ofa_edge.cli.selection_texts import describe
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.model import Estimate
 from ofa_edge.search.budget import Budget
+from ofa_edge.search.choose import Chosen
 from ofa_edge.search.selection import Measured, Selection
 from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_LITE0, mobilenet_v3
@@ -169,6 +174,17 @@ def predicted(**fields):
         (changed(seed=None), "seed is missing"),
         (changed(seed=-1), "seed is negative"),
         (changed(seed=True), "seed is not of type int"),
+        (changed(seed=1 << 63), "seed is greater than anything it could count"),
+        (changed(confidence=10**400), "confidence is greater than anything"),
+        (changed(bound=1.5), "bound is no share"),
+        (changed(model="x" * 30_000), "model has 30,000 characters"),
+        (changed(inputs={f"file {i}": "a" * 64 for i in range(1000)}), "inputs has 1,000 entries"),
+        (changed(inputs={"x" * 100: "a" * 64}), "is not a sha256"),
+        (changed(budget={"macs": 10**400}), "budget.macs is greater than anything"),
+        (changed(budget={"macs": 10**17}), "macs of 1e+17 limits nothing"),
+        (changed(predicted=predicted(macs=10**400)), "predicted.macs is greater than anything"),
+        (changed(**{f"field {i}": 1 for i in range(100)}), "it has 114 fields"),
+        (changed(version="1." + "9" * 5000), "its version is"),
         (changed(hurry=1), "unknown field hurry"),
         (changed(space="ofa-nothing"), "there is no space 'ofa-nothing'"),
         (changed(arch={"r": 128}), "the arch has no 'd'"),
@@ -204,6 +220,42 @@ def test_anything_else_is_refused_by_name(data, said):
     assert caught.value.message.startswith("lock.json is not a selection of this version: ")
     assert said in caught.value.message
     assert caught.value.hint
+
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([10**400, -(10**400), "", "x" * 30_000, "1." + "9" * 5000, "a" * 64, 1e308, 5e-324, 2**63])
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    path=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    value=VALUES | st.integers(0, 2000).map(lambda n: {f"k{i}": "a" * 64 for i in range(n)}),
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_stands_in_place_of_a_value_it_is_a_selection_or_refused(path, value):
+    """And what is read can be written, printed, and read again."""
+    whole = json.loads(replace(SELECTION, measured=MEASURED, headers={"latency-table": "d" * 64}).to_bytes())
+    place = whole
+    for step in path[:-1]:
+        inner = place[list(place)[step % len(place)]] if isinstance(place, dict) else place[step % len(place)]
+        if not isinstance(inner, (dict, list)) or not inner:
+            break
+        place = inner
+    keys = list(place) if isinstance(place, dict) else range(len(place))
+    place[keys[path[-1] % len(keys)]] = value
+    with contextlib.suppress(BadFile):
+        found = Selection.from_bytes(json.dumps(whole).encode(), "it")
+        assert Selection.from_bytes(found.to_bytes(), "it") == found
+        assert describe(Chosen(found, (), 0.0).as_json())
 
 
 def test_a_later_minor_version_may_say_more():

@@ -19,6 +19,7 @@ import ctypes
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from ofa_edge.space.population import ArchArrays
 _WIDER = 6.0  # how much further from the bound each next threshold is, and how many times before all is let in
 _WIDENINGS = 2
 _MOST_FORBIDDEN = 50
+_STDOUT = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,21 +212,25 @@ def _highs(program: Program, above: float, forbidden: Sequence[Ints], seconds: f
 
 @contextlib.contextmanager
 def _nothing_printed() -> Iterator[None]:
-    """HiGHS writes a line of its own debugging to the process' stdout when it repairs a solution; data alone belongs
-    there. Not for several threads at once."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # there is no stdout
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError, AttributeError, TypeError):
-            ctypes.CDLL(None).fflush(None)  # what C's library still holds would come out later
-        os.dup2(kept, 1)
-        os.close(nowhere)
-        os.close(kept)
+    """HiGHS writes a line of its own debugging ("HighsMipSolverData::transformNewIntegerFeasibleSolution ...") to the
+    process' stdout when it repairs a solution, and data alone belongs there. No option keeps it back: it is a bare
+    printf, and milp's `disp` (HiGHS' log_to_console) is off already. So the descriptor is turned away, by one thread at
+    a time; what another thread prints meanwhile is lost with it. No command comes here: the program is a second
+    opinion, of tests and benchmarks, on what exact/top.py finds."""
+    with _STDOUT:
+        sys.stdout.flush()
+        try:
+            kept = os.dup(1)
+        except OSError:  # there is no stdout
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError, AttributeError, TypeError):
+                ctypes.CDLL(None).fflush(None)  # what C's library still holds would come out later
+            os.dup2(kept, 1)
+            os.close(nowhere)
+            os.close(kept)

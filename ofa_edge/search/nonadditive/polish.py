@@ -51,8 +51,10 @@ _AROUND = 6
 _REDRAWN = 0.2
 # A gap, as a share of right answers, that is rounding.
 PROVEN = 1e-9
-# Climbs start at so many of the best subnets; so many of those they saw are kept.
+# Climbs start at so many of the best subnets at the limit, and of the best drawn ones where no proof follows: an
+# additive fit may leave all of the former on one hill. So many of those that climbs saw are kept.
 _STARTS = 6
+_DRAWN = 3
 _KEPT = 64
 
 
@@ -64,7 +66,7 @@ class Found:
         archs: the best subnets within the budget, best first.
         scores: theirs, (n,).
         bound: no subnet within the budget has a higher score.
-        how: in words, where the bound is from.
+        how: in words, where the bound is from; '' without one.
     """
 
     archs: ArchArrays
@@ -124,9 +126,10 @@ def choose(
         raise infeasible(models, budget)
     chosen = candidates[0]
     # Held against each other before they are rounded: a bound that is met is the value itself.
-    bound = min(1.0, float(score_of(predictor).top1(np.array(found.bound))))
+    bound = float(score_of(predictor).top1(np.array(found.bound))) if np.isfinite(found.bound) else 1.0
     gap = bound - float(predictor.predict([chosen.arch])[0])
     proven = gap <= PROVEN
+    known = None if bound >= 1 else max(chosen.top1.value, round(bound, DIGITS))
     return Chosen.of(
         space,
         candidates,
@@ -134,9 +137,9 @@ def choose(
         time.perf_counter() - start,
         strategy="exact",
         confidence=confidence,
-        model=_model(models, predictor, budget, found.how, gap),
+        model=_model(models, predictor, budget, found.how, gap, bound),
         proven_optimal=proven,
-        bound=chosen.top1.value if proven else max(chosen.top1.value, round(bound, DIGITS)),
+        bound=chosen.top1.value if proven else known,
         inputs=inputs,
         seed=seed,
     )
@@ -165,23 +168,31 @@ def search(
     """
     where, score = _Space(space, latency, energy, limits, tuple(sizes)), score_of(predictor)
     climber = Climber(space, where.sizes, score.of, BatchCosts(space, latency, sizes, energy).rows, limits)
-    starts = _starts(where, score, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    starts = _starts(where, score, rng)
     if starts is None:
         return None
-    order = np.argsort(-score.of(starts), kind="stable")[:_STARTS]
-    climbs = [climber.climb(starts.take(slice(i, i + 1))) for i in order]
+    starts = _best(starts, score, _STARTS)
+    if not isinstance(predictor, PairwiseAccuracy):  # of these the proof finds what the climbs missed
+        drawn = ArchArrays.sample(space, rng, _SAMPLES, where.sizes)
+        starts = concatenate([starts, _best(drawn.take(np.flatnonzero(climber.keeps(drawn))), score, _DRAWN)])
+    climbs = [climber.climb(starts.take(slice(i, i + 1))) for i in range(len(starts))]
     best, top = max(climbs, key=lambda climb: climb[1])
-    bound, how = np.inf, "no bound is known"
+    bound, how = np.inf, ""
     if proof and isinstance(predictor, PairwiseAccuracy):
         bound = _proven(where, predictor, climber, best, _points(score, top))
         how = "bounded by Lagrange multipliers and branch and bound"
     elif proof and isinstance(predictor, MlpAccuracy):
         from ofa_edge.search.nonadditive import network
 
-        bound = network.network_bound(space, latency, predictor, limits, sizes, energy)
-        how = "bounded by the network's linear relaxation, which is loose: no proof"
+        bound = network.network_bound(space, latency, predictor, limits, sizes, energy, best=top)
+        how = "bounded by the network's linear relaxation"
     archs, scores = climber.best(_KEPT)
     return Found(archs, scores, max(bound, float(scores[0])), how)
+
+
+def _best(archs: ArchArrays, score: Score, count: int) -> ArchArrays:
+    return archs.take(np.argsort(-score.of(archs), kind="stable")[:count])
 
 
 def _proven(where: _Space, predictor: PairwiseAccuracy, climber: Climber, best: ArchArrays, points: float) -> float:
@@ -304,16 +315,20 @@ def _candidates(
     return candidates
 
 
-def _model(models: CostModels, predictor: AccuracyPredictor, budget: Budget, how: str, gap: float) -> str:
+def _model(models: CostModels, predictor: AccuracyPredictor, budget: Budget, how: str, gap: float, bound: float) -> str:
     space, sizes, margin = models.space, models.resolutions, models.margin
     counted = f"latency counted {1 + margin:.3f} times, its {models.confidence:.0%} upper bound for all subnets"
     if margin == 0:
         counted = "latency as predicted, its interval being unknown"
-    said = "proven: no subnet is better" if gap <= PROVEN else f"no subnet is more than {_up(100 * gap)} points better"
+    said = f"no subnet is more than {_up(100 * gap)} points better ({how})"
+    if gap <= PROVEN:
+        said = f"proven: no subnet is better ({how})"
+    elif bound >= 1:
+        said = "how much better another may be is not known"
     return (
         f"greatest predicted top-1 found among all {space.count() * len(sizes):,} subnets of {space.name} at"
         f" {', '.join(map(str, sizes))} px within {budget} ({counted}), by exact search of the model's additive part"
-        f" and exchanges on the model; {said} ({how}); latency: sum over blocks; " + predictor.describe()
+        f" and exchanges on the model; {said}; latency: sum over blocks; " + predictor.describe()
     )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from ofa_edge.errors import UsageError
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts, greatest
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS, Energy, Latency
+from ofa_edge.search.candidate import Energy, Latency
 from ofa_edge.search.choose import Chosen, CostModels, infeasible
 from ofa_edge.search.costs import Floats
 from ofa_edge.search.exact.frontier import nearest, require_energy
@@ -202,7 +202,7 @@ def choose_evolution(
         f" {space.name} at {', '.join(map(str, models.resolutions))} px within {budget} (latency counted"
         f" {1 + models.margin:.3f} times); {accuracy.describe()}",
         proven_optimal=False,
-        bound=round(greatest(accuracy, models.resolutions), DIGITS),
+        bound=greatest(accuracy, models.resolutions),
         inputs=inputs,
         seed=seed,
     )

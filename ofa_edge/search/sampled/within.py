@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ofa_edge.accuracy.predictor import Top1
-from ofa_edge.errors import UsageError
+from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, candidate_of, excess, excess_of_counts
 from ofa_edge.search.choose import Chosen, CostModels, infeasible
-from ofa_edge.search.exact.frontier import require_energy
+from ofa_edge.search.exact.frontier import nearest, require_energy
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays, concatenate
-from ofa_edge.space.sampling import ATTEMPTS, none_fits
+from ofa_edge.space.sampling import ATTEMPTS
 
 if TYPE_CHECKING:
     from ofa_edge.accuracy.family import AccuracyPredictor
@@ -82,7 +81,7 @@ def choose_random(
         energy: what a limit on energy needs.
 
     Raises:
-        InfeasibleBudget: drawing finds none that fits.
+        InfeasibleBudget: no subnet fits, as `choose.choose` finds out; or drawing finds none of those that do.
         UsageError: energy is limited and its model missing.
     """
     start = time.perf_counter()
@@ -106,7 +105,7 @@ def choose_random(
         f" different, from those of {space.name} at {', '.join(map(str, models.resolutions))} px that fit {budget}"
         f" (latency counted {1 + models.margin:.3f} times); {accuracy.describe()}",
         proven_optimal=False,
-        bound=round(greatest(accuracy, models.resolutions), DIGITS),
+        bound=greatest(accuracy, models.resolutions),
         inputs=inputs,
         seed=seed,
     )
@@ -143,6 +142,11 @@ def _drawn(models: CostModels, budget: Budget, samples: int, seed: int) -> ArchA
         count += len(found[-1])
         misses = 0 if len(found[-1]) else misses + _DRAWS
     if count == 0:
-        sized = replace(space, resolutions=sizes)
-        raise none_fits(sized, lambda arch: bool(costs.keep(ArchArrays.of(space, [arch]), limits)[0]), misses)
+        _, factor = nearest(space, models.tables, sizes, budget, models.margin, models.energy, models.energy_margin)
+        if factor > 1:
+            raise infeasible(models, budget)
+        raise InfeasibleBudget(
+            f"none of {misses:,} drawn subnets of {space.name} fits {budget}, though some do",
+            hint="use --strategy exact, which finds them, or loosen the budget",
+        )
     return concatenate(found).take(slice(samples))

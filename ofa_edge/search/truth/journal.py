@@ -110,7 +110,7 @@ class TruthJournal:
             raise
         try:
             return cls(space, path, writer, contents.rows)
-        except (KeyError, TypeError, ValueError, UsageError, BadFile) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, UsageError, BadFile) as error:
             writer.close()
             raise BadFile(f"{path} holds a row that is none: {error}"[:300], hint=_HINT) from error
         except BaseException:
@@ -168,8 +168,11 @@ class TruthJournal:
         key = row["under"], codecs.decode(self._space, row["arch"])
         if row["record"] == "right":
             n = int(row["n"])
-            right = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8), count=n).astype(bool)
-            if n < 1 or len(right) != n or right.sum() != row["correct"]:
+            packed = np.frombuffer(bytes.fromhex(row["right"]), np.uint8)
+            if n < 1 or len(packed) != -(-n // 8):
+                raise ValueError(f"it does not hold {n} images")
+            right = np.unpackbits(packed, count=n).astype(bool)
+            if right.sum() != row["correct"]:
                 raise ValueError(f"it does not hold {row['correct']} right of {n}")
             self._right[key] = right
         else:

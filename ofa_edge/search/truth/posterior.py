@@ -32,7 +32,8 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+
+from ofa_edge.quantiles import student_t
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -82,7 +83,7 @@ def corrected(predicted: Floats, measured: Floats, noise: float, error: float) -
         return Corrected(measured, offset, 1.0, 1.0)
     slopes = (np.arange(_SLOPES) + 0.5) / _SLOPES
     parts = (np.arange(_ERRORS) + 0.5) / _ERRORS
-    variances = (max(error, _LEAST_ERROR) * stdtrit(_DEGREES, (1 + parts) / 2)) ** 2
+    variances = (max(error, _LEAST_ERROR) * np.array([student_t(part, _DEGREES) for part in parts.tolist()])) ** 2
     beliefs = variances / (variances + noise)
     # What is left of each subnet's measurement, without what is common to all: (slopes, k).
     explained = slopes[:, None] * (predicted - predicted.mean())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -193,5 +194,19 @@ def test_what_the_solver_prints_does_not_reach_stdout(capfd):
     with milp._nothing_printed():
         os.write(1, b"written")
         ctypes.CDLL(None).puts(b"left in the buffer of C's library")
+    print("data")
+    assert capfd.readouterr().out == "data\n"
+
+
+def test_several_threads_leave_stdout_as_it_was(capfd):
+    """Each turns it away and back: in turn, or the last one would bring back what another had turned away."""
+
+    def work(number):
+        for _ in range(50):
+            with milp._nothing_printed():
+                os.write(1, b"written")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
     print("data")
     assert capfd.readouterr().out == "data\n"

@@ -65,9 +65,27 @@ def test_it_says_what_it_is_and_proves_nothing(accuracy):
     assert Selection.from_bytes(found.to_bytes(), "lock", SMALL) == found
 
 
-def test_a_budget_that_nothing_fits_ends(accuracy):
-    with pytest.raises(InfeasibleBudget, match="not even the smallest"):
-        drawn(accuracy, Budget(macs=10), 50)
+def test_a_budget_that_nothing_fits_is_refused_with_the_exact_searchs_certificate(accuracy):
+    budget, errors = Budget(latency_ms=0.7, macs=10), []
+    for search in (choose_random, choose):
+        more = {"samples": 50} if search is choose_random else {}
+        with pytest.raises(InfeasibleBudget) as caught:
+            search(SMALL, LATENCY, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, **more)
+        errors.append((caught.value.message, caught.value.hint, caught.value.details))
+    assert errors[0] == errors[1]
+    assert {"needed", "nearest", "limits"} <= errors[0][2].keys()
+
+
+def test_a_budget_that_only_drawing_does_not_find_a_subnet_for_is_not_called_infeasible(accuracy):
+    """As when one in a billion fits: nothing that is drawn keeps the limits, though the smallest subnet does."""
+    from ofa_edge.space.sampling import ATTEMPTS
+
+    least = min(cost(SMALL.blocks(SMALL.smallest(r))).macs for r in SMALL.resolutions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchCosts, "keep", lambda self, archs, limits: np.zeros(len(archs), dtype=bool))
+        with pytest.raises(InfeasibleBudget, match=f"none of {ATTEMPTS:,} drawn .* though some do") as caught:
+            drawn(accuracy, Budget(macs=least), 50)
+    assert "--strategy exact" in caught.value.hint
 
 
 def test_the_predicate_is_the_budget():
