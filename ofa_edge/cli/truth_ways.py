@@ -19,8 +19,9 @@ import numpy as np
 
 from ofa_edge import settings
 from ofa_edge.cli import truth
+from ofa_edge.cli import truth_measuring as measuring
 from ofa_edge.cli.output import Output, table
-from ofa_edge.cli.truth import Asked, Judge
+from ofa_edge.cli.truth_measuring import Asked, Judge
 from ofa_edge.cli.ways import Device, Run
 from ofa_edge.errors import UsageError
 from ofa_edge.search.choose import Chosen
@@ -81,7 +82,7 @@ def check(device: Device, found: Sequence[Found], chosen: Chosen, asked: Asked, 
     if asked.host is not None:
         models.require_real(budget)
     groups = _groups(device, found)
-    judge = None if asked.data is None else truth.judge_of(asked.data, asked, models, out)
+    judge = None if asked.data is None else measuring.judge_of(asked.data, asked, models, out)
     judges = {group.name: judge if not group.lossy else _lossy(judge, group.run, asked, out) for group in groups}
     listed = {group.name: _shortlisted(group, asked.top) for group in groups}
     out.say(f"{sum(map(len, listed.values()))} subnets are measured, in {len(device.runs)} ways to run them")
@@ -94,7 +95,7 @@ def check(device: Device, found: Sequence[Found], chosen: Chosen, asked: Asked, 
         drops: dict[str, several.Drop] = {}
         for group in groups:
             if (own := judges[group.name]) is not None and listed[group.name]:
-                listed[group.name] = truth.evaluated(own, listed[group.name], budget, notes, out)
+                listed[group.name] = measuring.evaluated(own, listed[group.name], budget, notes, out)
                 if group.lossy and judge is not None:
                     drops |= _drop(group, judge, listed[group.name], budget, notes, out)
     by_group = {g.name: truth.verdicts_of(chosen, listed[g.name], models) for g in groups if listed[g.name]}
@@ -120,7 +121,7 @@ def _groups(device: Device, found: Sequence[Found]) -> list[_Group]:
 
 def _name(run: Run) -> str:
     """What is alike for all ways whose top-1 is measured alike."""
-    return truth.runs_on_of(run.conditions).kind if run.lossy else "float"
+    return measuring.runs_on_of(run.conditions).kind if run.lossy else "float"
 
 
 def _shortlisted(group: _Group, top: int) -> list[Checked]:
@@ -141,13 +142,13 @@ def _run_of(device: Device, one: Checked | Verdict) -> Run:
 def _timed(
     host: str, checked: Sequence[Checked], device: Device, asked: Asked, notes: TruthJournal, out: Output
 ) -> list[Checked]:
-    """As truth.timed, each the way that it is about; in the order they came."""
+    """As truth_measuring.timed, each the way that it is about; in the order they came."""
     found: dict[Arch, Checked] = {}
     for run in device.runs:
         mine = [one for one in checked if _run_of(device, one) is run]
         if mine:
             out.say(f"{len(mine)} subnets run by {run.way.name}")
-            found |= {one.candidate.arch: one for one in truth.timed(host, mine, run.models, asked, notes, out)}
+            found |= {one.candidate.arch: one for one in measuring.timed(host, mine, run.models, asked, notes, out)}
     return [found[one.candidate.arch] for one in checked if one.candidate.arch in found]
 
 
@@ -162,7 +163,7 @@ def _lossy(judge: Judge | None, run: Run, asked: Asked, out: Output) -> Judge | 
     from ofa_edge.cli.inputs import Weights
     from ofa_edge.graph import build, compiling
 
-    runs_on = truth.runs_on_of(run.conditions)
+    runs_on = measuring.runs_on_of(run.conditions)
     options.require_writers(runs_on)
     evaluator = judge.evaluator
     checkpoint, labels = evaluator.checkpoint, evaluator.images.labels
@@ -197,7 +198,7 @@ def _drop(
 ) -> dict[str, several.Drop]:
     """What the group's precision loses, of a few of its subnets."""
     both = [one for one in checked if one.right is not None][:_BOTH_WAYS]
-    in_float = truth.evaluated(judge, [replace(one, right=None) for one in both], budget, notes, out)
+    in_float = measuring.evaluated(judge, [replace(one, right=None) for one in both], budget, notes, out)
     found = several.drop_of(_right(in_float), _right(both))
     if found is None:
         return {}

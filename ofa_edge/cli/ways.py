@@ -15,7 +15,7 @@ from ofa_edge.cli import choosing
 from ofa_edge.cli.choosing import How
 from ofa_edge.cli.inputs import Models
 from ofa_edge.cli.output import Output
-from ofa_edge.errors import InfeasibleBudget, UsageError
+from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
 from ofa_edge.latency.conditions import Conditions, RunsOn, same_device
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen
@@ -144,13 +144,19 @@ def _names(found: Sequence[Conditions]) -> list[str]:
 
 # -- choosing ---------------------------------------------------------------------------------------
 def each_way(device: Device, budget: Budget, how: How) -> list[Found]:
-    """What each way gives alone. Raises as choosing.choose, but for InfeasibleBudget."""
+    """What each way gives alone. Raises as choosing.choose, naming the table of several, but for InfeasibleBudget."""
     found = []
     for run in device.runs:
         try:
             found.append(Found(run.way, choosing.choose(run.models, budget, how)))
         except InfeasibleBudget as error:
             found.append(Found(run.way, error))
+        except BadFile as error:
+            if len(device.runs) > 1:
+                message = f"{run.way.name} ({run.way.table}): {error.message}"
+                hint = f"{error.hint}; or leave this table out" if error.hint else "leave this table out"
+                raise BadFile(message, hint=hint, details=error.details) from error
+            raise
     return found
 
 

@@ -70,22 +70,30 @@ def best_of(found: Sequence[Found], *, top: int) -> Chosen:
     selection = best.selection
     inputs, headers = with_tables([one.way for one in found], selection)
     empty = all(_proven_empty(one.result) for one in found if isinstance(one.result, InfeasibleBudget))
-    bound = max(chosen.selection.bound for _, chosen in ways)
     merged = replace(
         selection,
         # Of other strategies every bound is one for the whole space, whatever the way.
-        bound=1.0 if selection.strategy == "exact" and not empty else bound,
+        bound=_greatest([chosen for _, chosen in ways]) if empty or selection.strategy != "exact" else None,
         proven_optimal=selection.proven_optimal
         and empty
-        and all(
-            chosen.selection.proven_optimal or chosen.selection.bound <= selection.top1.value for _, chosen in ways
-        ),
+        and all(_no_better(chosen.selection, selection.top1.value) for _, chosen in ways),
         model=f"{selection.model}; the best of {len(found)} ways to run it: {_said(found, way)}",
         inputs=inputs,
         headers=headers,
     )
     seconds = sum(chosen.seconds for _, chosen in ways)
     return Chosen(merged, tuple(_others([chosen for _, chosen in ways], selection.arch, top)), seconds)
+
+
+def _greatest(ways: Sequence[Chosen]) -> float | None:
+    """What bounds all of them; None where one has no bound."""
+    bounds = [chosen.selection.bound for chosen in ways]
+    return None if None in bounds else max(bound for bound in bounds if bound is not None)
+
+
+def _no_better(selection: Selection, top1: float) -> bool:
+    """Whether it is certain that a way whose best was looked at holds no subnet above this."""
+    return selection.proven_optimal or (selection.bound is not None and selection.bound <= top1)
 
 
 def _proven_empty(refusal: InfeasibleBudget) -> bool:
@@ -100,7 +108,7 @@ def run_so(chosen: Chosen, way: Way) -> Chosen:
     selection = replace(
         chosen.selection,
         top1=lowered(chosen.selection.top1, drop),
-        bound=_less(chosen.selection.bound, drop),
+        bound=None if chosen.selection.bound is None else _less(chosen.selection.bound, drop),
         runs_on=runs_on,
     )
     if drop:
@@ -160,7 +168,8 @@ def _said(found: Sequence[Found], chosen: Way) -> str:
         if isinstance(one.result, Chosen):
             best = run_so(one.result, one.way).selection
             what = f"{100 * best.top1.value:.2f} %"
-            what += "" if best.proven_optimal else f", bound {100 * best.bound:.2f} %"
+            if not best.proven_optimal and best.bound is not None:
+                what += f", bound {100 * best.bound:.2f} %"
         else:
             what = "no subnet"
         said.append(f"{one.way.name} ({what}{', chosen' if one.way == chosen else ''})")

@@ -260,6 +260,14 @@ def test_wrong_input_is_named_and_says_what_to_type(run_boards: Run, line: str, 
     assert hint in value["error"]["hint"]
 
 
+def test_a_table_that_cannot_answer_is_named(run_boards: Run, boards: dict[str, Path]) -> None:
+    """Neither table knows energies; the first is told."""
+    code, value = run_boards(f"{TWO} --budget energy=30mJ")
+    assert (code, value["error"]["code"]) == (9, 9)
+    assert f"onnxruntime, fp32, 1 thread ({boards['table']}): " in value["error"]["message"]
+    assert "leave this table out" in value["error"]["hint"]
+
+
 # -- the tables that ship -------------------------------------------------------------------------
 def test_the_shipped_tables_of_one_machine_are_two_ways_to_run_on_it(capsys: Any) -> None:
     folder = shipped.tables() / "latency"

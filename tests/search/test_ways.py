@@ -74,7 +74,7 @@ def test_no_subnet_is_better_run_any_way(accuracy, shares, seed, share, drops, w
     fits = times <= limit
     if most is not None:
         fits &= np.array([subnet.cost.macs <= most for subnet in listed(SMALL)])
-    assume(fits.any())
+    assume(fits.any() and np.isfinite(times).any(axis=1).all())
     best = max(shares[own].max() - drop for own, drop in zip(fits, drops, strict=True) if own.any())
     found = over_all(latencies, drops, budget, accuracy)
     selection = found.selection
@@ -157,7 +157,7 @@ def test_a_way_that_is_not_proven_to_have_no_subnet_leaves_the_bound_open(accura
     result = alone(DrawnLatency(5), Budget(latency_ms=1e3), accuracy, 0)
     vague = InfeasibleBudget("none fits", details={"limits": [{"conflicts": []}]})
     selection = best_of([Found(way(0), result), Found(way(1), vague)], top=1).selection
-    assert (selection.proven_optimal, selection.bound) == (False, 1.0)
+    assert (selection.proven_optimal, selection.bound) == (False, None)
     drawn = replace(result, selection=replace(result.selection, strategy="random", proven_optimal=False))
     assert best_of([Found(way(0), drawn), Found(way(1), vague)], top=1).selection.bound == drawn.selection.bound
 

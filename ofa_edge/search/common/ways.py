@@ -88,7 +88,7 @@ def choose_together_of(
         inputs, headers = with_tables([option.way for option in options], one.selection)
         selection = replace(
             one.selection,
-            bound=min(round(bound + worst - options[number].way.drop, DIGITS), 1.0),
+            bound=None if bound == math.inf else round(bound + worst - options[number].way.drop, DIGITS),
             proven_optimal=one.selection.proven_optimal and bound <= search.best.worth,
             inputs=inputs,
             headers=headers,
@@ -138,10 +138,11 @@ class _Search:
             except InfeasibleBudget as error:
                 # No subnet by the margins, which is a proof; or those that were tried broke it by their own intervals.
                 if error.details.get("factor", math.inf) <= 1:
-                    self.bound = 1.0
+                    self.bound = math.inf
                 continue
             if chosen is not None:
-                found.append((chosen[0].selection.bound - _drop(options), i, chosen))
+                bound = chosen[0].selection.bound
+                found.append((math.inf if bound is None else bound - _drop(options), i, chosen))
         for bound, i, chosen in sorted(found, key=lambda one: (-one[0], one[1])):
             if self.best is not None and bound <= self.best.worth:
                 continue
