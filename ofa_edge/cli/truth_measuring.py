@@ -30,6 +30,7 @@ from ofa_edge.search.truth.shortlist import TOP, Checked
 from ofa_edge.space.arch import Arch
 
 if TYPE_CHECKING:
+    from ofa_edge.accuracy.evaluate import Evaluator
     from ofa_edge.cli.inputs import Models
     from ofa_edge.device import ConnectOptions
     from ofa_edge.latency.conditions import Conditions
@@ -75,11 +76,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """What classifies the images, and under what circumstances (`what` for the journal, `words` for people)."""
+    """What classifies the images, and under what circumstances (`what` for the journal, `words` for people).
+
+    Attributes:
+        evaluator: of the same images and batch-norm statistics.
+    """
 
     right: Callable[[Arch], Bools]
     what: Mapping[str, Any]
     words: str
+    evaluator: Evaluator
 
 
 # -- on the device --------------------------------------------------------------------------------
@@ -137,7 +143,8 @@ def runs_on_of(found: Conditions) -> RunsOn:
     """As the latency table was measured; what it does not say as usual."""
     cores = None if isinstance(found.cores, str) else tuple(found.cores)
     told = {name: getattr(found, name) for name in ("runtime", "threads", "precision", "thermal")}
-    return RunsOn(cores=cores, **{name: value for name, value in told.items() if value != UNKNOWN})
+    known = RunsOn(cores=cores, **{name: value for name, value in told.items() if value != UNKNOWN})
+    return found.runs_on or known
 
 
 def _say_failed(failed: Mapping[Arch, str], count: int, out: Output) -> None:
@@ -190,7 +197,7 @@ def judge_of(data: Path, asked: Asked, models: Models, out: Output) -> Judge:
     if training is not None:
         what |= {"bn_images": asked.bn_images, "training": training.sha256()}
         words += f" on {min(asked.bn_images, len(training))} training images"
-    return Judge(lambda arch: np.asarray(evaluator.predictions(arch) == images.labels), what, words)
+    return Judge(lambda arch: np.asarray(evaluator.predictions(arch) == images.labels), what, words, evaluator)
 
 
 def _images(
