@@ -10,10 +10,10 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ofa_edge.errors import LockHeld, OfaEdgeError
+from ofa_edge.errors import LockHeld, OfaEdgeError, UsageError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -49,6 +49,26 @@ def write_result(path: Path, content: bytes) -> None:
         write_whole(path, content)
     except OSError as error:
         raise OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="name another file with --out") from error
+
+
+def require_replaceable(path: Path, is_one: Callable[[bytes], bool], what: str) -> None:
+    """For a result that takes seconds or hours, before it is begun: a file of another kind is not replaced, such as a
+    table in whose place a mistyped name stands.
+
+    Args:
+        is_one: told the first bytes of a file that is there, whether it may be replaced.
+        what: it would be, in words.
+
+    Raises:
+        UsageError: it may not.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError:
+        return  # there is none, or writing will say what is wrong
+    if start and not is_one(start):
+        raise UsageError(f"{path} is no {what}, so it is not replaced", hint="name another file with --out")
 
 
 @contextlib.contextmanager

@@ -319,7 +319,7 @@ class Writer:
             with contextlib.suppress(OSError):  # leave no half line behind a full disk
                 os.ftruncate(self._descriptor, start)
                 os.lseek(self._descriptor, start, os.SEEK_SET)
-            raise _cannot_write(self.path, error) from error
+            raise _cannot_write(self.path, error, "make room; what was written before is kept to go on from") from error
         self._digest.update(line)
 
 
@@ -381,7 +381,8 @@ def _check_header(header: dict[str, Any], format: Format, name: str) -> tuple[in
     if header["record"] != "header" or header.get("schema") != format.schema:
         said = str(header.get("schema", header["record"]))[:60]
         raise BadFile(
-            f"{name} is not a {format.schema}: its first line says {said!r}", hint=f"name the file of a {format.schema}"
+            f"{name} is no {format.schema}: its first line says {said!r}",
+            hint=f"name the {format.schema}'s file",
         )
     match = _VERSION.fullmatch(str(header.get("version")))
     version = (int(match[1]), int(match[2])) if match else (-1, 0)
@@ -449,5 +450,5 @@ def _lock(descriptor: int, path: Path) -> None:
         ) from None
 
 
-def _cannot_write(path: Path, error: OSError) -> OfaEdgeError:
-    return OfaEdgeError(f"cannot write {path}: {error.strerror}", hint="check its folder and the free space")
+def _cannot_write(path: Path, error: OSError, hint: str = "check its folder and the free space") -> OfaEdgeError:
+    return OfaEdgeError(f"cannot write {path}: {error.strerror}", hint=hint)

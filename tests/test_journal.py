@@ -145,7 +145,7 @@ def test_a_later_minor_version_keeps_fields_and_records_it_does_not_know() -> No
 
 def test_another_schema_is_refused_by_name() -> None:
     text = b'{"record":"header","schema":"accuracy-table","version":"1.0"}\n'
-    with pytest.raises(BadFile, match="is not a test-table: its first line says 'accuracy-table'"):
+    with pytest.raises(BadFile, match="is no test-table: its first line says 'accuracy-table'"):
         journal.parse(text, FORMAT, "t")
 
 

@@ -201,6 +201,11 @@ def save(fitted: Fitted, path: Path | str) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def is_one(start: bytes) -> bool:
+    """Whether a file with these first 100 bytes or more is meant to be a predictor's."""
+    return SCHEMA.encode() in start
+
+
 def load(path: Path | str, space: Space | None = None) -> Fitted:
     """Read a predictor's file; `space` is looked up by name where it is not given.
 

@@ -85,7 +85,7 @@ def named_latency_table(path: Path | None, space: str | None, out: Output) -> La
         BadFile: the file is damaged.
     """
     if path is not None:
-        return LatencyTable.read(path)
+        return _finished(LatencyTable.read(path), out)
     folder = settings.home() / "tables"
     found = newest_match(folder.glob("*/*.jsonl"), space)
     if found is None:
@@ -149,10 +149,15 @@ def emulated_times(what: str) -> BadFile:
 def _taken(table: LatencyTable, out: Output) -> LatencyTable:
     """Say which table was taken though nobody named it."""
     out.notice(f"latency table {table.path}")
+    return _finished(table, out)
+
+
+def _finished(table: LatencyTable, out: Output) -> LatencyTable:
+    """Say so where it is not: it may be a part of one that was cut off, too."""
     if not table.complete:
         out.warning(
-            f"it is not finished, so predictions are less sure; `ofa-edge profile --resume --out {table.path}` with "
-            "the options it was begun with goes on"
+            f"{table.path} is not finished, so predictions are less sure; `ofa-edge profile --resume --out"
+            f" {table.path}` with the options it was begun with goes on"
         )
     return table
 
@@ -175,7 +180,7 @@ def accuracy_table(path: Path | None, checkpoint: str | None, out: Output) -> Ac
                 f"{path} was measured with checkpoint {table.header.checkpoint[:12]}, not {str(checkpoint)[:12]}",
                 hint="name the checkpoint it was measured with, or measure this one with `ofa-edge evaluate`",
             )
-        return table
+        return _evaluated(table, path, out)
     for found in accuracy_tables_at_hand():
         try:
             table = AccuracyTable.read(found)
@@ -183,13 +188,17 @@ def accuracy_table(path: Path | None, checkpoint: str | None, out: Output) -> Ac
             continue
         if checkpoint in (None, table.header.checkpoint):
             out.notice(f"accuracy table {found}")
-            if not table.complete:
-                out.warning("it is not finished; `ofa-edge evaluate --resume` goes on")
-            return table
+            return _evaluated(table, found, out)
     raise UsageError(
         f"there is no accuracy table{f' of checkpoint {checkpoint[:12]}' if checkpoint else ''}",
         hint="make one with `ofa-edge evaluate --data PATH --samples 300 --out FILE`, and name it",
     )
+
+
+def _evaluated(table: AccuracyTable, path: Path, out: Output) -> AccuracyTable:
+    if not table.complete:
+        out.warning(f"{path} is not finished; `ofa-edge evaluate --resume` goes on")
+    return table
 
 
 def predictors_table(kept: KeptPredictor) -> AccuracyTable | None:

@@ -10,6 +10,7 @@ import typer
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, fields
 from ofa_edge.errors import UsageError
+from ofa_edge.files import require_replaceable
 
 predictor = typer.Typer(
     add_completion=False,
@@ -41,6 +42,8 @@ def fit(
     from ofa_edge.accuracy import family
 
     out = Output(as_json)
+    if out_file is not None:
+        require_replaceable(out_file, family.is_one, "predictor")
     value = _fitted(table, space, kind, seed, out_file, out)
     out.result(value, lambda: _as_text(value))
     if out_file is None:

@@ -9,7 +9,6 @@ import typer
 
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, fields, size
-from ofa_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_edge.report.page import Page
@@ -40,29 +39,18 @@ def report(
 
     What there are no files for is left out, with a line that says what to give. The same files give the same page.
     """
-    from ofa_edge.files import write_result
+    from ofa_edge.files import require_replaceable, write_result
     from ofa_edge.report import sources
     from ofa_edge.report.page import page
     from ofa_edge.search.budget import Budget
 
     out = Output(as_json)
     limits = [Budget.parse(text) for text in budget or ()]
-    _require_replaceable(out_file)
+    require_replaceable(out_file, lambda start: start.lower().startswith(_START), "page")
     found = page(sources.read(files), confidence=confidence, budgets=limits, accept_unknown=accept_unknown)
     write_result(out_file, found.content)
     value = _value(found, out_file)
     out.result(value, lambda: _text(value))
-
-
-def _require_replaceable(path: Path) -> None:
-    """Raises UsageError where a file stands there that is no page: a table, in the place of a mistyped name."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(_START))
-    except OSError:
-        return  # there is none, or writing will say what is wrong
-    if start and start.lower() != _START:
-        raise UsageError(f"{path} is no page, so it is not replaced", hint="name another file with --out")
 
 
 def _value(found: Page, out_file: Path) -> dict[str, Any]:

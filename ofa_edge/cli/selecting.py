@@ -115,8 +115,9 @@ def select(
     """
     from ofa_edge.cli import choosing, ways
     from ofa_edge.cli import members as families
+    from ofa_edge.files import require_replaceable
     from ofa_edge.search.budget import Budget
-    from ofa_edge.search.families import Mode, parse_modes
+    from ofa_edge.search.families import Mode, is_one, parse_modes
 
     out = Output(as_json)
     options.exactly_one(budget=budget, mode=mode or None)
@@ -133,6 +134,8 @@ def select(
         int8_drop=int8_drop,
         host=measured_on,
     )
+    if out_file is not None:
+        require_replaceable(out_file, is_one, "selection")
     modes = parse_modes(mode or []) or (Mode(None, Budget.parse(budget or "")),)
     measures = data is not None or measured_on is not None
     models = choosing.load_models(tables, accuracy_table, predictor, supernet, seed, out, find_table=measures)

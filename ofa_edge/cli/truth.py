@@ -24,7 +24,7 @@ from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.cli import truth_measuring as measuring
 from ofa_edge.cli.output import Output, table
 from ofa_edge.cli.truth_measuring import Asked, Judge
-from ofa_edge.errors import DeviceLost, UsageError
+from ofa_edge.errors import OfaEdgeError, UsageError
 from ofa_edge.search import batch
 from ofa_edge.search.candidate import Candidate, candidate_of, excess
 from ofa_edge.search.choose import Chosen, shared_resolutions
@@ -121,14 +121,21 @@ def verdicts_of(chosen: Chosen, checked: Sequence[Checked], models: Models) -> l
 @contextlib.contextmanager
 def saying_where(notes: TruthJournal, out: Output) -> Iterator[None]:
     """Whoever interrupts it, or whose device goes away, is told that nothing is lost."""
-    kept = f"what was measured is kept in {notes.path}; the same command goes on from there"
+    before = notes.measured
+
+    def kept() -> str:
+        if notes.measured == before:
+            return ""
+        return f"what was measured is kept in {notes.path}; the same command goes on from there"
+
     try:
         yield
     except KeyboardInterrupt:
-        out.notice(kept)
+        if kept():
+            out.notice(kept())
         raise
-    except DeviceLost as error:
-        error.hint = kept
+    except OfaEdgeError as error:  # the device is gone, the disk is full
+        error.hint = "; ".join(filter(None, (error.hint, kept())))
         raise
 
 

@@ -129,7 +129,10 @@ class LocalLink:
                     os.unlink(part.name)
                     raise
         except OSError as error:
-            raise DeviceLost(f"cannot write {remote_path}: {error.strerror}") from error
+            raise DeviceLost(
+                f"cannot write {remote_path}: {error.strerror}",
+                hint="make room there, or name another folder with --root",
+            ) from error
 
     def extend(self, data: bytes, remote_path: str, offset: int) -> None:
         try:

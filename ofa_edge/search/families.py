@@ -268,6 +268,11 @@ class Family:
         return found
 
 
+def is_one(start: bytes) -> bool:
+    """Whether a file with these first bytes is meant to be a selection's or a family's."""
+    return b"".join(start.split()).startswith(b'{"schema":"selection')
+
+
 def read(path: Path | str, space: Space | None = None) -> Selection | Family:
     """Read a file that `select --out` wrote: a selection's or a family's.
 

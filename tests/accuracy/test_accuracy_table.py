@@ -179,7 +179,7 @@ def test_a_subnet_twice_is_refused(path):
         ({"seed": -1}, "header field 'seed'"),
         ({"preprocess": {"mean": 1.0, "std": "1", "crop": 1.0}}, "header field 'preprocess.std'"),
         ({"data": None}, "header field 'data'"),
-        ({"schema": "latency-table"}, "is not a accuracy-table"),
+        ({"schema": "latency-table"}, "is no accuracy-table"),
         ({"version": "2.0"}, "version '2.0'"),
     ],
 )

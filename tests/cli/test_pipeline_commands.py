@@ -91,7 +91,7 @@ WRONG = [
     # predict
     ("predict --table {missing} --arch {arch}", 2, "cannot read", "check the path"),
     ("predict --table {junk} --arch {arch}", 9, "line 1 is damaged", "measure again"),
-    ("predict --table {accuracy} --arch {arch}", 9, "is not a latency-table", "latency-table"),
+    ("predict --table {accuracy} --arch {arch}", 9, "is no latency-table", "latency-table"),
     ("predict --arch {arch}", 2, "there is no latency table in", "ofa-edge profile"),
     ("predict --table {table} --arch {missing}", 2, "cannot read", "an arch looks like"),
     ("predict --table {table} --arch {junk}", 9, "is not JSON", "an arch looks like"),
@@ -126,12 +126,14 @@ WRONG = [
         "no subnet of reduced fits latency=0.001ms",
         "try --budget latency=",
     ),
+    (SELECT + " --budget 1s --out {accuracy}", 2, "is no selection, so it is not replaced", "another file with --out"),
+    ("predictor fit {accuracy} --out {ckpt}", 2, "is no predictor, so it is not replaced", "another file with --out"),
     (SELECT + " --budget 1us", 3, "no subnet of reduced fits latency=0.001ms", "try --budget latency="),
     (SELECT + " --budget 1us --strategy table", 3, "no measured subnet fits", "try --budget latency="),
     (SELECT + " --budget 1s --supernet {other_ckpt}", 9, "was measured with checkpoint", "ofa-edge evaluate"),
     ("select --latency-table {junk} --accuracy-table {accuracy} --budget 1s", 9, "line 1 is damaged", "again"),
     ("select --latency-table {table} --accuracy-table {missing} --budget 1s", 2, "cannot read", "check the path"),
-    ("select --latency-table {table} --accuracy-table {table} --budget 1s", 9, "is not a accuracy-table", "accuracy"),
+    ("select --latency-table {table} --accuracy-table {table} --budget 1s", 9, "is no accuracy-table", "accuracy"),
     ("select --latency-table {table} --accuracy-table {small_accuracy} --budget 1s", 2, "of small", "one space"),
     ("select --latency-table {table} --supernet {ckpt} --budget 1s", 2, "no accuracy table of", "ofa-edge evaluate"),
     ("select --accuracy-table {accuracy} --budget 1s", 2, "no latency table of space reduced", "ofa-edge profile"),
@@ -324,6 +326,20 @@ def test_select_has_the_promised_keys(run: Run, strategy: str) -> None:
     assert value["proven_optimal"] == (not strategy.startswith("random"))
     assert len(value["alternatives"]) == 3
     assert set(value["inputs"]) == {"latency-table", "accuracy-table", "supernet"}
+
+
+def test_a_named_table_that_was_cut_off_is_said_to_be(
+    run: Run, files: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    """It can be read, as every unfinished one, and its predictions are less sure."""
+    cut = {name: tmp_path / name for name in ("table", "accuracy")}
+    for name, path in cut.items():
+        path.write_bytes(files[name].read_bytes()[:-10])
+    line = ["select", "--latency-table", str(cut["table"]), "--accuracy-table", str(cut["accuracy"]), "--budget", "1s"]
+    assert main(line) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{cut['table']} is not finished, so predictions are less sure" in said
+    assert f"{cut['accuracy']} is not finished; `ofa-edge evaluate --resume` goes on" in said
 
 
 def test_select_takes_the_newest_tables_and_says_which(run: Run, files: dict[str, Path], capsys: Any) -> None:

@@ -21,7 +21,7 @@ from ofa_edge.cli.inputs import KeptPredictor, Models
 from ofa_edge.cli.output import Output
 from ofa_edge.cli.truth_measuring import Asked
 from ofa_edge.device import open_device
-from ofa_edge.errors import BadFile, InfeasibleBudget, OfaEdgeError, UsageError
+from ofa_edge.errors import BadFile, DeviceLost, InfeasibleBudget, OfaEdgeError, UsageError
 from ofa_edge.latency.plan import QUICK
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search.batch import estimates
@@ -143,6 +143,14 @@ def test_a_pairwise_predictor_is_asked_where_it_chose(models: Models, tmp_path: 
     assert len({one.arch for one in found}) == 6
     for one in found[1:]:
         assert one.top1.value == pytest.approx(estimates(other.predictions, [one.arch])[0].value, abs=1e-8)
+
+
+def test_a_device_that_is_not_reached_says_so_and_promises_nothing_kept(models: Models, tmp_path: Path) -> None:
+    what = asked(host="nobody@127.0.0.1:1", kept=tmp_path / "kept.jsonl")
+    with pytest.raises(DeviceLost) as caught:
+        truth.check(chosen_at(models), models, what, heard()[0])
+    assert "sshd" in caught.value.hint
+    assert "is kept" not in caught.value.hint
 
 
 # -- measured -------------------------------------------------------------------------------------

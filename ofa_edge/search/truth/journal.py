@@ -124,6 +124,11 @@ class TruthJournal:
             self._append("under", {"key": key, "what": what})
         return key
 
+    @property
+    def measured(self) -> int:
+        """How many measurements it holds."""
+        return len(self._right) + sum(map(len, self._processes.values()))
+
     def right(self, under: str, arch: Arch) -> Bools | None:
         """(n,) which images it got right, None where that is not known."""
         return self._right.get((under, arch))
