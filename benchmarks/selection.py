@@ -1,7 +1,7 @@
 """Selection against evolution: the optimum, its bound and proof, and what Once-for-All's evolution finds instead.
 
     python benchmarks/selection.py --latency-yaml DIR --accuracies DIR [--budgets 15,18,22,26,32,40] [--seeds 30]
-                                   [--sizes 160,176,192,208,224] [--models additive,pairwise] [--keep DIR] [--json]
+                                   [--sizes 160,176,192,208,224] [--models additive,pairwise,mlp] [--keep DIR] [--json]
 
 Needs two public data sets: DIR of a Once-for-All latency table, one yaml file a resolution (the Samsung Note10's of
 ofa-mbv3-w1.2, CompOFA, gatech-sysml/CompOFA), and DIR of CSV files with measured top-1 of ofa-mbv3-w1.0 subnets (2,162
@@ -10,7 +10,8 @@ latencies of width 1.2, and all were measured at 224 pixels, so each subnet is p
 its log-odds are .45 x (224 / size - 1) lower, about 4 points at 160. `--sizes 224` leaves them as measured. So what is
 shown is how well a search maximises, not how accurate a network is.
 
-For each budget, of an additive and of a pairwise predictor fitted to the same rows: the chosen subnet's predicted
+For each budget, of an additive and of a pairwise predictor (and with --models mlp of Once-for-All's network, which torch
+trains) fitted to the same rows: the chosen subnet's predicted
 top-1, the gap to the proven bound, seconds (of choosing, the models being loaded); and over the seeds how far evolution
 (100 subnets, 500 generations) stays below on the same objective, on average and at worst, and its seconds. Besides:
 seconds of the exact front of all sizes and budgets, of each step of one selection, and the additive optimum against
@@ -89,6 +90,10 @@ def predictors(table: AccuracyTable, kinds: Sequence[str], folder: Path) -> dict
         path = folder / f"{kind}.predictor"
         if not path.exists():
             print(f"fitting the {kind} predictor", file=sys.stderr)
+            if kind not in KINDS:
+                family.save(family.fit(kind, SPACE, table), path)
+                found[kind] = family.load(path, SPACE).predictor
+                continue
             rows = Rows.of_table(SPACE, table)
             fitted = KINDS[kind].fit_measured(rows)
             quality = fitted.quality
@@ -118,7 +123,7 @@ def chosen_at(predictor: Any, latency: LatencyModel, budget: Budget, sizes: Sequ
     )
     found = {
         "top1": round(100 * selection.top1.value, 4),
-        "gap_to_bound": round(100 * (selection.bound - selection.top1.value), 6),
+        "gap_to_bound": None if selection.bound is None else round(100 * (selection.bound - selection.top1.value), 6),
         "proven": selection.proven_optimal,
         "latency_ms": round(selection.latency_ms.value, 3),
         "resolution": selection.arch.resolution,
