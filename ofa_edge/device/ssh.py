@@ -121,8 +121,9 @@ class SshLink:
         try:
             channel = self._open(lambda channel: channel.exec_command(command_line(argv)))
         except (OSError, EOFError, paramiko.SSHException) as error:
+            kind = ProtocolError if self.connection.guard.breach else DeviceLost
             why = self.connection.guard.breach or _said(error) or "the link was cut"
-            raise DeviceLost(f"{self.name}: cannot start a process there: {why}") from error
+            raise kind(f"{self.name}: cannot start a process there: {why}") from error
         return SshChannel(channel, self._limits, self.connection.guard)
 
     def put(self, data: bytes, remote_path: str) -> None:
@@ -155,7 +156,7 @@ class SshLink:
     def _open(self, ask: Callable[[paramiko.Channel], None]) -> paramiko.Channel:
         """A channel on which the server has agreed to what `ask` asks; paramiko would wait for ever for its answer."""
         channel = self.connection.transport.open_session(timeout=self._limits.connect_seconds)
-        watch = threading.Timer(self._limits.connect_seconds, channel.close)
+        watch = threading.Timer(self._limits.connect_seconds, _give_up, [channel])
         watch.daemon = True
         watch.start()
         try:
@@ -187,6 +188,12 @@ class SshLink:
             f"{self.name}: cannot write {path}: {_said(error) or type(error).__name__}",
             hint="look whether the device's disk is full, and whether its sshd has `Subsystem sftp`",
         )
+
+
+def _give_up(channel: paramiko.Channel) -> None:
+    """Close a channel that nobody waits for any more; its connection may have ended before it."""
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        channel.close()
 
 
 def _said(error: Exception) -> str:

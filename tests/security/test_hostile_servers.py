@@ -197,12 +197,15 @@ def ssh(server: Server, sftp: Callable[[paramiko.Channel], None] | None = None) 
 
 def test_a_server_that_sends_past_its_window_is_stopped(serve: Serve, own_home: Path) -> None:
     link = link_to(serve(ssh(Server(overrun=True))), own_home)
-    with contextlib.closing(link):
-        channel = link.start(["agent"])
-        while link.connection.transport.is_active():  # nobody reads meanwhile
+
+    def read_late() -> None:
+        channel = link.start(["agent"])  # a quick server is stopped before it has said that it starts one
+        while link.connection.transport.is_active():
             time.sleep(0.02)
-        with pytest.raises(ProtocolError, match="more than its window allows"):
-            channel.readline(1 << 30, 30)
+        channel.readline(1 << 30, 30)
+
+    with contextlib.closing(link), pytest.raises(ProtocolError, match="more than its window allows"):
+        read_late()
 
 
 def test_a_server_that_never_says_whether_it_starts_a_program_is_given_up(serve: Serve, own_home: Path) -> None:
