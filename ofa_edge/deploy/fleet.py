@@ -25,6 +25,7 @@ from ofa_edge.errors import Interrupted, OfaEdgeError
 PARALLEL = 4
 _UNTOLD = ("", "unknown")
 _LOOK_SECONDS = 0.2
+_NOT_BEGUN = "interrupted before it began"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,13 @@ class Result:
         return self.value is None
 
     def as_json(self) -> dict[str, Any]:
-        """The value's keys, or those of the error's details; `host` first, `error` or a `reason` where it failed."""
+        """The value's keys, or those of the error's details; `host` first, `error` or a `reason` where it failed. The
+        details are not said twice."""
         if self.value is not None:
             return {"host": self.host, **self.value}
         if self.error is None:
             return {"host": self.host, "state": "skipped", "reason": self.skipped}
-        return {"host": self.host, **self.error.details, "error": self.error.as_json()}
+        return {"host": self.host, **self.error.details, "error": {**self.error.as_json(), "details": {}}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ def carry_out(
             break
         _wave(wave, action, order.parallel, stop, found, stopping)
         failed = [host for host in wave if host not in found or found[host].failed]
-    why = f"{', '.join(failed)} failed, and went first" if failed and not stop.asked else "interrupted before it began"
+    why = f"{', '.join(failed)} failed, and went first" if failed and not stop.asked else _NOT_BEGUN
     return [found.get(host) or Result(host, skipped=why) for host in hosts], stop.asked
 
 
@@ -191,6 +193,8 @@ def _done(host: str, action: Action, stop: Stop) -> Result:
     try:
         return Result(host, action(host, stop))
     except OfaEdgeError as error:
+        if isinstance(error, Interrupted) and not error.details:  # before its first step
+            return Result(host, skipped=_NOT_BEGUN)
         return Result(host, error=error)
     except Exception as error:  # a mistake of ours on one device must not hide what became of the others
         said = f"{host}: internal error: {type(error).__name__}: {error}"
