@@ -10,14 +10,13 @@ latencies of width 1.2, and all were measured at 224 pixels, so each subnet is p
 its log-odds are .45 x (224 / size - 1) lower, about 4 points at 160. `--sizes 224` leaves them as measured. So what is
 shown is how well a search maximises, not how accurate a network is.
 
-For each budget, of an additive and of a pairwise predictor (and with --models mlp of Once-for-All's network, which torch
-trains) fitted to the same rows: the chosen subnet's predicted
-top-1, the gap to the proven bound, seconds (of choosing, the models being loaded); and over the seeds how far evolution
-(100 subnets, 500 generations) stays below on the same objective, on average and at worst, and its seconds. Besides:
-seconds of the exact front of all sizes and budgets, of each step of one selection, and the additive optimum against
-brute force over a subspace of 4^10 subnets. Seconds are the processor's, so that other work on the machine does not
-count; set OPENBLAS_NUM_THREADS=1, or several threads are added up. --keep DIR keeps tables and fitted predictors for
-the next run.
+For each budget, of an additive and of a pairwise predictor (and with --models mlp of Once-for-All's network, which
+torch trains) fitted to the same rows: the chosen subnet's predicted top-1, the gap to the proven bound, seconds (of
+choosing, the models being loaded); and over the seeds how far evolution (100 subnets, 500 generations) stays below on
+the same objective, on average and at worst, and its seconds. Besides: seconds of the exact front of all sizes and
+budgets, of each step of one selection, and the additive optimum against brute force over a subspace of 4^10 subnets.
+Seconds are the processor's, so that other work on the machine does not count; set OPENBLAS_NUM_THREADS=1, or several
+threads are added up. --keep DIR keeps tables and fitted predictors for the next run.
 """
 
 from __future__ import annotations
