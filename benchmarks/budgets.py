@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.front import MOBILENET_V3, made_up_latency, made_up_rows
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.errors import InfeasibleBudget
-from ofa_edge.latency.energy_model import EnergyModel
-from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.models.energy_model import EnergyModel
+from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.plan import spread_sample
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen, choose

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.front import MOBILENET_V3, made_up_latency, made_up_rows
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
-from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.common.fronts import Device, best_common
 from ofa_edge.search.costs import LATENCY

@@ -22,8 +22,8 @@ import numpy as np
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.errors import InfeasibleBudget
-from ofa_edge.latency.block_times import BlockTimes
-from ofa_edge.latency.model import LatencyModel, fit_terms
+from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.model import LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose, default_budget
 from ofa_edge.search.exact.frontier import exact_front

@@ -35,7 +35,8 @@ from ofa_edge.deploy import assemble, run
 from ofa_edge.deploy.manifest import DEFAULT_MODE
 from ofa_edge.device import ConnectOptions, open_device
 from ofa_edge.errors import BadFile, OfaEdgeError, RolledBack
-from ofa_edge.latency import campaign, workload
+from ofa_edge.latency import workload
+from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions, require_match
 from ofa_edge.latency.plan import QUICK
 from ofa_edge.latency.table import LatencyTable

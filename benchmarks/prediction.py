@@ -30,11 +30,12 @@ from device_agents import wire
 from ofa_edge import files, strict_json
 from ofa_edge.device import open_device
 from ofa_edge.errors import OfaEdgeError, UsageError
-from ofa_edge.latency import campaign, trials, workload
+from ofa_edge.latency import trials, workload
+from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import Conditions, PlanSettings, RunsOn, conditions, require_match
-from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.models.model import LatencyModel
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.plan import FULL
-from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.table import DISTURBING, LatencyTable
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch

@@ -42,9 +42,9 @@ from ofa_edge.accuracy.ridge import FOLDS
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.accuracy.validation import Rows, Validation
 from ofa_edge.errors import InfeasibleBudget, OfaEdgeError
-from ofa_edge.latency.formats import import_yaml
-from ofa_edge.latency.model import LatencyModel
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.exchange.formats import import_yaml
+from ofa_edge.latency.models.model import LatencyModel
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search import choose
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from ofa_edge import journal, strict_json
-from ofa_edge.latency import health
 from ofa_edge.latency.conditions import RunsOn, conditions
-from ofa_edge.latency.diff import diff
+from ofa_edge.latency.exchange.diff import diff
+from ofa_edge.latency.judging import health
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.space.block import Block

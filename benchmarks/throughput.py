@@ -42,8 +42,8 @@ from ofa_edge.accuracy.mlp import MlpAccuracy
 from ofa_edge.accuracy.pairwise import PairwiseAccuracy
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.validation import Rows, Validation
-from ofa_edge.latency import formats
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.exchange import formats
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyWriter
-from ofa_edge.latency import campaign
+from ofa_edge.latency.campaign import campaign
+from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
-from ofa_edge.latency.outcome import Outcome
 from ofa_edge.latency.plan import make_plan, spread_sample
 from ofa_edge.latency.simulated import SimulatedDevice
 from ofa_edge.space import spaces

@@ -34,7 +34,7 @@ def demo(
     from ofa_edge.deploy.assemble import Choice, assemble
     from ofa_edge.deploy.manifest import DEFAULT_MODE
     from ofa_edge.device import open_device
-    from ofa_edge.latency.campaign import Task
+    from ofa_edge.latency.campaign.campaign import Task
     from ofa_edge.latency.conditions import PlanSettings, RunsOn
     from ofa_edge.search import choose
     from ofa_edge.search.budget import Budget

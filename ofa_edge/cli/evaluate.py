@@ -253,7 +253,7 @@ def _archs(
 
 def _fits(space: Space, text: str, latency_table: Path | None) -> Callable[[Arch], bool]:
     """Raises UsageError where the budget cannot be read, or limits latency without a table."""
-    from ofa_edge.latency.predictors import model_of
+    from ofa_edge.latency.models.predictors import model_of
     from ofa_edge.latency.table import LatencyTable
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.sampled.within import fits_within

@@ -22,8 +22,8 @@ from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, require_match, unknown_conditions
-from ofa_edge.latency.model import LatencyModel
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.models.model import LatencyModel
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.table import LatencyTable, newest_match
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import OFA_LITE0, get_space
@@ -35,7 +35,7 @@ from ofa_edge.weights.random import random_arrays
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
-    from ofa_edge.latency.energy_model import EnergyModel
+    from ofa_edge.latency.models.energy_model import EnergyModel
     from ofa_edge.search.budget import Budget
 
 
@@ -326,7 +326,7 @@ class Models:
 
     @cached_property
     def _energies(self) -> EnergyModel:
-        from ofa_edge.latency.energy_model import EnergyModel  # it brings what measures energy along
+        from ofa_edge.latency.models.energy_model import EnergyModel  # it brings what measures energy along
 
         return EnergyModel.from_table(self.latency_table, self.latency)
 

@@ -25,8 +25,8 @@ from ofa_edge.deploy.manifest import DEFAULT_MODE, MAX_MODES, MODE_NAME, measure
 from ofa_edge.deploy.plan import as_it_is
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.conditions import Conditions, RunsOn
-from ofa_edge.latency.model import LatencyModel
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.models.model import LatencyModel
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search import families
 from ofa_edge.search.families import Family, Member

@@ -20,7 +20,7 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 
 if TYPE_CHECKING:
     from ofa_edge.latency.conditions import RunsOn
-    from ofa_edge.latency.model import LatencyModel
+    from ofa_edge.latency.models.model import LatencyModel
     from ofa_edge.latency.trials import Trial
     from ofa_edge.latency.workload import Source
 
@@ -33,7 +33,7 @@ def predict(
 ) -> None:
     """The latency of archs from a table, with intervals; no device and no weights are needed."""
     from ofa_edge.cli.inputs import named_latency_table
-    from ofa_edge.latency.predictors import model_of
+    from ofa_edge.latency.models.predictors import model_of
 
     out = Output(as_json)
     model = model_of(named_latency_table(table_file, None, out))
@@ -102,7 +102,7 @@ def measure(
     from ofa_edge.graph import check
     from ofa_edge.latency import plan, trials, workload
     from ofa_edge.latency.conditions import conditions, require_match
-    from ofa_edge.latency.predictors import model_of
+    from ofa_edge.latency.models.predictors import model_of
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)

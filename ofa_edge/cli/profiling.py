@@ -19,10 +19,10 @@ from ofa_edge.space.spaces import OFA_LITE0, get_space
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
-    from ofa_edge.latency.campaign import Step, Task
+    from ofa_edge.latency.campaign.campaign import Step, Task
+    from ofa_edge.latency.campaign.energy import Report
+    from ofa_edge.latency.campaign.outcome import Outcome
     from ofa_edge.latency.conditions import PlanSettings
-    from ofa_edge.latency.energy import Report
-    from ofa_edge.latency.outcome import Outcome
     from ofa_edge.latency.stats import Notice
     from ofa_edge.latency.table import LatencyTable
     from ofa_edge.latency.workload import Device
@@ -105,7 +105,7 @@ def profile(
     --prior no block is measured; predict, select and deploy use such a table as any other.
     """
     from ofa_edge.device import open_device
-    from ofa_edge.latency.campaign import Task
+    from ofa_edge.latency.campaign.campaign import Task
     from ofa_edge.latency.conditions import SUSTAINED
     from ofa_edge.latency.table import LatencyTable
 
@@ -145,7 +145,7 @@ def measure_energy(
 
     Raises as latency.energy.measure.
     """
-    from ofa_edge.latency import energy
+    from ofa_edge.latency.campaign import energy
 
     if not outcome.finished:
         out.notice("energy is measured when the table is finished: the same command with --resume")
@@ -184,8 +184,8 @@ def settings_of(
     predictor: str, networks: int | None, prior: LatencyTable | None, *, seed: int, quick: bool, holdout: int
 ) -> PlanSettings:
     """What a plan is drawn from; `networks` None is as many as its kind needs (with a prior: another device's)."""
-    from ofa_edge.latency import transfer
     from ofa_edge.latency.conditions import PlanSettings
+    from ofa_edge.latency.models import transfer
 
     usual = _NETWORKS[predictor] if prior is None else transfer.NETWORKS["transfer"]
     return PlanSettings(
@@ -200,7 +200,7 @@ def settings_of(
 
 def _require_possible(task: Task, prior: LatencyTable | None) -> None:
     """What cannot be planned is refused before connecting. Raises UsageError."""
-    from ofa_edge.latency import transfer
+    from ofa_edge.latency.models import transfer
 
     if prior is not None:
         transfer.require_cover(prior, task.space, task.resolutions)
@@ -218,9 +218,9 @@ def started_from(prior: LatencyTable, task: Task, facts: Facts, networks: int | 
         UsageError: as transfer.start_from; the device has no such runtime or cores.
         BadFile: the prior holds too little to start from.
     """
-    from ofa_edge.latency import transfer
     from ofa_edge.latency.conditions import conditions
-    from ofa_edge.latency.predictors import model_of
+    from ofa_edge.latency.models import transfer
+    from ofa_edge.latency.models.predictors import model_of
 
     now = conditions(facts, task.runs_on)
     start = transfer.start_from(prior, model_of(prior), task.space, task.resolutions, now)
@@ -236,7 +236,7 @@ def with_activations(out: Output, device: Device, path: Path, task: Task, *, res
         UsageError, DeviceLost, NoRoom: as latency.activations.choose.
         BadFile: the table to go on with is damaged.
     """
-    from ofa_edge.latency import activations
+    from ofa_edge.latency.campaign import activations
     from ofa_edge.latency.table import LatencyTable
 
     if not activations.open_to_choice(task.runs_on) or (path.exists() and not resume):  # which the campaign refuses
@@ -306,7 +306,7 @@ def measure_table(
     Args:
         go_on: the command that goes on where this one is interrupted.
     """
-    from ofa_edge.latency import campaign
+    from ofa_edge.latency.campaign import campaign
 
     try:
         with _CampaignBar(out) as bar:

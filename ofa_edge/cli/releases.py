@@ -117,7 +117,7 @@ def _measuring(job: many.Job) -> Measure:
     """Measures a release that is on the device, by the table that its manifest names where that is at hand."""
     from ofa_edge.cli import unchanged
     from ofa_edge.deploy import assemble
-    from ofa_edge.latency.predictors import model_of
+    from ofa_edge.latency.models.predictors import model_of
 
     def measure(manifest: Manifest, mode: Mode) -> Timing | wire.Failed:
         made_with = unchanged.table_by_hash(manifest.sources.latency_table, job.session.facts)

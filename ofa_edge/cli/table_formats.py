@@ -14,7 +14,7 @@ from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 
 if TYPE_CHECKING:
-    from ofa_edge.latency.formats import Imported
+    from ofa_edge.latency.exchange.formats import Imported
     from ofa_edge.space.arch import Space
 
 ACCURACY_CSV = "accuracy-csv"
@@ -65,7 +65,7 @@ def import_(
     A latency table's conditions are unknown but for those that are named; its statistic is what the files have, a
     mean. Repeated accuracies of a subnet become their mean.
     """
-    from ofa_edge.latency import columns, formats
+    from ofa_edge.latency.exchange import columns, formats
     from ofa_edge.space.spaces import get_space
 
     out = Output(as_json)
@@ -97,7 +97,7 @@ def import_(
 
 
 def _say_imported(found: Imported, out: Output) -> None:
-    from ofa_edge.latency import formats
+    from ofa_edge.latency.exchange import formats
 
     if found.left_out:
         out.notice(f"{formats.some(found.left_out)} not in the space and left out")
@@ -159,7 +159,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write the blocks of a latency table for other programs. Networks and what calibrates them stay behind."""
-    from ofa_edge.latency import columns, exports
+    from ofa_edge.latency.exchange import columns, exports
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
@@ -185,7 +185,7 @@ def export(
 # -- what was typed -------------------------------------------------------------------------------
 def _guess(files: Sequence[Path]) -> str:
     """The format of files: of a csv by its first line, else by the name."""
-    from ofa_edge.latency import formats
+    from ofa_edge.latency.exchange import formats
 
     kind = formats.guess(files)
     if kind != "csv":
@@ -211,8 +211,8 @@ def _said(device_model: str | None, pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: not KEY=VALUE, no such condition, or one is named twice.
     """
-    from ofa_edge.latency import columns
     from ofa_edge.latency.conditions import Conditions
+    from ofa_edge.latency.exchange import columns
 
     texts = {} if device_model is None else {"device_model": device_model}
     for pair in pairs:

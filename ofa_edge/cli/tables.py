@@ -68,7 +68,7 @@ def diff(
 
     Two blocks differ where their intervals do not overlap.
     """
-    from ofa_edge.latency import diff as diffs
+    from ofa_edge.latency.exchange import diff as diffs
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
@@ -87,7 +87,7 @@ def merge(
     as_json: options.Json = False,
 ) -> None:
     """Put latency tables of one device and space together, under equal conditions; every row is kept once."""
-    from ofa_edge.latency import merge as merging
+    from ofa_edge.latency.exchange import merge as merging
     from ofa_edge.latency.table import LatencyTable
 
     out = Output(as_json)
@@ -112,7 +112,7 @@ def merge(
 
 # -- one file -------------------------------------------------------------------------------------
 def _shown(file: Path) -> dict[str, Any]:
-    from ofa_edge.latency import health
+    from ofa_edge.latency.judging import health
     from ofa_edge.latency.table import LatencyTable
 
     if _is_accuracies(file):
@@ -148,7 +148,7 @@ def _shown(file: Path) -> dict[str, Any]:
 
 def _checked(file: Path, strict: bool) -> tuple[dict[str, Any], OfaEdgeError | None]:
     """What `check` says of a file, and the error it ends in. A file that cannot be read is one problem."""
-    from ofa_edge.latency import health
+    from ofa_edge.latency.judging import health
     from ofa_edge.latency.table import LatencyTable
 
     try:

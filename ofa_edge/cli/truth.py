@@ -38,7 +38,7 @@ from ofa_edge.space.population import ArchArrays, concatenate
 if TYPE_CHECKING:
     from ofa_edge.accuracy.predictor import Top1
     from ofa_edge.cli.inputs import Models
-    from ofa_edge.latency.model import Estimate
+    from ofa_edge.latency.models.model import Estimate
     from ofa_edge.search.selection import Selection
 
 # A shortlist may lose to its best a standard deviation of a prediction's error: no predictor is believed to order

@@ -21,7 +21,7 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import build, compiling
 from ofa_edge.latency import plan, trials, workload
 from ofa_edge.latency.conditions import UNKNOWN, Activations, Conditions, RunsOn
-from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.spaces import OFA_LITE0, SPACES

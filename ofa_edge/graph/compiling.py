@@ -82,7 +82,7 @@ class Compiled:
 
 
 def usual_activations(machine: str) -> Activations:
-    """What int8 activations are in a file for ONNX Runtime where the device was not asked (latency/variants.py asks).
+    """What int8 activations are in a file for ONNX Runtime where the device was not asked (latency asks it).
 
     Args:
         machine: as platform.machine() says.

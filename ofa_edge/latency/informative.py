@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_edge.latency.block_model import distances, features, place
+from ofa_edge.latency.models.block_model import distances, features, place
 from ofa_edge.space.block import Block
 
 MOST = 80

@@ -18,9 +18,9 @@ since that session began):
     predicted  key, median, error: blocks a reduced campaign did not measure; error is relative
     given      key, resolution, mean, n, std: what an imported file says of a block in networks of one resolution
     sustained  median of the anchor (ms) while the device was heated, its ratio to the first, temperature_c,
-               frequency_mhz, throttled (latency/sustained.py)
+               frequency_mhz, throttled (latency/campaign/sustained.py)
     energy     key, role (block, or the network's), sensor, idle_w, busy_w, mj a run with low and high, runs, windows;
-               session, but no `at` (latency/energy.py)
+               session, but no `at` (latency/campaign/energy.py)
     fit        terms, coefficients, leave-one-out error: what `ofa-edge profile` reported; not read back
 
 A block of an imported table says `statistic: mean`: its median is that mean, and what its source does not tell (n, std,
@@ -40,13 +40,13 @@ from pydantic import ValidationError
 
 from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError
-from ofa_edge.latency.combine import combine
 from ofa_edge.latency.conditions import Conditions, Header, mismatches
+from ofa_edge.latency.judging.combine import combine
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import named
 
 if TYPE_CHECKING:
-    from ofa_edge.latency.health import Problem
+    from ofa_edge.latency.judging.health import Problem
 
 RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "sustained", "energy", "fit")
 FORMAT = journal.Format("latency-table", (1, 1), frozenset(RECORDS))
@@ -158,7 +158,7 @@ class LatencyTable:
 
     def check(self) -> list[Problem]:
         """What is wrong with a table that can be read, as far as its rows tell: the quick part of health.check."""
-        from ofa_edge.latency import health
+        from ofa_edge.latency.judging import health
 
         return health.of_rows(self)
 

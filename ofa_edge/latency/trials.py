@@ -17,8 +17,8 @@ import numpy as np
 from device_agents import wire
 from ofa_edge.latency import stats
 from ofa_edge.latency.conditions import RunsOn
+from ofa_edge.latency.judging.plausible import CheckedDevice
 from ofa_edge.latency.plan import FULL, Effort
-from ofa_edge.latency.plausible import CheckedDevice
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.latency.workload import Device, Model, Source, timing_job, upload
 

@@ -18,8 +18,8 @@ import numpy as np
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
-from ofa_edge.latency.energy_model import EnergyModel
-from ofa_edge.latency.model import Estimate, LatencyModel
+from ofa_edge.latency.models.energy_model import EnergyModel
+from ofa_edge.latency.models.model import Estimate, LatencyModel
 from ofa_edge.report.devices import Device, size
 from ofa_edge.report.markup import number
 from ofa_edge.report.sources import Sources

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency import health
 from ofa_edge.latency.conditions import UNKNOWN, unknown_conditions
-from ofa_edge.latency.model import Estimate, LatencyModel
+from ofa_edge.latency.judging import health
+from ofa_edge.latency.models.model import Estimate, LatencyModel
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.report.markup import number
 from ofa_edge.space.arch import Arch, Space

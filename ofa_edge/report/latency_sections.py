@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa_edge.latency.health import Level, Problem, precision
-from ofa_edge.latency.verdicts import counts
+from ofa_edge.latency.judging.health import Level, Problem, precision
+from ofa_edge.latency.judging.verdicts import counts
 from ofa_edge.report import drawings, figures
 from ofa_edge.report.axes import Frame
 from ofa_edge.report.choice_sections import Content, Section, lines_of

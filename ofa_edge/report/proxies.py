@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency.diff import Difference, diff
+from ofa_edge.latency.exchange.diff import Difference, diff
 from ofa_edge.report.devices import Device
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.costs import FAILED, LATENCY, MACS, PER_MS

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import UsageError
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.costs import BlockEnergies, BlockLatencies
 from ofa_edge.search.exact.frontier import HOW_ENERGY

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ofa_edge.errors import InfeasibleBudget
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Candidate
 from ofa_edge.search.certificate import Certificate

@@ -19,7 +19,7 @@ from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_result
 from ofa_edge.latency.conditions import ACTIVATIONS, RunsOn
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space

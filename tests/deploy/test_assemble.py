@@ -18,7 +18,7 @@ from ofa_edge.deploy.plan import plan
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import check
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, RunsOn, conditions
-from ofa_edge.latency.model import Estimate, LatencyModel
+from ofa_edge.latency.models.model import Estimate, LatencyModel
 from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.latency.trials import ANCHOR_OFF
 from ofa_edge.search.budget import Budget

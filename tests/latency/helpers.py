@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ofa_edge.latency import campaign
+from ofa_edge.latency.campaign import campaign
+from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
-from ofa_edge.latency.outcome import Outcome
 from ofa_edge.latency.plan import Plan, make_plan
 from ofa_edge.latency.simulated import SimulatedDevice
 from ofa_edge.space.spaces import OFA_LITE0

@@ -16,8 +16,10 @@ from ofa_edge.cli.output import Output
 from ofa_edge.device import open_device
 from ofa_edge.errors import BadFile
 from ofa_edge.graph import check
-from ofa_edge.latency import activations, campaign, merge, workload
+from ofa_edge.latency import workload
+from ofa_edge.latency.campaign import activations, campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
+from ofa_edge.latency.exchange import merge
 from ofa_edge.latency.plan import make_plan
 from ofa_edge.latency.simulated import SimulatedDevice
 from ofa_edge.latency.table import LatencyTable

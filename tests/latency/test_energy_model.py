@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency import energy
-from ofa_edge.latency.energy_model import EnergyModel
-from ofa_edge.latency.model import LatencyModel
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.campaign import energy
+from ofa_edge.latency.models.energy_model import EnergyModel
+from ofa_edge.latency.models.model import LatencyModel
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
 from tests.latency.helpers import SETTINGS, SPACE, device_for, plan_of, profile, task

@@ -13,9 +13,9 @@ import pytest
 
 from ofa_edge.cli.profiling import describe
 from ofa_edge.errors import BadFile, DeviceLost, NoRoom, OfaEdgeError, UsageError
-from ofa_edge.latency import health
-from ofa_edge.latency.campaign import Step
-from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.campaign.campaign import Step
+from ofa_edge.latency.judging import health
+from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.plan import QUICK
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable

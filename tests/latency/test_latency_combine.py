@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ofa_edge.latency.combine import combine, drift, widths
+from ofa_edge.latency.judging.combine import combine, drift, widths
 
 NO_SENTINELS = pd.DataFrame({"session": [], "at": [], "median": []}, dtype=float)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ofa_edge.errors import DeviceLost
-from ofa_edge.latency import energy
-from ofa_edge.latency.outcome import Outcome
+from ofa_edge.latency.campaign import energy
+from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
 from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ofa_edge.cli.profiling import describe
-from ofa_edge.latency import memory
 from ofa_edge.latency.conditions import PlanSettings
+from ofa_edge.latency.models import memory
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.cost import cost
 from tests.latency.helpers import SPACE, device_for, profile, task

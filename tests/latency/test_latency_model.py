@@ -13,11 +13,11 @@ import pytest
 
 from ofa_edge import journal
 from ofa_edge.errors import BadFile
-from ofa_edge.latency.block_model import features, fit_features
-from ofa_edge.latency.block_times import BlockTimes
+from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings
-from ofa_edge.latency.model import PLAIN_SUM, LatencyModel, fit_terms
-from ofa_edge.latency.outcome import Outcome
+from ofa_edge.latency.models.block_model import features, fit_features
+from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.model import PLAIN_SUM, LatencyModel, fit_terms
 from ofa_edge.latency.plan import make_plan, spread_sample
 from ofa_edge.latency.simulated import Law
 from ofa_edge.latency.table import FORMAT, LatencyTable

@@ -12,13 +12,13 @@ import pytest
 
 from device_agents import wire
 from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError
-from ofa_edge.latency import network_model, relative_ridge
+from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.latency.design import nested
-from ofa_edge.latency.network_model import NetworkModel
-from ofa_edge.latency.outcome import Outcome
+from ofa_edge.latency.models import network_model, relative_ridge
+from ofa_edge.latency.models.network_model import NetworkModel
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.plan import network_key, spread_sample
-from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.simulated import Law, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search.exact.frontier import exact_front

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ofa_edge.latency.block_model import BlockModel
 from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.latency.informative import choose
+from ofa_edge.latency.models.block_model import BlockModel
 from ofa_edge.latency.plan import make_plan
 from ofa_edge.latency.simulated import Law
 from ofa_edge.latency.table import LatencyTable

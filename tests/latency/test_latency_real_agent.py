@@ -9,7 +9,8 @@ import pytest
 
 from ofa_edge.device.local import LocalLink
 from ofa_edge.device.opening import open_session
-from ofa_edge.latency import campaign, plan
+from ofa_edge.latency import plan
+from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.plan import QUICK, middle
 from ofa_edge.latency.trials import measure_networks

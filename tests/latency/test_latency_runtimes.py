@@ -17,7 +17,8 @@ from ofa_edge.device.local import LocalLink
 from ofa_edge.device.opening import open_session
 from ofa_edge.errors import UsageError
 from ofa_edge.graph import build, onnx, tflite
-from ofa_edge.latency import campaign, plan, workload
+from ofa_edge.latency import plan, workload
+from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.weights.random import random_arrays

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, mismatches, require_match
-from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.simulated import FACTS, figures
 from ofa_edge.latency.table import FORMAT, LatencyTable, newest_match
 from tests.latency.helpers import device_for, profile, task

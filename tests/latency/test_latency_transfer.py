@@ -12,14 +12,15 @@ import pytest
 
 from device_agents import wire
 from ofa_edge.errors import BadFile, DeviceLost, UsageError
-from ofa_edge.latency import campaign, transfer
+from ofa_edge.latency.campaign import campaign
+from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions
-from ofa_edge.latency.outcome import Outcome
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.models import transfer
+from ofa_edge.latency.models.predictors import model_of
+from ofa_edge.latency.models.transfer import TransferredModel, start_from
+from ofa_edge.latency.models.unit import UnitModel
 from ofa_edge.latency.simulated import FACTS, Law, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.transfer import TransferredModel, start_from
-from ofa_edge.latency.unit import UnitModel
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from tests.latency.helpers import SPACE, device_for, profile, task
@@ -260,7 +261,7 @@ def test_the_priors_sentinel_is_measured_beside_each_network_and_speaks_too(
 
 
 def test_witnesses_that_contradict_each_other_widen_the_interval(prior: Callable[[str], LatencyTable]) -> None:
-    from ofa_edge.latency.unit import unit_factor
+    from ofa_edge.latency.models.unit import unit_factor
 
     header = start_from(
         prior("blocks"), model_of(prior("blocks")), SMALL, SMALL.resolutions, conditions(SECOND, RunsOn())

@@ -10,7 +10,7 @@ import pytest
 from ofa_edge.device import ConnectOptions, open_device
 from ofa_edge.graph import reference
 from ofa_edge.graph.build import network
-from ofa_edge.latency import variants
+from ofa_edge.latency.campaign import variants
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.weights.random import random_arrays

@@ -13,8 +13,8 @@ import pytest
 from device_agents import wire
 from ofa_edge import journal
 from ofa_edge.errors import NotTrustworthy
-from ofa_edge.latency import verdicts
-from ofa_edge.latency.outcome import Outcome
+from ofa_edge.latency.campaign.outcome import Outcome
+from ofa_edge.latency.judging import verdicts
 from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.stats import Notice, Verdict
 from ofa_edge.latency.table import FORMAT, LatencyTable

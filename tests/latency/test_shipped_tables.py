@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ofa_edge import shipped
-from ofa_edge.latency import health
+from ofa_edge.latency.judging import health
 from ofa_edge.latency.stats import Verdict
 from ofa_edge.latency.table import LatencyTable
 

@@ -12,14 +12,15 @@ import pytest
 from ofa_edge import journal
 from ofa_edge.cli import app
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency import foreign_keys, formats, health, yaml_tables
 from ofa_edge.latency.conditions import PlanSettings
-from ofa_edge.latency.diff import diff
-from ofa_edge.latency.foreign_keys import OFA
-from ofa_edge.latency.merge import merge
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.exchange import foreign_keys, formats, yaml_tables
+from ofa_edge.latency.exchange.diff import diff
+from ofa_edge.latency.exchange.foreign_keys import OFA
+from ofa_edge.latency.exchange.merge import merge
+from ofa_edge.latency.exchange.yaml_tables import Entry
+from ofa_edge.latency.judging import health
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.table import FORMAT, LatencyTable
-from ofa_edge.latency.yaml_tables import Entry
 from ofa_edge.space.spaces import OFA_LITE0
 from tests.latency.helpers import device_for, profile, task
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from ofa_edge.cli import app
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.latency import columns, exports, foreign_keys, formats, yaml_tables
 from ofa_edge.latency.conditions import UNKNOWN
-from ofa_edge.latency.foreign_keys import OFA, PROXYLESS
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.exchange import columns, exports, foreign_keys, formats, yaml_tables
+from ofa_edge.latency.exchange.foreign_keys import OFA, PROXYLESS
+from ofa_edge.latency.exchange.yaml_tables import Entry
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.yaml_tables import Entry
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W12, OFA_PROXYLESS_W13, OFA_RESNET50D

@@ -11,9 +11,9 @@ import pytest
 from ofa_edge import journal
 from ofa_edge.cli import app
 from ofa_edge.errors import BadFile, NotTrustworthy
-from ofa_edge.latency import health
 from ofa_edge.latency.conditions import PlanSettings
-from ofa_edge.latency.health import Level
+from ofa_edge.latency.judging import health
+from ofa_edge.latency.judging.health import Level
 from ofa_edge.latency.stats import Verdict
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.shipped import tables

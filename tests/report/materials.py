@@ -10,9 +10,9 @@ from typing import Any
 from ofa_edge import journal
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyTable
-from ofa_edge.latency import campaign
+from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.simulated import FACTS, Law
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.report import sources

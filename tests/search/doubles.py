@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
 from ofa_edge.space.arrays import StageArrays

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
-from ofa_edge.latency.block_times import BlockTimes
-from ofa_edge.latency.model import Estimate, LatencyModel, fit_terms
+from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.model import Estimate, LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import excess_of_counts
 from ofa_edge.search.choose import choose, default_budget, shared_resolutions

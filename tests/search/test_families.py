@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.latency.conditions import Conditions
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search import families
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.families import Family, Member, Mode, labels, parse_modes

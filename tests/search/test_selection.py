@@ -15,7 +15,7 @@ from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.cli.selection_texts import describe
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen
 from ofa_edge.search.selection import Measured, Selection

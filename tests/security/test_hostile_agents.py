@@ -20,7 +20,7 @@ from device_agents import wire
 from ofa_edge.device import ConnectOptions, Session, open_device, open_session
 from ofa_edge.device.local import LocalLink
 from ofa_edge.errors import DeviceLost, ProtocolError
-from ofa_edge.latency import campaign
+from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.limits import LIMITS, Limits
 from tests.reduced import TASK

@@ -24,7 +24,7 @@ import numpy as np
 from ofa_edge import journal, strict_json
 from ofa_edge.errors import BadFile, LockHeld, UsageError
 from ofa_edge.latency import stats
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.latency.trials import ANCHOR_OFF
 from ofa_edge.search.truth.posterior import Bools

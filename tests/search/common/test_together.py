@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.errors import InfeasibleBudget
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
 from ofa_edge.search.common.together import Wanted, choose_together

@@ -10,7 +10,7 @@ import pytest
 
 from ofa_edge.errors import BadFile, DeviceLost, LockHeld, OfaEdgeError
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.latency.plan import QUICK, middle
 from ofa_edge.latency.simulated import Law, SimulatedDevice
 from ofa_edge.latency.workload import network_source

@@ -7,7 +7,7 @@ import pytest
 
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.candidate import Candidate
 from ofa_edge.search.selection import Measured
 from ofa_edge.search.truth.several import drop_of, merged, ordered

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import InfeasibleBudget
-from ofa_edge.latency.model import Estimate
+from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Candidate

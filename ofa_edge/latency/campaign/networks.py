@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from device_agents import wire
-from ofa_edge.latency.campaign_bench import Bench
+from ofa_edge.latency.campaign.bench import Bench
 from ofa_edge.latency.plan import PlannedNetwork, network_key
 from ofa_edge.latency.table import DISTURBING, LatencyTable
 from ofa_edge.latency.trials import network_job

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 
 from ofa_edge.errors import BadFile, NotTrustworthy, OfaEdgeError, UsageError
-from ofa_edge.latency import plausible, verdicts
-from ofa_edge.latency.combine import widths
+from ofa_edge.latency.campaign.outcome import HeldOut, held_out, quality
 from ofa_edge.latency.conditions import UNKNOWN, RunsOn, unknown_conditions
-from ofa_edge.latency.model import LatencyModel
-from ofa_edge.latency.outcome import HeldOut, held_out, quality
-from ofa_edge.latency.predictors import model_of
+from ofa_edge.latency.judging import plausible, verdicts
+from ofa_edge.latency.judging.combine import widths
+from ofa_edge.latency.models.model import LatencyModel
+from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.stats import DISTURBED, Notice, Verdict, judge
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.block import Block

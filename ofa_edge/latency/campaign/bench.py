@@ -15,10 +15,10 @@ from functools import partial
 from device_agents import wire
 from ofa_edge.errors import NoRoom
 from ofa_edge.latency import workload
-from ofa_edge.latency.campaign_identity import Identity, Task
-from ofa_edge.latency.campaign_rows import Rows
+from ofa_edge.latency.campaign.identity import Identity, Task
+from ofa_edge.latency.campaign.quiet import Quiet
+from ofa_edge.latency.campaign.rows import Rows
 from ofa_edge.latency.plan import Plan, network_key
-from ofa_edge.latency.quiet import Quiet
 from ofa_edge.latency.trials import network_job
 from ofa_edge.latency.workload import Device, Model
 from ofa_edge.space.arch import Arch

@@ -7,7 +7,7 @@ file holds what was measured and nothing fitted, so the model is fitted again wh
 
 from __future__ import annotations
 
-from ofa_edge.latency.model import LatencyModel
+from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.table import LatencyTable
 
 
@@ -20,15 +20,15 @@ def model_of(table: LatencyTable) -> LatencyModel:
     """
     # Each kind with its own module, that nobody waits for the others'.
     if not table.given.empty:
-        from ofa_edge.latency.imported_model import ImportedModel
+        from ofa_edge.latency.models.imported_model import ImportedModel
 
         return ImportedModel.from_table(table)
     if table.header.prior is not None:
-        from ofa_edge.latency import transfer
+        from ofa_edge.latency.models import transfer
 
         return transfer.from_table(table)
     if table.header.plan.predictor == "network":
-        from ofa_edge.latency.network_model import NetworkModel
+        from ofa_edge.latency.models.network_model import NetworkModel
 
         return NetworkModel.from_table(table)
     return LatencyModel.from_table(table)

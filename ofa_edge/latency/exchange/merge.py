@@ -25,9 +25,10 @@ import numpy as np
 
 from ofa_edge import __version__, journal, strict_json
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency import formats, plan
+from ofa_edge.latency import plan
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, Header, PlanSettings, Provenance, require_match
-from ofa_edge.latency.model import anchor_reference
+from ofa_edge.latency.exchange import formats
+from ofa_edge.latency.models.model import anchor_reference
 from ofa_edge.latency.table import FORMAT, LatencyTable
 
 Row = dict[str, Any]

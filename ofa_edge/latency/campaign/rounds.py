@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ofa_edge.latency import combine
+from ofa_edge.latency.judging import combine
 from ofa_edge.latency.plan import Effort
 from ofa_edge.latency.table import disturbed_rows
 

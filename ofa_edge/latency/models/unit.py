@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency import model, stats
-from ofa_edge.latency.block_times import BlockTimes
+from ofa_edge.latency import stats
 from ofa_edge.latency.conditions import UNKNOWN, Prior
-from ofa_edge.latency.model import Fit, LatencyModel
-from ofa_edge.latency.relative_ridge import Floats
+from ofa_edge.latency.models import model
+from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.model import Fit, LatencyModel
+from ofa_edge.latency.models.relative_ridge import Floats
 from ofa_edge.latency.stats import Notice
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Space

@@ -17,7 +17,7 @@ from device_agents import wire
 from ofa_edge import __version__, journal, strict_json
 from ofa_edge.device import identity
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency.campaign_rows import Rows
+from ofa_edge.latency.campaign.rows import Rows
 from ofa_edge.latency.conditions import (
     Header,
     PlanSettings,
@@ -27,8 +27,8 @@ from ofa_edge.latency.conditions import (
     mismatches,
     require_match,
 )
+from ofa_edge.latency.models.transfer import Start
 from ofa_edge.latency.plan import Plan, make_plan
-from ofa_edge.latency.transfer import Start
 from ofa_edge.latency.workload import Device
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import own_definition

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from device_agents import wire
-from ofa_edge.latency import rounds
-from ofa_edge.latency.campaign_bench import Bench
+from ofa_edge.latency.campaign import rounds
+from ofa_edge.latency.campaign.bench import Bench
 from ofa_edge.space.block import Block
 
 Result = wire.Measured | wire.Failed

@@ -32,10 +32,10 @@ import pandas as pd
 from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.files import write_result
-from ofa_edge.latency import formats
 from ofa_edge.latency.conditions import Conditions
+from ofa_edge.latency.exchange import formats
+from ofa_edge.latency.exchange.yaml_tables import number
 from ofa_edge.latency.table import FORMAT, LatencyTable
-from ofa_edge.latency.yaml_tables import number
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import named
 

@@ -22,11 +22,12 @@ from typing import Any
 
 from ofa_edge import __version__, journal
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency import foreign_keys, stats, yaml_tables
+from ofa_edge.latency import stats
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, Header, PlanSettings, Provenance
-from ofa_edge.latency.foreign_keys import OFA, PROXYLESS, Meaning
+from ofa_edge.latency.exchange import foreign_keys, yaml_tables
+from ofa_edge.latency.exchange.foreign_keys import OFA, PROXYLESS, Meaning
+from ofa_edge.latency.exchange.yaml_tables import Entry, YamlTable
 from ofa_edge.latency.table import FORMAT, MEAN, LatencyTable
-from ofa_edge.latency.yaml_tables import Entry, YamlTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import SPACES, own_definition
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ofa_edge.latency.block_model import MIN_FITTED, BlockModel
+from ofa_edge.latency.models.block_model import MIN_FITTED, BlockModel
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.block import Block
 

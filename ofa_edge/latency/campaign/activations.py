@@ -1,8 +1,8 @@
 """The type of int8 activations that ONNX Runtime is faster with on a device, asked of the device itself.
 
 In: a device, a space, how networks are run. Out: a Choice, with what was measured. Rules kept: uint8 and int8 files of
-the same few networks, from the smallest to the largest, run in turns (latency/variants.py); the choice is of all of
-them together, and where they leave it open, what is usual for such a machine stays.
+the same few networks, from the smallest to the largest, run in turns (variants.py); the choice is of all of them
+together, and where they leave it open, what is usual for such a machine stays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from ofa_edge.graph import build, compiling
 from ofa_edge.graph.quantize import Activations
-from ofa_edge.latency import variants
+from ofa_edge.latency.campaign import variants
 from ofa_edge.latency.conditions import LOSSY, RunsOn
 from ofa_edge.latency.plan import middle
 from ofa_edge.latency.workload import WEIGHT_SEED, Device

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from ofa_edge.device.advice import PERFORMANCE, spelled
+from ofa_edge.latency.campaign.sustained import steady
 from ofa_edge.latency.conditions import SUSTAINED, UNKNOWN, UNTOLD
 from ofa_edge.latency.stats import Notice, Verdict, told
-from ofa_edge.latency.sustained import steady
 from ofa_edge.latency.table import LatencyTable
 
 # Relative half-widths of the interval of a block's median: a campaign stops at .02 (quick .03); a sum of some twenty

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency.block_model import MIN_FITTED, BlockModel
+from ofa_edge.latency.models.block_model import MIN_FITTED, BlockModel
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs
 

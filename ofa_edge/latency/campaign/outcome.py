@@ -15,15 +15,16 @@ import numpy as np
 
 from ofa_edge import journal
 from ofa_edge.errors import BadFile, NotTrustworthy, OfaEdgeError
-from ofa_edge.latency import combine, memory, verdicts
-from ofa_edge.latency.energy import Report
-from ofa_edge.latency.model import LatencyModel, anchor_reference, calibration
+from ofa_edge.latency.campaign.energy import Report
+from ofa_edge.latency.campaign.sustained import Steady, steady
+from ofa_edge.latency.judging import combine, verdicts
+from ofa_edge.latency.models import memory
+from ofa_edge.latency.models.model import LatencyModel, anchor_reference, calibration
+from ofa_edge.latency.models.predictors import model_of
+from ofa_edge.latency.models.transfer import FROM_PRIOR
 from ofa_edge.latency.plan import Plan
-from ofa_edge.latency.predictors import model_of
 from ofa_edge.latency.stats import Notice, Quality, Verdict, judge
-from ofa_edge.latency.sustained import Steady, steady
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.transfer import FROM_PRIOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,21 +24,21 @@ from pathlib import Path
 
 from device_agents import wire
 from ofa_edge import journal
-from ofa_edge.latency import sustained
-from ofa_edge.latency.campaign_bench import Bench
-from ofa_edge.latency.campaign_blocks import Blocks
-from ofa_edge.latency.campaign_identity import Task as Task
-from ofa_edge.latency.campaign_identity import header_of, require_same_task, require_same_unit
-from ofa_edge.latency.campaign_networks import Networks
-from ofa_edge.latency.campaign_rows import Rows
+from ofa_edge.latency.campaign import sustained
+from ofa_edge.latency.campaign.bench import Bench
+from ofa_edge.latency.campaign.blocks import Blocks
+from ofa_edge.latency.campaign.identity import Task as Task
+from ofa_edge.latency.campaign.identity import header_of, require_same_task, require_same_unit
+from ofa_edge.latency.campaign.networks import Networks
+from ofa_edge.latency.campaign.outcome import Outcome, conclude
+from ofa_edge.latency.campaign.predicting import predicted_rows
+from ofa_edge.latency.campaign.quiet import MOST_TOGETHER
+from ofa_edge.latency.campaign.rows import Rows
 from ofa_edge.latency.conditions import SUSTAINED
-from ofa_edge.latency.outcome import Outcome, conclude
+from ofa_edge.latency.judging.plausible import CheckedDevice
+from ofa_edge.latency.models.transfer import Start
 from ofa_edge.latency.plan import Plan, network_key
-from ofa_edge.latency.plausible import CheckedDevice
-from ofa_edge.latency.predicting import predicted_rows
-from ofa_edge.latency.quiet import MOST_TOGETHER
 from ofa_edge.latency.table import FORMAT, LatencyTable
-from ofa_edge.latency.transfer import Start
 from ofa_edge.latency.workload import Device
 from ofa_edge.space.arch import Space
 from ofa_edge.space.cost import block_macs, cost

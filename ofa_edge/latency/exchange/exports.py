@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import write_result
-from ofa_edge.latency import foreign_keys, yaml_tables
-from ofa_edge.latency.foreign_keys import OFA, PROXYLESS
+from ofa_edge.latency.exchange import foreign_keys, yaml_tables
+from ofa_edge.latency.exchange.foreign_keys import OFA, PROXYLESS
+from ofa_edge.latency.exchange.yaml_tables import Entry
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.yaml_tables import Entry
 
 _SHOWN = 3  # keys named in a message
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from ofa_edge.latency import plan
-from ofa_edge.latency.model import Estimate, LatencyModel
+from ofa_edge.latency.models.model import Estimate, LatencyModel
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.block import Block
 

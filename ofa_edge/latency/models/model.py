@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency import block_times, combine, plan, stats
-from ofa_edge.latency.block_times import BlockTimes
+from ofa_edge.latency import plan, stats
+from ofa_edge.latency.judging import combine
+from ofa_edge.latency.models import block_times
+from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.terms import ALL_TERMS
+from ofa_edge.latency.models.terms import PLAIN_SUM as PLAIN_SUM
+from ofa_edge.latency.models.terms import Fit as Fit
+from ofa_edge.latency.models.terms import fit_terms as fit_terms
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.terms import ALL_TERMS
-from ofa_edge.latency.terms import PLAIN_SUM as PLAIN_SUM
-from ofa_edge.latency.terms import Fit as Fit
-from ofa_edge.latency.terms import fit_terms as fit_terms
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import decode

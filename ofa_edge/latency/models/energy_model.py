@@ -23,10 +23,10 @@ import numpy as np
 
 from ofa_edge.errors import BadFile
 from ofa_edge.latency import plan, stats
-from ofa_edge.latency.energy import BLOCK
-from ofa_edge.latency.model import Estimate, LatencyModel
+from ofa_edge.latency.campaign.energy import BLOCK
+from ofa_edge.latency.models.model import Estimate, LatencyModel
+from ofa_edge.latency.models.terms import ALL_TERMS, fit_terms
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.terms import ALL_TERMS, fit_terms
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import decode

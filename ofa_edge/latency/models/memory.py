@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.latency.block_model import fit_features
+from ofa_edge.latency.models.block_model import fit_features
 from ofa_edge.latency.stats import told
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space import codecs

@@ -21,14 +21,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency import block_model, model, relative_ridge, stats
-from ofa_edge.latency.block_times import BlockTimes
+from ofa_edge.latency import stats
 from ofa_edge.latency.conditions import Conditions, Prior, mismatches
-from ofa_edge.latency.model import Fit, LatencyModel
-from ofa_edge.latency.relative_ridge import Floats
+from ofa_edge.latency.models import block_model, model, relative_ridge
+from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.model import Fit, LatencyModel
+from ofa_edge.latency.models.relative_ridge import Floats
+from ofa_edge.latency.models.unit import UnitModel
 from ofa_edge.latency.stats import Notice
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.latency.unit import UnitModel
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_ops, block_weight_bytes

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from ofa_edge.errors import BadFile
-from ofa_edge.latency import block_model, model, relative_ridge, stats
-from ofa_edge.latency.block_times import BlockTimes
-from ofa_edge.latency.model import Fit, LatencyModel
-from ofa_edge.latency.relative_ridge import Floats
+from ofa_edge.latency import stats
+from ofa_edge.latency.models import block_model, model, relative_ridge
+from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.model import Fit, LatencyModel
+from ofa_edge.latency.models.relative_ridge import Floats
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block

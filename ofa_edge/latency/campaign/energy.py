@@ -19,7 +19,7 @@ import numpy as np
 from device_agents import wire
 from ofa_edge import journal
 from ofa_edge.latency import workload
-from ofa_edge.latency.campaign_rows import begin_session
+from ofa_edge.latency.campaign.rows import begin_session
 from ofa_edge.latency.conditions import UNKNOWN, RunsOn
 from ofa_edge.latency.plan import Plan, network_key
 from ofa_edge.latency.stats import Notice

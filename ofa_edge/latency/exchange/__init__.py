@@ -1,0 +1,1 @@
+"""Tables of others, and ours for others; several tables merged or compared."""

@@ -1,0 +1,1 @@
+"""Can that be, and how far can it be trusted? What is said of measurements, blocks and whole tables."""
