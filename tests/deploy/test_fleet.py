@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,15 @@ def press_ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Also where the tests themselves run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_sends_each_device_back_and_says_so(tmp_path: Path) -> None:
     """One device is before its commit, one has committed, one has not begun."""
     roots = {host: tmp_path / host for host in ("a", "b", "c")}
@@ -170,6 +179,7 @@ def test_ctrl_c_sends_each_device_back_and_says_so(tmp_path: Path) -> None:
     assert states(again) == ["committed", "unchanged", "committed"], "only those that lack the release are touched"
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_a_second_ctrl_c_waits_for_nobody() -> None:
     begun, over = threading.Barrier(3), threading.Event()
 
