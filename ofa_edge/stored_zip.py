@@ -81,7 +81,7 @@ def unpack(data: bytes) -> dict[str, bytes]:
     if start + length + _END.size != len(data):
         raise ValueError("its directory is not where it says")
     files: dict[str, bytes] = {}
-    place = start
+    place, total = start, 0
     for _ in range(count):
         if data[place : place + 4] != b"PK\1\2" or place + _CENTRAL.size > len(data):
             raise ValueError("its directory is damaged")
@@ -91,6 +91,9 @@ def unpack(data: bytes) -> dict[str, bytes]:
         name = raw.decode("ascii", "backslashreplace")
         if problem := _problem(name, member, name in files):
             raise ValueError(f"its member {name[:80]!r} {problem}")
+        # Before anything is copied: members that share their bytes are a bomb, thousands of the whole file's size.
+        if (total := total + member.size) > len(data):
+            raise ValueError("its members share their bytes")
         begin = member.offset + _LOCAL.size + member.name_length
         content = data[begin : begin + member.size]
         if len(content) != member.size or zlib.crc32(content) != member.crc:

@@ -79,6 +79,15 @@ def _overlapping() -> bytes:
     return bytes(data)
 
 
+def _shared() -> bytes:
+    """A hundred members, all of them the same bytes: each would be copied before anything is compared."""
+    one = pack({"000": b"x" * 1000})
+    place = one.index(b"PK\1\2")
+    entry, end = one[place:-22], one[-22:]
+    listed = b"".join(entry.replace(b"000", b"%03d" % number) for number in range(100))
+    return one[:place] + listed + struct.pack("<4s4H2LH", end[:4], 0, 0, 100, 100, len(listed), place, 0)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -99,6 +108,7 @@ def _overlapping() -> bytes:
         (_encrypted(), "is encrypted"),
         (_bomb(), "is compressed"),
         (_overlapping(), "beside its members"),
+        (_shared(), "share their bytes"),
         (_named("a", create_system=3, external_attr=0o100755 << 16), "was not written by ofa-edge"),
         (zipped(lambda archive: setattr(archive, "comment", b"hello")), "cut off, or has something behind"),
         (SOUND.replace(b"{}", b"[]"), "'a.json' is damaged"),

@@ -57,7 +57,7 @@ def of_selection(
     found = families.read(file, making.checkpoint.space)
     if isinstance(found, Family):
         chosen = _members(found, modes, device, table_file, str(file))
-        making.require([making.asked.of(one) for one, _ in chosen.values()])
+        making.require_selected([one for one, _ in chosen.values()], file)
         return bundles.joined({name: _made(making, one, at, machine, name) for name, (one, at) in chosen.items()})
     for name, given in (("mode", modes), ("device", device)):
         if given:
@@ -68,7 +68,7 @@ def of_selection(
             f"the latency table of {file} is not at hand, so the bundle does not say under which conditions its "
             "latency was predicted; name the table with --table"
         )
-    making.require([making.asked.of(found)])
+    making.require_selected([found], file)
     return _made(making, found, None if table is None else table.conditions, machine, DEFAULT_MODE)
 
 

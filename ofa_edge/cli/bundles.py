@@ -109,11 +109,9 @@ def verify(path: BundlePath, trust: options.Trust = None, as_json: options.Json 
     `current` of an app on this machine can be verified too. Exit 9 where anything is not as it should be.
     """
     from ofa_edge.cli.signing import Signing
-    from ofa_edge.deploy import bundle as bundles
 
     out = Output(as_json)
-    signing = Signing.read(None, trust)
-    found = signing.done(bundles.read(_followed(path)), str(path))
+    found = Signing.read(None, trust, makes=False).read_bundle(_followed(path))
     proofs = _proofs(found)
     value = {**_value(found), "trusted": bool(trust), "modes": [proof.as_json() for proof in proofs]}
     if wrong := [proof.problem for proof in proofs if proof.problem]:

@@ -89,6 +89,7 @@ def deploy(
     --health after it; where anything is not as promised, the old release stays (exit 7). Several devices go at once,
     each for itself; a run again touches only those that lack the release.
     """
+    from ofa_edge.cli import signing as signings
     from ofa_edge.cli.making import Asked
     from ofa_edge.cli.signing import Signing
     from ofa_edge.deploy import bundle as bundles
@@ -133,7 +134,7 @@ def deploy(
     def deploy_one(job: many.Job) -> Mapping[str, Any]:
         ready = make(job.session, job.said)
         if bundle is None:
-            ready = ready._replace(bundle=signing.done(ready.bundle, "the new bundle"))
+            ready = ready._replace(bundle=signing.done(ready.bundle, signings.NEW))
         if keep_bundle is not None:
             bundles.write(ready.bundle, keep_bundle)
         return install(

@@ -18,7 +18,6 @@ from ofa_edge.cli import unchanged
 from ofa_edge.cli.making import Making
 from ofa_edge.cli.output import Output
 from ofa_edge.deploy import assemble
-from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy.assemble import Choice
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import DEFAULT_MODE, MAX_MODES, MODE_NAME, measured_as
@@ -68,7 +67,7 @@ def from_bundle(path: Path, app: str | None, signing: Signing) -> Maker:
         UsageError: there is none, or it is of another app; as assemble.require_deployable.
         BadFile: the bundle is damaged, or not signed by a trusted key.
     """
-    ready = signing.done(bundles.read(path), str(path))
+    ready = signing.read_bundle(path)
     for mode in ready.manifest.modes:
         assemble.require_deployable(mode.runs.runs_on(), mode.conditions)
     if app not in (None, ready.manifest.app):
@@ -101,9 +100,7 @@ def from_selection(file: Path, mode: str | None, named: Named, making: Making) -
     for chosen in each:
         assemble.require_checkpoint(chosen, making.checkpoint)
         unchanged.require_accuracies_unchanged(chosen, named.accuracy_table, named.predictor)
-    making.require([making.asked.of(chosen) for chosen in each])
-    if passed_over := sorted({option for chosen in each for option in making.asked.passed_over(chosen)}):
-        making.out.notice(f"{file} says how its subnets run: {', '.join(passed_over)} passed over")
+    making.require_selected(each, file)
     table = None
     if named.latency_table is not None:
         table = unchanged.table_of_one(each, named.latency_table)

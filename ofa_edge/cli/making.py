@@ -97,6 +97,12 @@ class Making:
         if self.data is not None and not lossy:
             raise UsageError("--data is what int8 is calibrated on", hint="add --precision int8, or leave --data out")
 
+    def require_selected(self, selections: Sequence[Selection], file: Path) -> None:
+        """As `require`, for what a file says; options that it has an answer of its own to are passed over aloud."""
+        self.require([self.asked.of(chosen) for chosen in selections])
+        if passed_over := sorted({option for chosen in selections for option in self.asked.passed_over(chosen)}):
+            self.out.notice(f"{file} says how its subnets run: {', '.join(passed_over)} passed over")
+
     def bundle(self, choices: Sequence[Choice], machine: str, said: Output) -> Bundle:
         """A bundle of these modes for a device with this processor. Raises as assemble.assemble."""
         with self._lock:

@@ -98,7 +98,8 @@ def each_host(
     values = [one.as_json() for one in results]
     for one in results:
         if one.error is not None:
-            out.warning(one.error.message if one.error.message.startswith(one.host) else f"{one.host}: {one.error}")
+            said = one.error.message.removeprefix(f"{one.host}: ")
+            out.warning(f"{one.host}: {said}" + (f"; {one.error.hint}" if one.error.hint else ""))
     out.result(values, lambda: describe_all(values))
     if interrupted:
         raise typer.Exit(Interrupted.code)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ofa_edge.deploy.bundle import Bundle
     from ofa_edge.deploy.signature import TrustedKey
 
+NEW = "the new bundle"
+
 
 @dataclass(frozen=True)
 class Signing:
@@ -36,15 +38,25 @@ class Signing:
 
         Raises:
             UsageError: a key cannot be read, or there is nothing to sign.
-            BadFile: it is no key of the kind that is needed.
+            BadFile: it is no key of the kind that is needed, or what is made would not be signed by a trusted one.
         """
-        from ofa_edge.deploy.signature import TrustedKey, read_private
+        from ofa_edge.deploy.signature import TrustedKey, read_private, require_trusted
 
         if sign is not None and not makes:
             raise UsageError(
                 "--sign is for bundles that are made here", hint=f"ofa-edge bundle sign BUNDLE --key {sign}"
             )
-        return cls(None if sign is None else read_private(sign), tuple(TrustedKey.read(path) for path in trust or ()))
+        key = None if sign is None else read_private(sign)
+        found = cls(key, tuple(TrustedKey.read(path) for path in trust or ()))
+        if makes and found.trusted:
+            require_trusted(None if key is None else key.public_key().public_bytes_raw().hex(), found.trusted, NEW)
+        return found
+
+    def read_bundle(self, path: Path) -> Bundle:
+        """The bundle at a path, if a trusted key signed it where keys are trusted. Raises as bundle.read."""
+        from ofa_edge.deploy import bundle as bundles
+
+        return bundles.read(path, trusted=self.trusted)
 
     def done(self, bundle: Bundle, name: str) -> Bundle:
         """The bundle, signed where there is a key.

@@ -186,7 +186,7 @@ def measurer(
     interleaved with an anchor, as the mode runs.
 
     The measurement is disturbed where more of its processes were than their median bears; it is the caller's to
-    repeat it.
+    repeat it. It failed where any process did.
 
     Args:
         models: by mode, the latency model its promise was made with. A process whose anchor is off the reference in
@@ -217,8 +217,10 @@ def measurer(
             effort=replace(plan.QUICK, attempts=1),
             on_process=note,
         )
-        if found.figures is None:
-            return wire.Failed(key, found.failed or "no process gave a result")
+        # One that crashed is no slow one, which a median bears: the model would crash in use, too.
+        crashed = [trial.result.reason for trial in processes if isinstance(trial.result, wire.Failed)]
+        if found.figures is None or crashed:
+            return wire.Failed(key, _crashed(crashed))
         p90 = float(np.median([t.result.figures.p90 for t in processes if isinstance(t.result, wire.Measured)]))
         bad = [trial for trial in processes if trial.disturbed]
         if len(bad) <= TRIAL_PROCESSES // 2:
@@ -227,3 +229,10 @@ def measurer(
         return Timing(found.figures.median, tuple(flag for flag in found.flags if flag in disturbing), p90)
 
     return measure
+
+
+def _crashed(reasons: Sequence[str]) -> str:
+    if not reasons:
+        return "no process gave a result"
+    few = f"{len(reasons)} of {TRIAL_PROCESSES} processes: " if len(reasons) < TRIAL_PROCESSES else ""
+    return f"{few}{reasons[-1]}"

@@ -282,16 +282,25 @@ def write(bundle: Bundle, path: Path | str) -> None:
     archive.write_folder(path, files, order, stale=[SIGNATURE])
 
 
-def read(path: Path | str, limits: Limits = LIMITS) -> Bundle:
-    """Read and check a bundle, a folder or one file. A signature must be the manifest's; whose it is, the caller asks.
+def read(path: Path | str, limits: Limits = LIMITS, *, trusted: Sequence[signature.TrustedKey] = ()) -> Bundle:
+    """Read and check a bundle, a folder or one file. A signature must be the manifest's.
+
+    Args:
+        trusted: keys one of which must have signed it, which is asked before the manifest or a model is parsed: only
+            what somebody trusted made reaches their parsers. () for any or none.
 
     Raises:
         UsageError: there is nothing at that path.
-        BadFile: a file is missing, too large, a link, or not what the manifest says; or the manifest is not valid.
+        BadFile: a file is missing, too large, a link, or not what the manifest says; or the manifest is not valid, or
+            not signed by a trusted key.
     """
     path = Path(path)
     with archive.opened(path, limits) as source:
         data = source.read(MANIFEST, limits.manifest_bytes)
+        signed = source.read(SIGNATURE, signature.MAX_BYTES) if source.has(SIGNATURE) else None
+        if trusted:
+            signed_by = None if signed is None else signature.signer(data, signed, str(path / SIGNATURE))
+            signature.require_trusted(signed_by, trusted, str(path))
         manifest = parse_manifest(data, str(path / MANIFEST))
         files = {MANIFEST: data}
         source.require_only([*(entry.name for entry in manifest.files), MANIFEST, SIGNATURE])
@@ -299,11 +308,10 @@ def read(path: Path | str, limits: Limits = LIMITS) -> Bundle:
             files[entry.name] = content = source.read(entry.name, limits.bundle_file_bytes)
             if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise BadFile(f"{path / entry.name} is not the file its manifest names", hint=HINT)
-        signed = source.read(SIGNATURE, signature.MAX_BYTES) if source.has(SIGNATURE) else None
-    for mode in manifest.modes:
-        _check_model(mode.model, files[mode.model])
     if signed is not None:
         signature.signer(data, signed, str(path / SIGNATURE))
+    for mode in manifest.modes:
+        _check_model(mode.model, files[mode.model])
     return Bundle(manifest, files, signed)
 
 

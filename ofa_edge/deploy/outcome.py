@@ -8,6 +8,7 @@ default mode; `modes` says it of each.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -181,10 +182,16 @@ def _recalled(mode: Judged, kept: Any) -> Judged:
     median, p90, promise = kept
     return replace(
         mode,
-        measured_ms=float(median) if isinstance(median, (int, float)) else None,
-        measured_p90_ms=float(p90) if isinstance(p90, (int, float)) else None,
-        promise=Promise(promise) if promise in set(Promise) else Promise.NOT_CHECKABLE,
+        measured_ms=_figure(median),
+        measured_p90_ms=_figure(p90),
+        promise=Promise(promise) if isinstance(promise, str) and promise in set(Promise) else Promise.NOT_CHECKABLE,
     )
+
+
+def _figure(value: Any) -> float | None:
+    """A device's number; a whole one may be larger than any float."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
 
 
 _REFUSALS: dict[Verdict, tuple[State, type[OfaEdgeError]]] = {

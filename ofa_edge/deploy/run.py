@@ -77,7 +77,8 @@ def deploy(
         state = run.state()
         second = plan(state, run.manifest, wishes)
         if second.verdict is not Verdict.DEPLOY:
-            run.record(second)
+            if second.verdict is not Verdict.UNCHANGED:
+                run.record(second)
             return run.settle(second, state, notices)
         attempt = Attempt(
             device,

@@ -258,3 +258,22 @@ def test_deploy_signs_what_it_makes(run_boards: Run, selected: None, keys: Path,
     code, value = run_boards(f"{line} --trust {keys / 'ours.pub'} --sign {keys / 'ours'}")
     assert code == 0, value
     assert run_boards(f"bundle verify {tmp_path / 'kept'} --trust {keys / 'ours.pub'}")[0] == 0
+
+
+def test_options_that_a_selection_answers_itself_are_passed_over_aloud(
+    run_boards: Run, selected: None, boards: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    capsys.readouterr()
+    words = BUILD.format(out=tmp_path / "out", **boards).split()
+    assert main([*words, "--table", str(boards["table"]), "--threads", "7", "--out", str(tmp_path / "a")]) == 0
+    assert "says how its subnets run: --threads passed over" in capsys.readouterr().err
+    assert bundles.read(tmp_path / "a").manifest.default.runs.threads == 1
+
+
+def test_what_no_trusted_key_would_sign_is_refused_before_any_device_is_asked(
+    run_boards: Run, selected: None, keys: Path
+) -> None:
+    line = f"deploy --host nobody.invalid --supernet {{ckpt}} --selection {{out}} --trust {keys / 'theirs.pub'}"
+    for end, message in (("", "is not signed"), (f" --sign {keys / 'ours'}", "signed by the key")):
+        code, value = run_boards(line + end)
+        assert (code, message in value["error"]["message"]) == (9, True), value

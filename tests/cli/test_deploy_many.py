@@ -72,6 +72,17 @@ def test_a_canary_that_fails_leaves_the_others_alone(lab: Path, ofa: Run) -> Non
     assert {running(lab / name) for name in ("two", "three")} == {OLD.release}
 
 
+def test_each_failure_among_several_says_what_to_type_next(lab: Path, capsys: Any) -> None:
+    for name in NAMES[:2]:
+        install(lab, name, OLD)
+        (lab / name / "camera" / "current").unlink()
+        (lab / name / "camera" / "current").mkdir()
+    assert main(["deploy", "--host", "one", "--host", "two", "--bundle", "new.ofab"]) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+    assert [line.split()[1] for line in said] == ["one:", "two:"]
+    assert all("; put it right on the device" in line for line in said)
+
+
 def test_a_mode_is_set_on_all_and_shown(lab: Path, ofa: Run, capsys: Any) -> None:
     for name in NAMES:
         install(lab, name, NEW)

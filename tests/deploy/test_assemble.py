@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -275,3 +275,19 @@ def test_a_model_that_crashes_is_a_failure_with_its_reason(bundle: Bundle, laten
     found = measured(device, bundle, latency)
     assert isinstance(found, wire.Failed)
     assert "signal 11" in found.reason
+
+
+def test_a_model_that_crashes_in_one_process_of_five_keeps_no_promise(
+    bundle: Bundle, latency: LatencyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, asked = board(bundle), list[int]()
+    measure = device.measure
+
+    def once(jobs: Sequence[wire.MeasureJob], *, fresh: bool = False) -> list[wire.Measured | wire.Failed]:
+        asked.append(len(asked))
+        return [wire.Failed(jobs[0].key, "signal 11")] if len(asked) == 3 else [*measure(jobs, fresh=fresh)]
+
+    monkeypatch.setattr(device, "measure", once)
+    found = measured(device, bundle, latency)
+    assert isinstance(found, wire.Failed)
+    assert found.reason == "1 of 5 processes: signal 11"

@@ -180,3 +180,19 @@ def test_a_release_on_a_device_still_says_who_made_it(keys: Path, tmp_path: Path
     there = bundle.read((tmp_path / "root" / APP / "current").resolve())
     assert there.files == signed.files
     assert require_trusted(there.signed_by, [TrustedKey.read(keys / "ours.pub")], "it").key == signed.signed_by
+
+
+def test_where_a_key_is_trusted_nothing_else_is_parsed(keys: Path, tmp_path: Path) -> None:
+    """Neither what is not signed, nor what somebody else signed: their manifest here is not even JSON."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / MANIFEST).write_bytes(b"{")
+    trusted = [TrustedKey.read(keys / "ours.pub")]
+    with pytest.raises(BadFile, match="is not signed, and --trust asks"):
+        bundle.read(folder, trusted=trusted)
+    (folder / SIGNATURE).write_bytes(sign(b"{", read_private(keys / "theirs")))
+    with pytest.raises(BadFile, match="signed by the key"):
+        bundle.read(folder, trusted=trusted)
+    (folder / SIGNATURE).write_bytes(sign(b"{", read_private(keys / "ours")))
+    with pytest.raises(BadFile, match="not a valid manifest"):
+        bundle.read(folder, trusted=trusted)

@@ -98,6 +98,24 @@ def test_the_same_release_again_is_unchanged_and_moves_nothing(root: Path) -> No
     assert (clock.calls, device.pushed, device.changes) == (0, 0, [])
 
 
+def test_what_recovery_leaves_as_it_was_is_not_journalled_as_refused(root: Path) -> None:
+    deploy(Device(root), OLD)
+    left = Device(root)
+    left.call("lock", {"app": APP, "holder": "a host that dies"})
+    left.call("begin", {"app": APP, "release": NEW.release, "kind": "deploy"})
+    left.call("unlock", {"app": APP})
+    device = Device(root)
+    assert deploy(device, OLD).state is State.UNCHANGED
+    assert last_record(device)["event"] == "rolled-back"
+
+
+@pytest.mark.parametrize("value", [["held"], {"a": 1}, 10**400, True, "x"])
+def test_figures_of_a_device_that_are_none_are_left_out(value: Any) -> None:
+    before = Outcome.begun(NEW.manifest, None)
+    found = before.recalling({"measured_ms": value, "measured_p90_ms": value, "promise": value}).default
+    assert (found.measured_ms, found.measured_p90_ms, found.promise) == (None, None, Promise.NOT_CHECKABLE)
+
+
 def test_a_second_release_sends_only_what_changed(root: Path) -> None:
     deploy(Device(root), OLD)
     device = Device(root)
