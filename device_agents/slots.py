@@ -207,7 +207,8 @@ def recover(app: App, reason: str, blame: bool, facts: _Object) -> _Object:
     """End an unfinished deployment, whoever's it was, and sweep up after it.
 
     Also how a host that found something wrong goes back. `blame` is false where that was not the release's
-    fault. `recovered` is null where nothing was unfinished.
+    fault. `recovered` is null where nothing was unfinished; `switched` tells that an application may have opened the
+    release meanwhile.
     """
     _sweep(app)
     past = app.history()
@@ -226,7 +227,9 @@ def recover(app: App, reason: str, blame: bool, facts: _Object) -> _Object:
             raise AgentError("needs-hands", f"{current} cannot stay ({reason}) and {damage}")
     note = {"previous": half.origin, "kind": half.kind, "reason": reason, "blame": blame, "facts": facts}
     app.write_journal(event, half.release, **note)
-    return {"recovered": {"release": half.release, "from": half.origin, "event": event, "reason": reason}}
+    switched = half.step == history.SWITCHING
+    found = {"release": half.release, "from": half.origin, "event": event, "switched": switched, "reason": reason}
+    return {"recovered": found}
 
 
 # -- helpers --------------------------------------------------------------------------------------

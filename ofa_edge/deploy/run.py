@@ -240,7 +240,7 @@ def _put_right(device: Device, app: str, hooks: Hooks, progress: Progress) -> tu
         return ()
     progress(Planned(Step.RECOVER, wire.clean(f"{recovered.get('release')}: {recovered.get('reason')}")))
     origin = recovered.get("from")
-    if recovered.get("event") != "rolled-back" or not isinstance(origin, str):
+    if recovered.get("event") != "rolled-back" or not recovered.get("switched") or not isinstance(origin, str):
         return ()
     notice = reopened(device, app, origin, hooks)
     return (notice,) if notice else ()

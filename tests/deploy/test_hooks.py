@@ -142,6 +142,16 @@ def test_after_an_interruption_the_application_opens_what_runs(root: Path) -> No
     assert (running(root), application.opened) == (OLD.release, OLD.release)
 
 
+def test_an_interruption_before_the_switch_disturbs_no_application(root: Path) -> None:
+    deploy(on(root), OLD)
+    with pytest.raises(DeviceLost):
+        deploy(Device(root, Fault(Kind.LINK_CUT_BEFORE, requests_until(root, "switch"))))
+    device = on(root)
+    with pytest.raises(RolledBack):
+        run.deploy(device, make_bundle(3.0), measure=Clock([Timing(99.0)]), wishes=Wishes(hooks=HOOKS))
+    assert device.application.heard == []
+
+
 def requests_until(root: Path, op: str) -> int:
     """How many requests come before an op in a deployment of NEW."""
     import shutil

@@ -514,7 +514,13 @@ def test_recovery_puts_back_what_was_current(disk: Disk) -> None:
     begin_switched(disk, B)
     assert running(Path(disk.path)) == B.release
     found = op(disk, "recover", reason="cut")["recovered"]
-    assert found == {"release": B.release, "from": A.release, "event": "rolled-back", "reason": "cut"}
+    assert found == {
+        "release": B.release,
+        "from": A.release,
+        "event": "rolled-back",
+        "switched": True,
+        "reason": "cut",
+    }
     assert running(Path(disk.path)) == A.release
     assert op(disk, "recover") == {"recovered": None}
 
