@@ -75,7 +75,7 @@ def change(app: App, mode: str, reason: str = "") -> dict[str, Any]:
         has = ", ".join(running.modes)
         raise AgentError("refused", f"release {running.release} of {app.name} has no mode {mode!r}: it has {has}")
     if mode != running.mode or _asked(app) != mode:  # a default that is not written down would not outlast a release
-        new = app.mode_file.with_name(".mode.new")
+        new = app.disk.temporary(app.mode_file)
         with lock.exclusive(app.lock):
             app.disk.remove(new)
             app.disk.write(new, (f"{mode}\n".encode("ascii"),))

@@ -190,7 +190,7 @@ class App:
             if self.journal.is_file() and self.journal.stat().st_size > COMPACT_ABOVE:
                 records = self.records()
                 if history.read(records).unfinished is None:
-                    short = self.journal.with_name(".journal.new")
+                    short = self.disk.temporary(self.journal)
                     self.disk.remove(short)
                     self.disk.write(short, (_line(old) for old in history.compact(records, COMPACT_TO)))
                     self.disk.rename(short, self.journal)

@@ -269,7 +269,7 @@ def _copy_blob(disk: Disk, entry: FileEntry, target: Path) -> None:
 
 
 def _sweep(app: App) -> None:
-    """Remove what an interrupted op left: names that start with a dot are never releases."""
+    """Remove what an interrupted op left: names that start with a dot are never releases, and those of changes."""
     require_folder(app.folder)
     require_folder(app.releases)
     for entry in list(os.scandir(app.releases)):
@@ -278,9 +278,8 @@ def _sweep(app: App) -> None:
         if entry.name.startswith("."):
             app.disk.remove(Path(entry.path))
     with lock.exclusive(app.lock):  # a mode may be changing just now
-        for entry in list(os.scandir(app.folder)):
-            if entry.name.startswith("."):
-                app.disk.remove(Path(entry.path))
+        for path in (app.link, app.mode_file, app.journal):  # all else here is the user's
+            app.disk.remove(app.disk.temporary(path))
 
 
 # -- the table ------------------------------------------------------------------------------------
