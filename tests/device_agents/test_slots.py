@@ -20,7 +20,7 @@ import pytest
 from device_agents import history, lock, pruning
 from device_agents.disk import Disk
 from device_agents.process import Process
-from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, MAX_SIGNATURE, canonical
+from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, MAX_SIGNATURE, App, canonical
 from device_agents.root import Root
 from device_agents.slots import OPS
 from device_agents.wire import AgentError
@@ -553,6 +553,17 @@ def test_recovery_sweeps_what_was_half_made(disk: Disk) -> None:
     assert running(Path(disk.path)) == A.release
 
 
+def test_recovery_leaves_what_others_put_into_the_apps_folder(disk: Disk) -> None:
+    """Hooks work there, and an application may keep its settings beside `current`."""
+    install(disk, A)
+    (folder(disk) / ".env").write_text("KEY=1")
+    (folder(disk) / ".cache").mkdir()
+    (folder(disk) / ".cache" / "warm").write_text("x")
+    op(disk, "recover")
+    assert (folder(disk) / ".env").read_text() == "KEY=1"
+    assert (folder(disk) / ".cache" / "warm").exists()
+
+
 @pytest.mark.parametrize("make", ["folder", "file", "outside", "absolute", "dots"])
 def test_a_current_that_is_not_ours_needs_hands(disk: Disk, make: str) -> None:
     install(disk, A)
@@ -613,6 +624,20 @@ def test_a_long_journal_is_shortened_and_still_knows_the_previous_release(disk: 
     assert len(lines) == COMPACT_TO + 2
     assert json.loads(lines[-1])["reason"] == "last"
     assert op(disk, "state")["previous"] == A.release
+
+
+def test_modes_that_change_while_a_deployment_is_half_done_do_not_fill_the_journal(disk: Disk) -> None:
+    """A device whose host never came back follows its policy for months, and is then recovered."""
+    install(disk, A)
+    begin_switched(disk, B)
+    journal = folder(disk) / "journal.jsonl"
+    while journal.stat().st_size <= COMPACT_ABOVE:
+        with journal.open("a") as stream:
+            stream.writelines(['{"event":"mode","release":"x","mode":"low","reason":"hot"}\n'] * 1000)
+    App(disk, APP).write_journal(history.MODE, B.release, mode="full")
+    assert journal.stat().st_size < COMPACT_ABOVE / 10
+    assert op(disk, "recover")["recovered"]["from"] == A.release
+    assert running(Path(disk.path)) == A.release
 
 
 def test_trials_count_until_a_commit_and_only_with_blame(disk: Disk) -> None:
