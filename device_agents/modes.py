@@ -79,9 +79,10 @@ def change(app: App, mode: str, reason: str = "") -> dict[str, Any]:
         with lock.exclusive(app.lock):
             app.disk.remove(new)
             app.disk.write(new, (f"{mode}\n".encode("ascii"),))
+            running = read(app, running.release)  # another process may have changed it since
             app.disk.rename(new, app.mode_file)
-    if mode != running.mode:
-        app.write_journal(history.MODE, running.release, mode=mode, previous=running.mode, reason=reason)
+            if mode != running.mode:
+                app.append_record(history.MODE, running.release, mode=mode, previous=running.mode, reason=reason)
     return {"mode": mode, "previous": running.mode}
 
 
