@@ -250,7 +250,8 @@ def _point_at_this_agent(disk: Disk) -> None:
     link = shipped.with_name("agent.pyz")
     ours = shipped.parent == Path(disk.path, "agent") and re.fullmatch(r"[0-9a-f]{64}\.pyz", shipped.name)
     if ours and not (link.is_symlink() and os.readlink(link) == shipped.name):
-        disk.point(link, shipped.name)
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another agent does the same just now
+            disk.point(link, shipped.name)
 
 
 def _unfinished(past: history.History, release: str) -> history.Unfinished:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from device_agents import history, lock, pruning
+from device_agents import history, lock, pruning, slots
 from device_agents.disk import Disk
 from device_agents.process import Process
 from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, MAX_SIGNATURE, App, canonical
@@ -562,6 +562,30 @@ def test_recovery_leaves_what_others_put_into_the_apps_folder(disk: Disk) -> Non
     op(disk, "recover")
     assert (folder(disk) / ".env").read_text() == "KEY=1"
     assert (folder(disk) / ".cache" / "warm").exists()
+
+
+def test_two_agents_that_begin_at_once_do_not_trip_over_each_others_link(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deployments of two apps: each has its own lock, agent.pyz is one for all."""
+    agents = Path(disk.path, "agent")
+    agents.mkdir()
+    shipped = agents / f"{'a' * 64}.pyz"
+    monkeypatch.setattr(slots, "__file__", str(shipped / "device_agents" / "slots.py"))
+
+    def met(when: str) -> Disk:
+        def effect(change: str, path: Path) -> None:
+            temporary = agents / ".agent.pyz.new"
+            if change == when == "symlink" and path == temporary:
+                path.symlink_to(shipped.name)
+            if change == when == "switch" and path.name == "agent.pyz":
+                temporary.replace(path)
+
+        return Disk(disk.path, effect=effect)
+
+    for app, when in (("one", "symlink"), ("two", "switch")):
+        assert OPS["lock"](met(when), {"app": app, "holder": "me"}) == {"taken_over": None}
+        (agents / "agent.pyz").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("make", ["folder", "file", "outside", "absolute", "dots"])
