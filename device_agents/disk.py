@@ -57,6 +57,11 @@ class Disk(Root):
     def blob(self, sha256: str) -> Path:
         return Path(self.blob_path(sha256))
 
+    @staticmethod
+    def temporary(path: Path) -> Path:
+        """Where a file or a link is made that will replace `path`."""
+        return path.with_name(f".{path.name}.new")
+
     def make_folder(self, path: Path) -> None:
         """Make a folder where it is missing; its parent must be there."""
         if not os.path.lexists(path):
@@ -110,7 +115,7 @@ class Disk(Root):
 
     def point(self, link: Path, target: str) -> None:
         """Make `link` a symbolic link to `target` in one step: a reader sees the old link or the new one."""
-        temporary = link.with_name(f".{link.name}.new")
+        temporary = self.temporary(link)
         self.remove(temporary)
         self.effect("symlink", temporary)
         os.symlink(target, temporary)

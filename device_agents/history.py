@@ -103,7 +103,8 @@ def last(records: list[Record]) -> Record:
 
 
 def compact(records: list[Record], keep: int) -> list[Record]:
-    """The newest `keep` records, and before them the last commit where it is older; for a finished journal.
+    """The newest `keep` records, and before them the last commit where it is older; where a deployment has not
+    ended, `keep` must be all.
 
     Of the changes of mode only the newest stay, so that they push no outcome of a deployment out.
     """

@@ -2,7 +2,8 @@
 
 In: an argument list from the host, a time limit. Out: its exit status and the end of what it said. Rules kept: no shell
 sees it; it runs in a process group of its own, which is killed as a whole when its time is over or the agent has to
-end; what it says is bounded and cleaned; what it leaves running after it ended well is the user's business.
+end, but for what runs as another user, by sudo, which is not waited for; what it says is bounded and cleaned; what it
+leaves running after it ended well is the user's business.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ MAX_SECONDS = 3600.0
 OUTPUT = 2000
 """Characters that are kept of what a command says: the last ones."""
 _MAX_ARGUMENT = 4096
+_KILL_SECONDS = 5.0  # for a killed command to be gone
 _DRAIN_SECONDS = 0.5  # for the rest of the output, where something keeps the pipe open
 
 _running: set[int] = set()
@@ -62,19 +64,23 @@ def hook(app: App, release: str, hook: str, argv: list[str], timeout_s: float) -
     except (OSError, ValueError) as error:
         return {"exit": None, "seconds": 0.0, "output": clean(f"it cannot be started: {error}", OUTPUT)}
     status: int | None
+    note = ""
     _running.add(process.pid)
     assert process.stdout is not None
     said = _Tail(process.stdout)
     try:
         status = process.wait(timeout_s)
     except subprocess.TimeoutExpired:
+        status, note = None, f"stopped after {timeout_s:g} s"
         _kill(process.pid)
-        process.wait()
-        status = None
+        try:
+            process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:  # what `sudo` starts is not ours to kill
+            note += ", but it belongs to another user and still runs"
     finally:
         _running.discard(process.pid)
-    output = said.text(f"stopped after {timeout_s:g} s" if status is None else "")
-    return {"exit": status, "seconds": round(time.monotonic() - began, 3), "output": output}
+    seconds = round(time.monotonic() - began, 3)
+    return {"exit": status, "seconds": seconds, "output": said.text(note)}
 
 
 def stop() -> None:
@@ -84,7 +90,7 @@ def stop() -> None:
 
 
 def _kill(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or another user's
         os.killpg(group, signal.SIGKILL)
 
 

@@ -75,13 +75,14 @@ def change(app: App, mode: str, reason: str = "") -> dict[str, Any]:
         has = ", ".join(running.modes)
         raise AgentError("refused", f"release {running.release} of {app.name} has no mode {mode!r}: it has {has}")
     if mode != running.mode or _asked(app) != mode:  # a default that is not written down would not outlast a release
-        new = app.mode_file.with_name(".mode.new")
+        new = app.disk.temporary(app.mode_file)
         with lock.exclusive(app.lock):
             app.disk.remove(new)
             app.disk.write(new, (f"{mode}\n".encode("ascii"),))
+            running = read(app, running.release)  # another process may have changed it since
             app.disk.rename(new, app.mode_file)
-    if mode != running.mode:
-        app.write_journal(history.MODE, running.release, mode=mode, previous=running.mode, reason=reason)
+            if mode != running.mode:
+                app.append_record(history.MODE, running.release, mode=mode, previous=running.mode, reason=reason)
     return {"mode": mode, "previous": running.mode}
 
 

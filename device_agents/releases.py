@@ -181,20 +181,24 @@ class App:
         return b"".join(chunks_of(path, MAX_SIGNATURE)) if os.path.lexists(path) else None
 
     def write_journal(self, event: str, release: str, **fields: Any) -> None:
-        """Append one record; a journal that grew long and is at rest is shortened first.
+        """Append one record, while nobody else does: changes of mode are written beside a deployment."""
+        with lock.exclusive(self.lock):
+            self.append_record(event, release, **fields)
 
-        Changes of mode are written beside a deployment, by other processes: one at a time.
+    def append_record(self, event: str, release: str, **fields: Any) -> None:
+        """As write_journal, for one who keeps the others out himself; a journal that grew long is shortened first.
+
+        Of a deployment that has not ended all records stay, and only changes of mode go.
         """
         record = {"event": event, "release": release, **fields, "time": round(time.time(), 3)}
-        with lock.exclusive(self.lock):
-            if self.journal.is_file() and self.journal.stat().st_size > COMPACT_ABOVE:
-                records = self.records()
-                if history.read(records).unfinished is None:
-                    short = self.journal.with_name(".journal.new")
-                    self.disk.remove(short)
-                    self.disk.write(short, (_line(old) for old in history.compact(records, COMPACT_TO)))
-                    self.disk.rename(short, self.journal)
-            self.disk.append(self.journal, _line(record))
+        if self.journal.is_file() and self.journal.stat().st_size > COMPACT_ABOVE:
+            records = self.records()
+            keep = COMPACT_TO if history.read(records).unfinished is None else len(records)
+            short = self.disk.temporary(self.journal)
+            self.disk.remove(short)
+            self.disk.write(short, (_line(old) for old in history.compact(records, keep)))
+            self.disk.rename(short, self.journal)
+        self.disk.append(self.journal, _line(record))
 
 
 def parse_manifest(data: bytes, release: str, app: str) -> list[FileEntry]:

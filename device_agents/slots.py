@@ -253,7 +253,8 @@ def _point_at_this_agent(disk: Disk) -> None:
     link = shipped.with_name("agent.pyz")
     ours = shipped.parent == Path(disk.path, "agent") and re.fullmatch(r"[0-9a-f]{64}\.pyz", shipped.name)
     if ours and not (link.is_symlink() and os.readlink(link) == shipped.name):
-        disk.point(link, shipped.name)
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # another agent does the same just now
+            disk.point(link, shipped.name)
 
 
 def _unfinished(past: history.History, release: str) -> history.Unfinished:
@@ -272,7 +273,7 @@ def _copy_blob(disk: Disk, entry: FileEntry, target: Path) -> None:
 
 
 def _sweep(app: App) -> None:
-    """Remove what an interrupted op left: names that start with a dot are never releases."""
+    """Remove what an interrupted op left: names that start with a dot are never releases, and those of changes."""
     require_folder(app.folder)
     require_folder(app.releases)
     for entry in list(os.scandir(app.releases)):
@@ -281,9 +282,8 @@ def _sweep(app: App) -> None:
         if entry.name.startswith("."):
             app.disk.remove(Path(entry.path))
     with lock.exclusive(app.lock):  # a mode may be changing just now
-        for entry in list(os.scandir(app.folder)):
-            if entry.name.startswith("."):
-                app.disk.remove(Path(entry.path))
+        for path in (app.link, app.mode_file, app.journal):  # all else here is the user's
+            app.disk.remove(app.disk.temporary(path))
 
 
 # -- the table ------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ class Session:
         self._limits = limits
         self._owns_link = owns_link
         self._id = 0
+        self._unheard: set[int] = set()
         self._closed = False
 
     def missing(self, sha256s: Sequence[str]) -> list[str]:
@@ -157,8 +158,11 @@ class Session:
             OfaEdgeError: what the agent refused, as the class of its kind.
             DeviceLost, ProtocolError: no reply, or none that is one.
         """
-        ident = self._send(op, args)
-        reply = self._receive(ident, timeout or self._limits.reply_seconds)
+        try:
+            reply = self._receive(self._send(op, args), timeout or self._limits.reply_seconds)
+        except KeyboardInterrupt:  # who goes back after it asks again, and hears this request's reply first
+            self._unheard.add(self._id)
+            raise
         if not isinstance(reply, wire.Result):
             raise self._broken(f"it answered {op!r} with a stream")
         return dict(reply.result)
@@ -256,6 +260,9 @@ class Session:
     def _receive(self, ident: int, timeout: float) -> wire.Reply:
         """The next reply to request `ident`; a refusal is raised as the error it names."""
         reply = self._parsed(wire.parse_reply, self._read(timeout))
+        while reply.id in self._unheard:
+            self._unheard.remove(reply.id)
+            reply = self._parsed(wire.parse_reply, self._read(timeout))
         if reply.id != ident:
             raise self._broken(f"it answered request {reply.id}, asked was {ident}")
         if isinstance(reply, wire.Refusal):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -119,6 +122,36 @@ def test_an_agent_that_has_to_end_kills_what_runs(disk: Disk) -> None:
     hooks.stop()
     thread.join(60)
     assert found[0]["exit"] == -9
+
+
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
+def test_a_command_of_another_user_that_cannot_be_killed_is_not_waited_for(disk: Disk) -> None:
+    """As `sudo systemctl restart` is for an agent that is not root: here the agent may kill nobody else's processes."""
+    argv = ["setpriv", "--reuid", "65534", "--clear-groups", "sleep", "600"]
+    code = (
+        "import json, os, sys\n"
+        "from device_agents import hooks\n"
+        "from device_agents.disk import Disk\n"
+        "from device_agents.slots import OPS\n"
+        "disk = Disk(sys.argv[1])\n"
+        f"OPS['lock'](disk, {{'app': {APP!r}, 'holder': 'me'}})\n"
+        f"args = {{'app': {APP!r}, 'release': 'r1', 'kind': 'health', 'argv': {argv!r}, 'timeout_s': 1}}\n"
+        "answer = OPS['hook'](disk, args)\n"
+        "children = open(f'/proc/self/task/{os.getpid()}/children').read().split()\n"
+        "hooks._running.update(map(int, children))\n"
+        "hooks.stop()\n"
+        "print(json.dumps([answer, children]))\n"
+    )
+    OPS["unlock"](disk, {"app": APP})
+    agent = ["setpriv", "--bounding-set", "-kill", sys.executable, "-c", code, disk.path]
+    ran = subprocess.run(agent, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    answer, children = json.loads(ran.stdout)
+    for child in children:
+        os.kill(int(child), 9)
+    assert answer["exit"] is None
+    assert answer["output"] == "stopped after 1 s, but it belongs to another user and still runs"
+    assert len(children) == 1
 
 
 @pytest.mark.parametrize(

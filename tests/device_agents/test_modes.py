@@ -3,10 +3,12 @@ whatever lies in the mode file."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,27 @@ def test_many_processes_that_change_the_mode_leave_whole_records_and_a_mode(devi
         "mode",
         "releases",
     ]
+
+
+def test_of_two_changes_at_once_the_journal_ends_with_the_one_that_stays(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process changes the mode as soon as the first lets go of the lock file."""
+    exclusive, others = lock.exclusive, ["mid"]
+
+    @contextlib.contextmanager
+    def watched(path: Path) -> Iterator[int]:
+        with exclusive(path) as descriptor:
+            yield descriptor
+        if others:
+            op(device, "mode", mode=others.pop())
+
+    monkeypatch.setattr(lock, "exclusive", watched)
+    op(device, "mode", mode="low")
+    assert (device / APP / "mode").read_text() == "mid\n"
+    assert [(record["mode"], record["previous"]) for record in journal(device) if record["event"] == "mode"] == [
+        ("low", "full"), ("mid", "low"),
+    ]  # fmt: skip
 
 
 def test_a_journal_full_of_modes_keeps_the_outcomes() -> None:

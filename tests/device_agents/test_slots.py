@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from device_agents import history, lock, pruning
+from device_agents import history, lock, pruning, slots
 from device_agents.disk import Disk
 from device_agents.process import Process
-from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, MAX_SIGNATURE, canonical
+from device_agents.releases import COMPACT_ABOVE, COMPACT_TO, ID_LENGTH, MAX_MANIFEST, MAX_SIGNATURE, App, canonical
 from device_agents.root import Root
 from device_agents.slots import OPS
 from device_agents.wire import AgentError
@@ -559,6 +559,41 @@ def test_recovery_sweeps_what_was_half_made(disk: Disk) -> None:
     assert running(Path(disk.path)) == A.release
 
 
+def test_recovery_leaves_what_others_put_into_the_apps_folder(disk: Disk) -> None:
+    """Hooks work there, and an application may keep its settings beside `current`."""
+    install(disk, A)
+    (folder(disk) / ".env").write_text("KEY=1")
+    (folder(disk) / ".cache").mkdir()
+    (folder(disk) / ".cache" / "warm").write_text("x")
+    op(disk, "recover")
+    assert (folder(disk) / ".env").read_text() == "KEY=1"
+    assert (folder(disk) / ".cache" / "warm").exists()
+
+
+def test_two_agents_that_begin_at_once_do_not_trip_over_each_others_link(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deployments of two apps: each has its own lock, agent.pyz is one for all."""
+    agents = Path(disk.path, "agent")
+    agents.mkdir()
+    shipped = agents / f"{'a' * 64}.pyz"
+    monkeypatch.setattr(slots, "__file__", str(shipped / "device_agents" / "slots.py"))
+
+    def met(when: str) -> Disk:
+        def effect(change: str, path: Path) -> None:
+            temporary = agents / ".agent.pyz.new"
+            if change == when == "symlink" and path == temporary:
+                path.symlink_to(shipped.name)
+            if change == when == "switch" and path.name == "agent.pyz":
+                temporary.replace(path)
+
+        return Disk(disk.path, effect=effect)
+
+    for app, when in (("one", "symlink"), ("two", "switch")):
+        assert OPS["lock"](met(when), {"app": app, "holder": "me"}) == {"taken_over": None}
+        (agents / "agent.pyz").unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("make", ["folder", "file", "outside", "absolute", "dots"])
 def test_a_current_that_is_not_ours_needs_hands(disk: Disk, make: str) -> None:
     install(disk, A)
@@ -619,6 +654,20 @@ def test_a_long_journal_is_shortened_and_still_knows_the_previous_release(disk: 
     assert len(lines) == COMPACT_TO + 2
     assert json.loads(lines[-1])["reason"] == "last"
     assert op(disk, "state")["previous"] == A.release
+
+
+def test_modes_that_change_while_a_deployment_is_half_done_do_not_fill_the_journal(disk: Disk) -> None:
+    """A device whose host never came back follows its policy for months, and is then recovered."""
+    install(disk, A)
+    begin_switched(disk, B)
+    journal = folder(disk) / "journal.jsonl"
+    while journal.stat().st_size <= COMPACT_ABOVE:
+        with journal.open("a") as stream:
+            stream.writelines(['{"event":"mode","release":"x","mode":"low","reason":"hot"}\n'] * 1000)
+    App(disk, APP).write_journal(history.MODE, B.release, mode="full")
+    assert journal.stat().st_size < COMPACT_ABOVE / 10
+    assert op(disk, "recover")["recovered"]["from"] == A.release
+    assert running(Path(disk.path)) == A.release
 
 
 def test_trials_count_until_a_commit_and_only_with_blame(disk: Disk) -> None:
