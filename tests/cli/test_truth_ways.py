@@ -160,6 +160,7 @@ def test_an_int8_subnet_is_judged_by_the_file_that_is_deployed(
     assert not selection.proven_optimal
 
 
+@pytest.mark.slow
 def test_float_and_int8_are_judged_on_the_same_images_and_the_better_is_taken(
     models: Models,
     ckpt: Path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,14 +121,6 @@ def test_two_names_of_one_machine_go_one_after_the_other() -> None:
 
 def press_ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
-
-
-@pytest.fixture
-def ctrl_c_is_heard() -> Iterator[None]:
-    """Also where the tests themselves run in the background of a shell, which has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("ctrl_c_is_heard")

@@ -134,6 +134,7 @@ with open_device(sys.argv[1]) as session:
 
 
 @with_steps(["upload", "stage", "check latency", "switch", "verify", "commit", "prune"], ["stage", "verify"])
+@pytest.mark.slow
 def test_a_host_that_is_killed_leaves_old_or_new(host: str, step: str) -> None:
     with open_device(host) as session:
         root = install_old(session)

@@ -13,6 +13,7 @@ from ofa_edge.device import open_session
 from ofa_edge.device.local import LocalLink
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_after_ctrl_c_in_a_request_the_next_one_gets_its_own_reply(tmp_path: Path) -> None:
     """The hook itself asks for the Ctrl-C, once it runs: its reply comes after it."""
     root, app = tmp_path / "root", {"app": "camera"}

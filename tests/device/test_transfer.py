@@ -221,6 +221,7 @@ def test_a_packed_file_of_nothing_but_links_is_not_written_through(frayed: Fraye
 # -- over a real sshd -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_upload_cut_at_ten_places_sends_hardly_a_byte_twice(sshd: Sshd) -> None:
     data = blobs(noise(SIZE))
     (pack,) = transfer.packs(data, LIMITS.pack_bytes)

@@ -112,6 +112,7 @@ def test_a_table_says_what_was_chosen_and_goes_on_with_it(tmp_path: Path) -> Non
     assert noted["int8_over_uint8"][0] == pytest.approx(0.6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_tables_of_two_types_are_not_merged_nor_gone_on_with(tmp_path: Path) -> None:
     one, said = profiled(board(0.6), tmp_path / "int8.jsonl")
     assert "activations int8: int8 takes 0.60 times as long as uint8" in said

@@ -258,10 +258,10 @@ def polyglot(at: Place) -> None:
 ATTACKS: dict[Callable[[Place], None], str] = {
     no_signature: "is not signed, and --trust asks for a signature of",
     foreign_signature: "is signed by the key ",
-    swapped_manifest: "model.onnx is not the file its manifest names",
+    swapped_manifest: "is not the signature of this manifest",
     swapped_manifest_and_files: "is not the signature of this manifest",
     swapped_signed_manifest: "model.onnx is not the file its manifest names",
-    raised_promise: "was changed: its content is not that of release",
+    raised_promise: "is not the signature of this manifest",
     huge_signature: f"{SIGNATURE} is larger than {MAX_BYTES} bytes",
     changed_model: "model.onnx is not the file its manifest names",
     model_is_a_link: "model.onnx as a file of a bundle: it is a link",
@@ -276,7 +276,7 @@ ATTACKS: dict[Callable[[Place], None], str] = {
     path_as_app: "app: String should match pattern",
     more_files: "which are not those of its modes",
     huge_shape: "golden-input.f32 has not the size of shape",
-    twice: "duplicate key 'counter'",
+    twice: "is not the signature of this manifest",
     external_data: "model.onnx: the model keeps 'bias' in another file",
     _tflite("external_group"): "model.tflite: the TFLite model keeps weights in other files",
     _tflite("external_tensor"): "model.tflite: the TFLite model keeps a tensor in another file",
@@ -303,6 +303,24 @@ def test_an_attack_is_refused_by_its_own_name(
     error = json.loads(capsys.readouterr().out)["error"]
     assert ATTACKS[attack] in error["message"]
     assert error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        (swapped_manifest, "model.onnx is not the file its manifest names"),
+        (raised_promise, "was changed: its content is not that of release"),
+        (twice, "duplicate key 'counter'"),
+    ],
+)
+def test_a_changed_manifest_is_refused_without_a_signature_too(
+    attack: Callable[[Place], None], words: str, keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = Place(tmp_path / "bundle", keys, tmp_path)
+    bundle.write(OURS, at.bundle)
+    attack(at)
+    assert main(["deploy", "--host", NOBODY, "--bundle", str(at.bundle), "--json"]) == 9
+    assert words in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_what_is_ours_gets_past(keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
