@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ofa_edge.errors import UsageError
-from ofa_edge.search.batch import BatchAccuracy, BatchCosts, greatest
+from ofa_edge.search.batch import BatchAccuracy, BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Energy, Latency
 from ofa_edge.search.choose import Chosen, CostModels, infeasible
@@ -26,7 +26,7 @@ from ofa_edge.search.costs import Floats
 from ofa_edge.search.exact.frontier import nearest, require_energy
 from ofa_edge.search.sampled.breeding import OFA, PRESETS, SPOS, Breeder, Constraint, Preset, named, some_that_fit
 from ofa_edge.search.sampled.genes import Genes, keys
-from ofa_edge.search.sampled.within import keeping
+from ofa_edge.search.sampled.within import best_of
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays, Ints
 
@@ -188,21 +188,17 @@ def choose_evolution(
         resolutions=models.resolutions,
         start=start,
     )
-    found = keeping(models, accuracy, budget, evolved.best, top + 1)
-    if not found:
-        raise infeasible(models, budget)
-    return Chosen.of(
-        space,
-        found,
+    return best_of(
+        models,
+        accuracy,
         budget,
-        time.perf_counter() - begun,
+        evolved.best,
+        top,
+        begun,
         strategy="evolution",
-        confidence=confidence,
         model=f"greatest predicted top-1 of the {evolved.evaluations:,} subnets that {chosen.describe()} evaluated, of"
         f" {space.name} at {', '.join(map(str, models.resolutions))} px within {budget} (latency counted"
         f" {1 + models.margin:.3f} times); {accuracy.describe()}",
-        proven_optimal=False,
-        bound=greatest(accuracy, models.resolutions),
         inputs=inputs,
         seed=seed,
     )

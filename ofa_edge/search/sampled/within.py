@@ -91,19 +91,55 @@ def choose_random(
     different = archs.take(np.sort(first))
     predicted = BatchAccuracy(accuracy, models.resolutions).top1(different)
     ranked = different.take(np.argsort(-np.round(predicted, DIGITS), kind="stable"))
-    found = keeping(models, accuracy, budget, ranked, top + 1)
-    if not found:
-        raise infeasible(models, budget)
-    return Chosen.of(
-        space,
-        found,
+    return best_of(
+        models,
+        accuracy,
         budget,
-        time.perf_counter() - start,
+        ranked,
+        top,
+        start,
         strategy="random",
-        confidence=confidence,
         model=f"greatest predicted top-1 of {len(archs):,} subnets drawn at random, {len(different):,} of them"
         f" different, from those of {space.name} at {', '.join(map(str, models.resolutions))} px that fit {budget}"
         f" (latency counted {1 + models.margin:.3f} times); {accuracy.describe()}",
+        inputs=inputs,
+        seed=seed,
+    )
+
+
+def best_of(
+    models: CostModels,
+    accuracy: AccuracyPredictor,
+    budget: Budget,
+    ranked: ArchArrays,
+    top: int,
+    begun: float,
+    *,
+    strategy: str,
+    model: str,
+    inputs: Mapping[str, str],
+    seed: int,
+) -> Chosen:
+    """The first of these archs that keeps the budget, and `top` alternatives: what searches end with that drew them.
+
+    Args:
+        ranked: best first.
+        begun: when the search did, of time.perf_counter.
+
+    Raises:
+        InfeasibleBudget: none of them keeps it.
+    """
+    found = _keeping(models, accuracy, budget, ranked, top + 1)
+    if not found:
+        raise infeasible(models, budget)
+    return Chosen.of(
+        models.space,
+        found,
+        budget,
+        time.perf_counter() - begun,
+        strategy=strategy,
+        confidence=models.confidence,
+        model=model,
         proven_optimal=False,
         bound=greatest(accuracy, models.resolutions),
         inputs=inputs,
@@ -111,7 +147,7 @@ def choose_random(
     )
 
 
-def keeping(
+def _keeping(
     models: CostModels, accuracy: AccuracyPredictor, budget: Budget, archs: ArchArrays, count: int
 ) -> list[Candidate]:
     """The first so many of these archs whose own intervals keep the budget: margins are bounds over a sample of the
