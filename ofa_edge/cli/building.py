@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ofa_edge import settings
 from ofa_edge.cli.making import Making
-from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy.assemble import Choice
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import DEFAULT_MODE
@@ -26,10 +25,10 @@ from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
 
 
-def _made(making: Making, chosen: Selection, conditions: Conditions | None, machine: str | None, name: str) -> Bundle:
-    """A bundle of one mode. Raises as Making.require and Making.bundle."""
-    choice = Choice(chosen, making.asked.of(chosen), conditions, name)
-    return making.bundle([choice], machine or platform.machine(), making.out)
+def _made(making: Making, chosen: Mapping[str, tuple[Selection, Conditions | None]], machine: str | None) -> Bundle:
+    """A bundle of these modes, the default first. Raises as Making.bundle."""
+    choices = [Choice(one, making.asked.of(one), at, name) for name, (one, at) in chosen.items()]
+    return making.bundle(choices, machine or platform.machine(), making.out)
 
 
 def of_selection(
@@ -58,7 +57,7 @@ def of_selection(
     if isinstance(found, Family):
         chosen = _members(found, modes, device, table_file, str(file))
         making.require_selected([one for one, _ in chosen.values()], file)
-        return bundles.joined({name: _made(making, one, at, machine, name) for name, (one, at) in chosen.items()})
+        return _made(making, chosen, machine)
     for name, given in (("mode", modes), ("device", device)):
         if given:
             raise UsageError(f"{file} is one selection and has no {name}s", hint=f"leave --{name} out")
@@ -69,7 +68,7 @@ def of_selection(
             "latency was predicted; name the table with --table"
         )
     making.require_selected([found], file)
-    return _made(making, found, None if table is None else table.conditions, machine, DEFAULT_MODE)
+    return _made(making, {DEFAULT_MODE: (found, None if table is None else table.conditions)}, machine)
 
 
 def of_budget(
@@ -90,7 +89,7 @@ def of_budget(
     models = inputs.Models(table, inputs.accuracy_table(accuracy_table, checkpoint.sha256, out), seed)
     chosen = choosing.choose_exact(models, limits, confidence=confidence).selection
     making.require([making.asked.of(chosen)])
-    return _made(making, chosen, table.conditions, machine, DEFAULT_MODE)
+    return _made(making, {DEFAULT_MODE: (chosen, table.conditions)}, machine)
 
 
 def _members(

@@ -196,30 +196,6 @@ def build(
     return _sealed(manifest, files)
 
 
-def joined(modes: Mapping[str, Bundle]) -> Bundle:
-    """Releases of one app as one: the default mode of each, by its name there, the first the default.
-
-    Raises:
-        UsageError: a name cannot be one of a mode.
-        BadFile: there are too many.
-    """
-    files: dict[str, bytes] = {}
-    found = []
-    for number, (name, bundle) in enumerate(modes.items()):
-        _require_name(name, MODE_NAME, "a mode", "use lower-case letters, digits and -")
-        names = FileNames.of(name, bundle.manifest.default.runs.runtime, is_default=number == 0)
-        files |= {new: bundle.files[old] for new, old in zip(names, bundle.manifest.default.files, strict=True)}
-        mode = bundle._json()["modes"][0]
-        golden = {**mode["golden"], "input": names.golden_input, "output": names.golden_output}
-        found.append({**mode, "name": name, "model": names.model, "golden": golden})
-    first, *others = (bundle._json() for bundle in modes.values())
-    sources = {  # what they do not share is nobody's
-        key: value if all(other["sources"][key] == value for other in others) else None
-        for key, value in first["sources"].items()
-    }
-    return _sealed({**first, "modes": found, "sources": sources, "files": _listed(files)}, files)
-
-
 def _listed(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     return [
         {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()

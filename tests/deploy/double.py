@@ -316,16 +316,27 @@ def make_bundle(
 ) -> Bundle:
     """A bundle of the tiny model; `number` tells releases apart. Each further mode has half the budget of the one
     before."""
-    inputs = np.linspace(-1, 1, 48, dtype=np.float32).reshape(1, 3, 4, 4)
-    parts = []
-    for place, name in enumerate(modes):
-        bias, share = number + 100 * place, 0.5**place
-        budget = Budget(latency_ms=budget_ms and budget_ms * share, p90_ms=p90_ms and p90_ms * share)
-        predicted = Predicted(value=15.0 * share, low=14.0 * share, high=16.0 * share)
-        promise = Promise(budget, predicted, 91.5 - place, at)
-        golden = Tensors(inputs, inputs + np.float32(bias))
-        parts.append(Part(OFA_LITE0.smallest(), model(bias), golden, runs_on or RunsOn(), promise, name))
+    parts = [make_part(number, budget_ms, p90_ms, at, runs_on, name, place) for place, name in enumerate(modes)]
     return bundle.build(app=app, space=OFA_LITE0, parts=parts, labels=("cat", "dog"), counter=counter)
+
+
+def make_part(
+    number: float,
+    budget_ms: float | None = 20.0,
+    p90_ms: float | None = None,
+    at: Conditions | None = CONDITIONS,
+    runs_on: RunsOn | None = None,
+    name: str = DEFAULT_MODE,
+    place: int = 0,
+) -> Part:
+    """The mode of such a bundle that stands at this place."""
+    inputs = np.linspace(-1, 1, 48, dtype=np.float32).reshape(1, 3, 4, 4)
+    bias, share = number + 100 * place, 0.5**place
+    budget = Budget(latency_ms=budget_ms and budget_ms * share, p90_ms=p90_ms and p90_ms * share)
+    predicted = Predicted(value=15.0 * share, low=14.0 * share, high=16.0 * share)
+    promise = Promise(budget, predicted, 91.5 - place, at)
+    golden = Tensors(inputs, inputs + np.float32(bias))
+    return Part(OFA_LITE0.smallest(), model(bias), golden, runs_on or RunsOn(), promise, name)
 
 
 @dataclass

@@ -13,7 +13,8 @@ from ofa_edge.deploy.bundle import MANIFEST, SIGNATURE
 from ofa_edge.deploy.signature import read_private
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.limits import Limits
-from tests.deploy.double import make_bundle
+from ofa_edge.space.spaces import OFA_LITE0
+from tests.deploy.double import APP, make_bundle, make_part
 from tests.deploy.test_bundle import two_modes
 
 BUNDLE = make_bundle()
@@ -73,14 +74,15 @@ def test_what_is_neither_is_refused(tmp_path: Path) -> None:
 
 def test_releases_of_one_mode_become_one_of_several() -> None:
     one, two = make_bundle(1.0), make_bundle(2.0, at=None)
-    both = bundle.joined({"full": one, "low": two})
+    parts = [make_part(1.0, name="full"), make_part(2.0, at=None, name="low")]
+    both = bundle.build(app=APP, space=OFA_LITE0, parts=parts, labels=("cat", "dog"))
     assert [mode.name for mode in both.manifest.modes] == ["full", "low"]
     assert both.files["model.onnx"] == one.files["model.onnx"]
     assert both.files["model-low.onnx"] == two.files["model.onnx"]
     assert both.manifest.mode("low").predicted == two.manifest.default.predicted
     assert both.manifest.mode("low").conditions is None
     with pytest.raises(UsageError, match="name of a mode"):
-        bundle.joined({"Full": one})
+        bundle.build(app=APP, space=OFA_LITE0, parts=[make_part(1.0, name="Full")], labels=("cat", "dog"))
 
 
 def test_a_number_and_a_processor_make_another_release() -> None:

@@ -122,7 +122,8 @@ def test_a_bundle_for_one_processor_fits_no_other(made_for: str | None, machine:
 
 def test_every_mode_must_fit() -> None:
     pytest.importorskip("ai_edge_litert")
-    both = bundle.joined({"full": make_bundle(), "low": lite(None)})
-    found = fits(both.manifest, facts_with(onnxruntime="1.31.1"))
+    full, low = make_bundle().manifest, lite(None).manifest.default.model_copy(update={"name": "low"})
+    both = full.model_copy(update={"modes": (full.default, low)})
+    found = fits(both, facts_with(onnxruntime="1.31.1"))
     assert found.startswith("mode low: ")
-    assert fits(both.manifest, facts_with(onnxruntime="1.31.1", litert="ai-edge-litert 2.3.0")) == ""
+    assert fits(both, facts_with(onnxruntime="1.31.1", litert="ai-edge-litert 2.3.0")) == ""
