@@ -1,4 +1,4 @@
-"""What tests of commands on several devices share: two simulated boards and all that a selection comes from."""
+"""What tests of commands share: two simulated boards and all that a selection comes from, images, a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ofa_edge.accuracy import family
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.cli.app import main
+from ofa_edge.weights import checkpoint
 from tests.reduced import REDUCED, registered, simulated, write_accuracies, write_latencies, write_supernet
 
 Run = Callable[..., tuple[int, Any]]
+CLASSES = ("amber", "birch", "coral", "dune", "elm")
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +60,32 @@ def run_boards(boards: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_
         return main([*words, "--json"]), json.loads(capsys.readouterr().out)
 
     return runs
+
+
+def write_images(folder: Path, count: int, seed: int) -> None:
+    """`count` pictures of each class, in class folders."""
+    rng = np.random.default_rng(seed)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (40, 40, 3)) // 2 + 25 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{seed}-{i}.png")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_images(folder / "train", 24, 1)
+    write_images(folder / "val", 6, 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose training kept out 20 images."""
+    path = tmp_path_factory.mktemp("ckpt") / "net.safetensors"
+    write_supernet(path)
+    found = checkpoint.load(path)
+    metadata = replace(found.metadata, data={"heldout": 20})
+    checkpoint.save(path, found.arrays, found.bank, metadata, space=REDUCED)
+    return path

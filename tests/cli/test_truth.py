@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ofa_edge import settings
 from ofa_edge.accuracy import family
@@ -35,42 +34,12 @@ from ofa_edge.weights import checkpoint
 from tests.reduced import REDUCED, registered, simulated, write_accuracies, write_latencies, write_supernet
 
 BRIEF = replace(QUICK, network_seconds=0.1, attempts=1)
-CLASSES = ("amber", "birch", "coral", "dune", "elm")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _spaces() -> Iterator[None]:
     with registered():
         yield
-
-
-def write_images(folder: Path, count: int, seed: int) -> None:
-    """`count` pictures of each class, in class folders."""
-    rng = np.random.default_rng(seed)
-    for label, name in enumerate(CLASSES):
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            pixels = rng.integers(0, 256, (40, 40, 3)) // 2 + 25 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{seed}-{i}.png")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_images(folder / "train", 24, 1)
-    write_images(folder / "val", 6, 2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose training kept out 20 images."""
-    path = tmp_path_factory.mktemp("ckpt") / "net.safetensors"
-    write_supernet(path)
-    found = checkpoint.load(path)
-    metadata = replace(found.metadata, data={"heldout": 20})
-    checkpoint.save(path, found.arrays, found.bank, metadata, space=REDUCED)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,8 @@ from ofa_edge.search.selection import Selection
 from ofa_edge.space.arch import Arch
 from ofa_edge.train import images as train_images
 from ofa_edge.weights import checkpoint
-from tests.cli.test_truth import asked, heard, write_images
-from tests.reduced import REDUCED, registered, simulated, write_accuracies, write_latencies, write_supernet
+from tests.cli.test_truth import asked, heard
+from tests.reduced import REDUCED, registered, simulated, write_accuracies, write_latencies
 from tests.report.materials import renamed
 
 pytest.importorskip("ai_edge_litert")
@@ -47,24 +47,6 @@ LITE = {"runtime": "litert", "runtime_version": "ai-edge-litert 0", "delegate": 
 def _spaces() -> Iterator[None]:
     with registered():
         yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_images(folder / "train", 24, 1)
-    write_images(folder / "val", 6, 2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose training kept out 20 images."""
-    path = tmp_path_factory.mktemp("ckpt") / "net.safetensors"
-    write_supernet(path)
-    found = checkpoint.load(path)
-    checkpoint.save(path, found.arrays, found.bank, replace(found.metadata, data={"heldout": 20}), space=REDUCED)
-    return path
 
 
 @pytest.fixture(scope="module")
