@@ -61,8 +61,8 @@ class Conditions(_Value):
     """What a latency depends on besides the block.
 
     `cores` is the CPU numbers the worker may use. `thermal` is burst (measured as the device was found) or sustained
-    (kept busy until its speed was steady). `activations` is written only where it is not what `usual_activations` says,
-    as it is in every table from before it was a condition.
+    (kept busy until its speed was steady). `activations` is written only where it is not what `untold_activations`
+    says, as it is in every table from before it was a condition.
     """
 
     device_model: _Text
@@ -84,13 +84,13 @@ class Conditions(_Value):
     @classmethod
     def _usual(cls, value: Any) -> Any:
         if isinstance(value, dict) and "activations" not in value:
-            return value | {"activations": usual_activations(value.get("runtime"), value.get("precision"))}
+            return value | {"activations": untold_activations(value.get("runtime"), value.get("precision"))}
         return value
 
     @model_serializer(mode="wrap")
     def _without_the_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         value: dict[str, Any] = handler(self)
-        if self.activations == usual_activations(self.runtime, self.precision):
+        if self.activations == untold_activations(self.runtime, self.precision):
             value.pop("activations", None)
         return value
 
@@ -117,7 +117,7 @@ class Conditions(_Value):
         return None if found is None else replace(found, thermal=BURST)
 
 
-def usual_activations(runtime: Any, precision: Any) -> str:
+def untold_activations(runtime: Any, precision: Any) -> str:
     """Of tables that do not say: ONNX Runtime's int8 files had uint8 activations, the others have int8."""
     if precision not in LOSSY:
         return FLOAT
@@ -205,7 +205,7 @@ class Mismatch(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class RunsOn:
     """How a model is run on a device, as a user says it; `cores` None is all that the device gives, `activations` None
-    the usual ones (`usual_activations`)."""
+    those of tables that do not say (`untold_activations`)."""
 
     runtime: str = "onnxruntime"
     threads: int = 1
@@ -216,7 +216,7 @@ class RunsOn:
 
     def as_json(self) -> dict[str, Any]:
         """What a selection says of it; `activations` is null where they are floats."""
-        usual = usual_activations(self.runtime, self.precision)
+        usual = untold_activations(self.runtime, self.precision)
         return {
             "runtime": self.runtime,
             "threads": self.threads,
@@ -228,7 +228,7 @@ class RunsOn:
     @property
     def kind(self) -> str:
         """What its model files are: 'onnxruntime, int8 (int8 activations)', without what is usual."""
-        odd = self.activations not in (None, usual_activations(self.runtime, self.precision))
+        odd = self.activations not in (None, untold_activations(self.runtime, self.precision))
         return f"{self.runtime}, {self.precision}" + (f" ({self.activations} activations)" if odd else "")
 
     def __str__(self) -> str:
@@ -267,7 +267,7 @@ def conditions(facts: wire.Facts, runs_on: RunsOn) -> Conditions:
         emulated=facts.emulated,
         method=METHOD,
         thermal=runs_on.thermal,
-        activations=runs_on.activations or usual_activations(runs_on.runtime, runs_on.precision),
+        activations=runs_on.activations or untold_activations(runs_on.runtime, runs_on.precision),
     )
 
 
