@@ -1,8 +1,8 @@
 # make demo    install the base package (no torch) into .venv and run the whole pipeline on this machine
 # make test    set up everything and run the tests
-# make setup   only set up; slow, lint, types, lab, ray and bench are targets too
+# make setup   only set up; slow, fuzz, lint, types, lab, ray and bench are targets too
 #
-# PYTHON chooses the interpreter .venv is made with (3.11 or later); DEMO, PYTEST and BENCH pass arguments on.
+# PYTHON chooses the interpreter .venv is made with (3.11 or later); DEMO, PYTEST and BENCH pass arguments on; ROUNDS is for fuzz.
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -17,9 +17,10 @@ REFERENCE := ofa==0.1.0.post202307202001
 DEMO ?=
 PYTEST ?=
 BENCH ?=
+ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test slow lint types lab ray bench clean
+.PHONY: help demo setup test slow fuzz lint types lab ray bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -63,6 +64,10 @@ lint: setup
 types: setup
 	$(PY) -m mypy
 	$(PY) -m mypy --python-version 3.10 device_agents
+
+# Property-based tests with examples that no run had before, ROUNDS times; a failure prints how to see it again.
+fuzz: setup
+	for round in $$(seq $(ROUNDS)); do OFA_EDGE_FUZZ=1 $(PY) -m pytest -n 2 --dist loadgroup -q -m hypothesis $(PYTEST) || exit 1; done
 
 # Tests on an emulated arm64 Raspberry Pi (root, mmdebstrap, qemu-user-static): about five minutes, and they skip with a
 # sentence where it cannot be built. `make test` leaves them out. OFA_EDGE_LAB_CACHE names the folder where its Debian

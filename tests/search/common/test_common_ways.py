@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
@@ -58,8 +58,12 @@ def together(members, accuracy, **more):
     width=st.sampled_from([0.0, 0.08]),
     macs=st.booleans(),
 )
+# Found by chance: the first member's second way keeps its budget by the subnet's own interval alone.
+@example(seed=24, share=[0.5] * 3, counts=[2, 1, 1], drops=[0.003, 0, 0] * 2 + [0.0] * 3, width=0.08, macs=False)
 @settings(max_examples=15, deadline=None)
 def test_no_subnet_is_worth_more_under_any_assignment(accuracy, shares, seed, share, counts, drops, width, macs):
+    """Listed with the margin, which no subnet's own interval is wider than: a way that only the narrower interval of
+    the subnet found admits may still be the one it is run, and then it is worth no less."""
     most = int(np.median([subnet.cost.macs for subnet in listed(SMALL)])) if macs else None
     members, fits, lost = [], [], []
     for m, count in enumerate(counts):
@@ -85,12 +89,16 @@ def test_no_subnet_is_worth_more_under_any_assignment(accuracy, shares, seed, sh
     arch = found[0].selection.arch
     row = next(i for i, subnet in enumerate(listed(SMALL)) if subnet.arch == arch)
     worth = min(chosen.selection.top1.value for chosen in found)
-    assert worth == pytest.approx(best, abs=2e-9)
+    assert worth >= best - 2e-9
+    listed_ways = all(fits[m][way][row] for m, way in enumerate(ways))
+    assert not listed_ways or worth == pytest.approx(best, abs=2e-9)
     for m, (chosen, way) in enumerate(zip(found, ways, strict=True)):
         selection = chosen.selection
         assert selection.arch == arch
         assert selection.proven_optimal
-        assert fits[m][way][row]
+        high = selection.latency_ms.high
+        assert (selection.latency_ms.value if high is None else high) <= members[m][way].wanted.budget.latency_ms
+        assert keeps(selection.cost, members[m][way].wanted.budget)
         assert selection.runs_on == RUNS[way]
         assert selection.inputs["latency-table"] == f"{m}{way}" * 32
         value = members[m][way].wanted.latency.value(SMALL.blocks(arch))
