@@ -19,6 +19,9 @@ PYTEST ?=
 BENCH ?=
 ROUNDS ?= 3
 
+# Where it is set, each of the many processes that tests start would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test slow fuzz lint types lab ray bench clean
 

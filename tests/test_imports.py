@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import os
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ from typing import NamedTuple
 import pytest
 
 from ofa_edge import shipped
+
+# In one worker: what each reads of all modules, the others read too.
+pytestmark = pytest.mark.xdist_group("imports")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -71,16 +75,24 @@ class Import(NamedTuple):
 class Source(NamedTuple):
     name: str
     path: Path
-    tree: ast.Module
+
+    @property
+    def tree(self) -> ast.Module:
+        return parsed(self.path)
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 def sources(package: str) -> list[Source]:
-    """Every module below a top-level package, parsed."""
+    """Every module below a top-level package."""
     found = []
     for path in sorted((REPOSITORY / package).rglob("*.py")):
         parts = path.relative_to(REPOSITORY).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        found.append(Source(name, path, ast.parse(path.read_text(encoding="utf-8"), str(path))))
+        found.append(Source(name, path))
     return found
 
 
@@ -90,14 +102,12 @@ def imports(source: Source, modules: set[str]) -> Iterator[Import]:
     Args:
         modules: known module names, which tell `from package import module` from `from module import name`.
     """
-    lazy = {
-        id(inner)
-        for outer in ast.walk(source.tree)
-        if isinstance(outer, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or is_type_checking(outer)
-        for inner in ast.walk(outer)
-    }
     package = source.name if source.path.name == "__init__.py" else source.name.rpartition(".")[0]
-    for node in ast.walk(source.tree):
+    waiting: list[tuple[ast.AST, bool]] = [(source.tree, True)]
+    while waiting:
+        node, at_import = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or is_type_checking(node):
+            at_import = False
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -110,9 +120,10 @@ def imports(source: Source, modules: set[str]) -> Iterator[Import]:
                 full = f"{base}.{alias.name}"
                 names.append(full if full in modules else base)
         else:
+            waiting += [(child, at_import) for child in ast.iter_child_nodes(node)]
             continue
         for name in dict.fromkeys(names):
-            yield Import(name, node.lineno, id(node) not in lazy)
+            yield Import(name, node.lineno, at_import)
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -142,7 +153,11 @@ def back_arrow(importer: str, imported: str) -> str | None:
 HOST = sources("ofa_edge")
 AGENT = sources("device_agents")
 MODULES = {source.name for source in [*HOST, *AGENT]}
-IMPORTS = {source.name: list(imports(source, MODULES)) for source in [*HOST, *AGENT]}
+
+
+@functools.cache
+def all_imports() -> dict[str, list[Import]]:
+    return {source.name: list(imports(source, MODULES)) for source in [*HOST, *AGENT]}
 
 
 def test_every_package_has_its_layer() -> None:
@@ -163,7 +178,7 @@ def test_imports_point_one_way() -> None:
     wrong = [
         f"{source.path.relative_to(REPOSITORY)}:{found.line} {source.name} -> {found.module}: {reason}"
         for source in HOST
-        for found in IMPORTS[source.name]
+        for found in all_imports()[source.name]
         if (reason := back_arrow(source.name, found.module))
     ]
     assert wrong == []
@@ -191,7 +206,7 @@ def test_the_rule_itself(importer: str, imported: str, allowed: bool) -> None:
 
 def test_no_module_imports_itself_in_a_circle() -> None:
     """At import time; an import inside a function breaks a circle, but the layers still hold for it."""
-    graph = {name: {i.module for i in found if i.at_import and i.module in MODULES} for name, found in IMPORTS.items()}
+    graph = {name: {i.module for i in found if i.at_import and i.module in MODULES} for name, found in all_imports().items()}
     for name, targets in graph.items():
         # A package's __init__ always runs before its modules; that is no circle.
         targets.difference_update(parent for parent in MODULES if name.startswith(parent + "."))
@@ -203,7 +218,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 def test_the_host_knows_only_the_agents_wire() -> None:
     known = {
-        found.module for source in HOST for found in IMPORTS[source.name] if found.module.startswith("device_agents")
+        found.module for source in HOST for found in all_imports()[source.name] if found.module.startswith("device_agents")
     }
     assert known <= {"device_agents.wire"}
 
@@ -212,7 +227,7 @@ def test_the_agent_imports_the_standard_library_and_runtimes_only_in_their_folde
     standard = set(sys.stdlib_module_names) - {"tomllib"}  # tomllib came with 3.11
     wrong = []
     for source in AGENT:
-        for found in IMPORTS[source.name]:
+        for found in all_imports()[source.name]:
             allowed = standard | {"device_agents"} | (RUNTIMES if ".runtimes" in source.name else set())
             if source.name == "device_agents.worker" and not found.at_import:
                 allowed.add("numpy")  # where it already runs a runtime that needs it
@@ -234,7 +249,7 @@ def reachable(start: str) -> dict[str, str]:
     waiting = [start]
     while waiting:
         name = waiting.pop()
-        for imported in IMPORTS.get(name, []):
+        for imported in all_imports().get(name, []):
             if imported.module in found or (not imported.at_import and (name, imported.module) in WITH_IMAGES):
                 continue
             found[imported.module] = name
@@ -270,7 +285,7 @@ def test_torch_is_imported_only_where_training_lives() -> None:
     users = {
         source.name
         for source in HOST
-        for found in IMPORTS[source.name]
+        for found in all_imports()[source.name]
         if found.module.split(".")[0] in TRAINING_PACKAGES
     }
     assert [name for name in sorted(users) if not name.startswith(allowed)] == []
