@@ -247,7 +247,7 @@ def _holdout(
 
 
 def _log_macs(space: Space, arch: Arch) -> float:
-    return math.log(cost(space.blocks(arch)).macs)
+    return math.log(sum(map(block_macs, space.blocks(arch))))
 
 
 def _middle(values: Sequence[_N]) -> _N:
