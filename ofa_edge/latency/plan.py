@@ -23,7 +23,7 @@ from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage, StageChoice
 from ofa_edge.space.block import Block
 from ofa_edge.space.codecs import encode
-from ofa_edge.space.cost import block_macs, cost
+from ofa_edge.space.cost import block_macs
 
 _N = TypeVar("_N", int, float)
 

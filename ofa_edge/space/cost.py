@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from ofa_edge.space.block import Block, make_divisible
+
+# Counted once each: searches and plans ask for those of a space's few hundred or thousand blocks again and again.
+_MOST_BLOCKS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,13 @@ def _convolutions(block: Block) -> list[_Convolution]:
     return convolutions
 
 
+@lru_cache(maxsize=_MOST_BLOCKS)
 def block_macs(block: Block) -> int:
     """Multiply-accumulates of one block."""
     return sum(conv.weights * conv.area for conv in _convolutions(block))
 
 
+@lru_cache(maxsize=_MOST_BLOCKS)
 def block_params(block: Block) -> int:
     """Weights and biases of one block with batch norm folded."""
     return sum(conv.weights + conv.out_channels for conv in _convolutions(block))
@@ -74,6 +80,7 @@ def block_weight_bytes(block: Block) -> int:
     return block_params(block) * block.bits // 8
 
 
+@lru_cache(maxsize=_MOST_BLOCKS)
 def block_ops(block: Block) -> int:
     """Operators that the block is in a graph, each with its activation fused: what a runtime launches at the least."""
     convolutions = len(_convolutions(block))

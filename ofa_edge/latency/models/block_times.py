@@ -29,11 +29,13 @@ _HINT = "go on with `ofa-edge profile --resume`"
 
 
 class BlockTime(NamedTuple):
-    """`ms` for one run; `error` is the relative standard error of guessing it, 0 where it was measured."""
+    """`ms` for one run; `error` is the relative standard error of guessing it, 0 where it was measured; `own` is that
+    of the measurement, 0 where nobody knows it."""
 
     ms: float
     error: float
     source: str  # measured | predicted | interpolated | analytic | failed
+    own: float = 0.0
 
 
 class BlockTimes:
@@ -57,27 +59,35 @@ class BlockTimes:
         self.predicted = dict(predicted or {})
         self.failed = dict(failed or {})
         self.errors = dict(errors or {})
-        self._filled: dict[str, BlockTime] = {}
+        self._known: dict[Block, BlockTime] = {}
 
     def get(self, block: Block) -> BlockTime:
         """Raises BadFile where nothing measured says anything about the block."""
+        if (known := self._known.get(block)) is None:
+            known = self._known[block] = self._found(block)
+        return known
+
+    def of(self, blocks: Iterable[Block]) -> list[BlockTime]:
+        """One each, in order; raises as get."""
+        return [self.get(block) for block in blocks]
+
+    def _found(self, block: Block) -> BlockTime:
         key = block.key
         if (ms := self.measured.get(key)) is not None:
-            return BlockTime(ms, 0.0, "measured")
+            return BlockTime(ms, 0.0, "measured", self.errors.get(key, 0.0))
         if key in self.failed:
             return BlockTime(math.inf, 0.0, "failed")
         if key in self.predicted:
             return BlockTime(*self.predicted[key], "predicted")
-        if key not in self._filled:
-            self._filled[key] = self._interpolated(block) or self._analytic(block)
-        return self._filled[key]
+        return self._interpolated(block) or self._analytic(block)
 
     def knows(self, blocks: Iterable[Block]) -> bool:
         """Whether `get` has an answer for all of them; that one failed is an answer."""
         try:
-            return all(self.get(block) for block in blocks)
+            self.of(blocks)
         except BadFile:
             return False
+        return True
 
     # -- other sizes of the same block ------------------------------------------------------------
     @cached_property

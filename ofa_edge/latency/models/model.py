@@ -24,7 +24,7 @@ from ofa_edge.errors import BadFile
 from ofa_edge.latency import plan, stats
 from ofa_edge.latency.judging import combine
 from ofa_edge.latency.models import block_times
-from ofa_edge.latency.models.block_times import BlockTimes
+from ofa_edge.latency.models.block_times import BlockTime, BlockTimes
 from ofa_edge.latency.models.terms import ALL_TERMS
 from ofa_edge.latency.models.terms import PLAIN_SUM as PLAIN_SUM
 from ofa_edge.latency.models.terms import Fit as Fit
@@ -119,11 +119,12 @@ class LatencyModel:
             blocks = space.blocks(arch)
             if not times.knows(blocks):  # an unfinished table may have nothing like one of them yet
                 continue
-            row = _network_features(times, blocks)
+            known = times.of(blocks)
+            row = _network_features(known, blocks)
             if math.isfinite(row[1]):
                 features.append(row)
                 latencies.append(latency)
-                variances.append(_block_variance(times, blocks))
+                variances.append(_block_variance(known))
         fit = fit_terms(np.array(features).reshape(-1, len(ALL_TERMS)), np.array(latencies), variances)
         fit = _for_one_process(fit, table)
         return cls(
@@ -232,10 +233,11 @@ class LatencyModel:
         worse than those of the calibration networks, whose errors the residual holds)."""
         if self.fit.residual is None:
             return None
-        row = _network_features(self.times, blocks)[[ALL_TERMS.index(t) for t in self.fit.terms]] / value
+        known = self.times.of(blocks)
+        row = _network_features(known, blocks)[[ALL_TERMS.index(t) for t in self.fit.terms]] / value
         leverage = float(row @ self.fit.covariance @ row)
-        worse = max(0.0, _block_variance(self.times, blocks) - self.fit.block_variance)
-        share = self.fit.coefficient("scale") * math.fsum(self.times.get(block).ms for block in blocks) / value
+        worse = max(0.0, _block_variance(known) - self.fit.block_variance)
+        share = self.fit.coefficient("scale") * _total_ms(known) / value
         variance = self.fit.residual**2 * (1 + leverage) + worse * share**2
         return stats.student_t(confidence, self.fit.degrees) * math.sqrt(variance)
 
@@ -298,21 +300,23 @@ def _block_times(table: LatencyTable) -> BlockTimes:
     )
 
 
-def _network_features(times: BlockTimes, blocks: Sequence[Block]) -> np.ndarray:
-    """(5,): as terms.ALL_TERMS."""
-    total = math.fsum(times.get(block).ms for block in blocks)
+def _total_ms(known: Sequence[BlockTime]) -> float:
+    return math.fsum(time.ms for time in known)
+
+
+def _network_features(known: Sequence[BlockTime], blocks: Sequence[Block]) -> np.ndarray:
+    """(5,): as terms.ALL_TERMS; `known` of the blocks."""
     weights = sum(map(block_weight_bytes, blocks)) / 1e6
-    return np.array([1.0, total, weights, sum(map(block_ops, blocks)), sum(block.se for block in blocks)])
+    return np.array([1.0, _total_ms(known), weights, sum(map(block_ops, blocks)), sum(block.se for block in blocks)])
 
 
-def _block_variance(times: BlockTimes, blocks: Sequence[Block]) -> float:
+def _block_variance(known: Sequence[BlockTime]) -> float:
     """Relative variance of a sum of blocks from their own errors: measured ones are independent, filled-in ones share
     a part of theirs."""
-    known = [(times.get(block), times.errors.get(block.key, 0.0)) for block in blocks]
-    total = math.fsum(time.ms for time, _ in known)
+    total = _total_ms(known)
     if not 0 < total < math.inf:
         return 0.0
-    alone = math.fsum((time.ms * own) ** 2 for time, own in known if time.source == "measured")
-    filled = [time.ms * time.error for time, _ in known if time.source != "measured"]
+    alone = math.fsum((time.ms * time.own) ** 2 for time in known)
+    filled = [time.ms * time.error for time in known if time.source != "measured"]
     together = (1 - _SHARED_ERROR) * math.fsum(f**2 for f in filled) + _SHARED_ERROR * math.fsum(filled) ** 2
     return (alone + together) / total**2
