@@ -10,20 +10,18 @@ from typing import Any
 
 from ofa_edge import settings
 from ofa_edge.cli import deploying, options, profiling
-from ofa_edge.cli.output import Output, fields, milliseconds, size
+from ofa_edge.cli.output import fields, milliseconds, size
+from ofa_edge.cli.reaching import Reach, reaches
 
 APP = "demo"
 
 
+@reaches
 def demo(
+    reach: Reach,
     host: options.Host = "local",
     budget: options.BudgetText = None,
     seed: options.Seed = 0,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Profile the embedded supernet's blocks, choose a subnet under a budget, deploy it and prove the promise.
 
@@ -33,7 +31,6 @@ def demo(
     from ofa_edge.cli.makers import Ready
     from ofa_edge.deploy.assemble import Choice, assemble
     from ofa_edge.deploy.manifest import DEFAULT_MODE
-    from ofa_edge.device import open_device
     from ofa_edge.latency.campaign.campaign import Task
     from ofa_edge.latency.conditions import PlanSettings, RunsOn
     from ofa_edge.search import choose
@@ -41,14 +38,13 @@ def demo(
     from ofa_edge.search.exact.frontier import exact_front
     from ofa_edge.weights import checkpoint as checkpoints
 
-    out = Output(as_json)
+    out = reach.out
     start = time.monotonic()
     limits = None if budget is None else Budget.parse(budget)
     checkpoint = checkpoints.load()
     space, runs_on = checkpoint.space, RunsOn()
     accuracy = inputs.accuracy_table(None, checkpoint.sha256, out)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
+    with reach.open(host) as session:
         profiling.say_device(out, session.facts)
         if session.facts.emulated and (limits is None or limits.latency_ms is not None):
             raise inputs.emulated_times(host)

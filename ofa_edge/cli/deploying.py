@@ -10,6 +10,7 @@ import typer
 
 from ofa_edge.cli import many, options
 from ofa_edge.cli.output import Output, fields, milliseconds, table
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from ofa_edge.device.session import Session
 
 
+@reaches
 def deploy(
+    reach: Reach,
     host: options.Hosts,
     app: options.App = None,
     budget: options.BudgetText = None,
@@ -77,11 +80,6 @@ def deploy(
     allow_downgrade: Annotated[
         bool, typer.Option("--allow-downgrade", help="Deploy a bundle whose counter is below the current release's.")
     ] = False,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Compile subnets, bring them to devices, and switch to them only where they hold their promises there.
 
@@ -97,7 +95,6 @@ def deploy(
     from ofa_edge.deploy.hooks import Hooks
     from ofa_edge.deploy.plan import Wishes
 
-    out = Output(as_json)
     options.exactly_one(budget=budget, selection=selection, bundle=bundle)
     for name, given in (("mode", mode), ("predictor", predictor)):
         if given is not None and selection is None:
@@ -105,8 +102,7 @@ def deploy(
     if bundle is not None and data is not None:
         raise UsageError("--data is for bundles that are made here", hint="leave --data out")
     wishes = Wishes(accept_stale, allow_downgrade, Hooks.parse(post_switch, health, hook_timeout))
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    hosts = many.expanded(host, connecting)
+    hosts = reach.expanded(host)
     if keep_bundle is not None and len(hosts) > 1:
         raise UsageError(
             f"--keep-bundle keeps one bundle, and each of {len(hosts)} devices has its own", hint="give one --host"
@@ -127,7 +123,7 @@ def deploy(
             supernet=supernet,
             app=app,
             data=data,
-            out=out,
+            out=reach.out,
             settings={"confidence": confidence, "seed": seed, "accept_stale": accept_stale},
         )
 
@@ -148,9 +144,8 @@ def deploy(
         ).as_json()
 
     many.each_host(
+        reach,
         hosts,
-        connecting,
-        out,
         deploy_one,
         order=Order(canary, parallel),
         describe=describe,

@@ -9,20 +9,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ofa_edge import settings, strict_json
 from ofa_edge.cli import options
-from ofa_edge.cli.output import Output, fields, table
+from ofa_edge.cli.output import fields, table
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.errors import DeviceLost, OfaEdgeError, UsageError
 from ofa_edge.files import write_whole
 
 if TYPE_CHECKING:
     from device_agents.wire import Facts
-    from ofa_edge.device import ConnectOptions
     from ofa_edge.device.inventory import Device
     from ofa_edge.device.runtime_setup import Ready, Removed
 
@@ -34,21 +34,16 @@ HostName = Annotated[str, typer.Argument(metavar="HOST", help="local, [user@]hos
 
 
 @devices.command("list")
+@reaches
 def list_devices(
+    reach: Reach,
     check: Annotated[bool, typer.Option("--check", help="Connect to each and ask what it is.")] = False,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """The devices of devices.toml and the latency tables there are for them; with --check also what they are."""
     from ofa_edge.device import Inventory
 
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    inventory = Inventory.load()
-    rows = [_row(device, connecting if check else None, out) for device in inventory.devices]
+    out, inventory = reach.out, Inventory.load()
+    rows = [_row(device, reach, check=check) for device in inventory.devices]
     if not rows:
         out.notice(f"no devices in {settings.devices_file()}; `ofa-edge devices add NAME HOST` adds one")
     out.result(rows, lambda: _list_text(rows))
@@ -57,31 +52,29 @@ def list_devices(
 
 
 @devices.command("add")
+@reaches
 def add_device(
+    reach: Reach,
     name: Annotated[str, typer.Argument(metavar="NAME", help="How to call it.")],
     host: Annotated[str, typer.Argument(metavar="HOST", help="local or [user@]host[:port].")],
     group: Annotated[
         list[str] | None, typer.Option("--group", metavar="GROUP", help="--host @GROUP means all of it; repeatable.")
     ] = None,
-    python: options.RemotePython = None,
     root: Annotated[str | None, typer.Option("--root", metavar="DIR", help="Where our files go on the device.")] = None,
     no_connect: Annotated[bool, typer.Option("--no-connect", help="Write the entry without trying it.")] = False,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Give a device a name in devices.toml, after trying to connect to it."""
     from ofa_edge.device.inventory import Device, add, require_free
 
-    out = Output(as_json)
+    out = reach.out
     _require_address(host)
     require_free(name)
-    device = Device(name, host, python, root, tuple(group or ()))
-    connecting = options.connecting(out, python=python, accept_new=accept_new, identity=identity)
+    at = replace(reach.connecting, root=root)
+    device = Device(name, host, at.python, root, tuple(group or ()))
     value: dict[str, Any] = {"name": name, "host": host, "facts": None, "runtimes": None, "tables": []}
     facts: Facts | None = None
     if not no_connect:
-        facts = _facts(host, connecting, root)
+        facts = _facts(host, replace(reach, connecting=at))
         value |= _known(facts)
         if not facts.runtimes:
             out.notice(f"it has no runtime yet; `ofa-edge devices setup {name}` brings one")
@@ -92,18 +85,15 @@ def add_device(
 
 
 @devices.command("setup")
+@reaches
 def setup_device(
+    reach: Reach,
     host: HostName,
     runtime: options.Runtime = "onnxruntime",
     python_version: Annotated[
         str | None,
         typer.Option("--python-version", metavar="X.Y", help="Use the interpreter pythonX.Y there, not python3."),
     ] = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Bring a runtime to a device that needs no pip and no network for it, and prove it by running a model there.
 
@@ -113,10 +103,8 @@ def setup_device(
     from ofa_edge.device import connect, runtime_setup
     from ofa_edge.latency.proof import proof
 
-    out = Output(as_json)
-    connecting = options.connecting(
-        out, python=_interpreter(python, python_version), root=root, accept_new=accept_new, identity=identity
-    )
+    out, connecting = reach.out, reach.connecting
+    connecting = replace(connecting, python=_interpreter(connecting.python, python_version))
     with closing(connect(host, options=connecting)) as link:
         ready = runtime_setup.setup(
             link, runtime, lambda: proof(runtime), cache=settings.home() / "cache" / "sites", notify=out.say
@@ -129,7 +117,9 @@ def setup_device(
 
 
 @devices.command("remove")
+@reaches
 def remove_device(
+    reach: Reach,
     host: HostName,
     runtime: Annotated[str, typer.Option("--runtime", metavar="NAME", help="Only this runtime; all if left out.")] = "",
     everything: Annotated[
@@ -137,30 +127,23 @@ def remove_device(
     ] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Only take the entry out; do not connect.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Take the runtimes that `setup` brought off a device, and out of devices.toml the entry that `add` wrote."""
     from ofa_edge.device import Inventory, connect, runtime_setup
     from ofa_edge.device.inventory import take_out
 
-    out = Output(as_json)
     known = Inventory.load().get(host) is not None
     if forget and not known:
         raise UsageError(f"{settings.devices_file()} has no {host[:80]!r}", hint="`ofa-edge devices list` shows all")
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     found: Removed | None = None
     if not forget:
         what = "everything of ours, releases too," if everything else "the runtimes that were set up"
         _require_yes(yes, f"remove {what} from {host}?")
-        with _or_forget(host, known), closing(connect(host, options=connecting)) as link:
+        with _or_forget(host, known), closing(connect(host, options=reach.connecting)) as link:
             found = runtime_setup.remove(link, runtime, everything=everything)
     entry = take_out(host) if not runtime else False
     if forget and not entry:
-        out.notice(f"a person wrote the entry {host} into {settings.devices_file()}; take it out there")
+        reach.out.notice(f"a person wrote the entry {host} into {settings.devices_file()}; take it out there")
     value: dict[str, Any] = {
         "host": host,
         "removed": [] if found is None else found.removed,
@@ -168,7 +151,7 @@ def remove_device(
         "root": None if found is None else found.root,
         "entry_removed": entry,
     }
-    out.result(value, lambda: _removed_text(value))
+    reach.out.result(value, lambda: _removed_text(value))
 
 
 # ---------------------------------------------------------------------------------------- inside
@@ -218,13 +201,8 @@ def _or_forget(host: str, known: bool) -> Iterator[None]:
         raise
 
 
-def _facts(host: str, connecting: ConnectOptions, root: str | None = None) -> Facts:
-    from dataclasses import replace
-
-    from ofa_edge.device import open_device
-
-    chosen = connecting if root is None else replace(connecting, root=root)
-    with open_device(host, options=chosen) as session:
+def _facts(host: str, reach: Reach) -> Facts:
+    with reach.open(host) as session:
         return session.facts
 
 
@@ -253,8 +231,8 @@ def _remember(name: str, facts: Facts) -> None:
             write_whole(settings.home() / "cache" / "devices.json", text.encode())
 
 
-def _row(device: Device, connecting: ConnectOptions | None, out: Output) -> dict[str, Any]:
-    """One device; without `connecting` it is not asked, and its tables are those of the model it was last."""
+def _row(device: Device, reach: Reach, *, check: bool) -> dict[str, Any]:
+    """One device; where it is not asked, its tables are those of the model it was last."""
     model = _remembered().get(device.name)
     row: dict[str, Any] = {
         "name": device.name,
@@ -267,14 +245,14 @@ def _row(device: Device, connecting: ConnectOptions | None, out: Output) -> dict
         "tables": None if model is None else _tables(model),
         "error": None,
     }
-    if connecting is None:
+    if not check:
         return row
     try:
-        facts = _facts(device.name, connecting)
+        facts = _facts(device.name, reach)
         row |= _known(facts)
         _remember(device.name, facts)
     except OfaEdgeError as error:
-        out.warning(f"{device.name}: {error.message}")
+        reach.out.warning(f"{device.name}: {error.message}")
         row["error"] = error.as_json()
     return row
 

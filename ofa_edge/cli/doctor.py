@@ -16,17 +16,14 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ofa_edge import settings
-from ofa_edge.cli import options
-from ofa_edge.cli.output import Output, size
+from ofa_edge.cli.output import size
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.errors import OfaEdgeError
-
-if TYPE_CHECKING:
-    from ofa_edge.device import ConnectOptions
 
 _BASE = (
     "numpy",
@@ -59,36 +56,24 @@ class Check:
     hint: str = ""
 
 
+@reaches
 def doctor(
+    reach: Reach,
     host: Annotated[
         list[str] | None, typer.Option("--host", metavar="HOST", help="Also check this device; repeatable.")
     ] = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Check this machine, and devices where --host names some, and say what is missing."""
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
     checks = [probe() for probe in _HERE]
-    for name in hosts(host or []):
-        checks += check_device(name, connecting)
+    for name in reach.expanded(host) if host else ():
+        checks += check_device(name, reach)
     ok = all(check.ok for check in checks)
-    out.result(
+    reach.out.result(
         {"checks": [asdict(check) for check in checks], "ok": ok},
         lambda: "\n".join([*map(_line, checks), "everything works" if ok else "something is missing, see the hints"]),
     )
     if not ok:
         raise typer.Exit(1)
-
-
-def hosts(named: list[str]) -> list[str]:
-    """The hosts, @groups replaced by their devices."""
-    from ofa_edge.device import Inventory
-
-    return Inventory.load().expand(named) if named else []
 
 
 def check_python() -> Check:
@@ -180,14 +165,13 @@ def check_litert() -> Check:
     return Check("litert", True, f"{detail}, ai-edge-quantizer {importlib.metadata.version('ai-edge-quantizer')}")
 
 
-def check_device(host: str, connecting: ConnectOptions) -> list[Check]:
+def check_device(host: str, reach: Reach) -> list[Check]:
     """Connect, start an agent, ask what the device is and how fit it is to be measured; changes nothing there."""
     name = f"device {host}"
     try:
-        from ofa_edge.device import open_device
         from ofa_edge.device.advice import findings
 
-        with open_device(host, options=connecting) as session:
+        with reach.open(host) as session:
             facts, health = session.facts, session.health()
     except OfaEdgeError as error:
         return [Check(name, False, error.message, error.hint)]

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 
 from ofa_edge.cli.output import Output, milliseconds, table
+from ofa_edge.cli.reaching import Reach
 from ofa_edge.errors import Interrupted
 
 if TYPE_CHECKING:
     from ofa_edge.deploy.fleet import Order, Stop
     from ofa_edge.deploy.plan import Planned
-    from ofa_edge.device import ConnectOptions
     from ofa_edge.device.session import Session
 
 
@@ -46,17 +46,9 @@ class Job(NamedTuple):
 Action = Callable[[Job], Mapping[str, Any]]
 
 
-def expanded(hosts: Sequence[str], connecting: ConnectOptions) -> list[str]:
-    """Each host once, groups replaced by their devices. Raises as Inventory.load and expand."""
-    from ofa_edge.device import Inventory
-
-    return Inventory.load(connecting.inventory).expand(hosts)
-
-
 def each_host(
+    reach: Reach,
     hosts: Sequence[str],
-    connecting: ConnectOptions,
-    out: Output,
     action: Action,
     *,
     order: Order,
@@ -69,14 +61,14 @@ def each_host(
         OfaEdgeError: the one device's own.
     """
     from ofa_edge.deploy.fleet import Machines, carry_out
-    from ofa_edge.device import open_device
 
+    out, connecting = reach.out, reach.connecting
     machines, asking = Machines(), threading.Lock()
 
     def on(host: str, stop: Stop) -> Mapping[str, Any]:
         said = Output(out.as_json, about=host)
-        reaching = replace(connecting, notify=said.notice, ask=_one_at_a_time(connecting.ask, asking))
-        with open_device(host, options=reaching) as session:
+        own = replace(connecting, notify=said.notice, ask=_one_at_a_time(connecting.ask, asking))
+        with Reach(own, said).open(host) as session:
             busy = "waits: another name of this machine is being worked on"
             with machines.alone(session.facts, lambda: said.say(busy)):
                 stop.check()

@@ -12,6 +12,7 @@ import typer
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, milliseconds, size, table
 from ofa_edge.cli.profiling import say_device
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
@@ -69,7 +70,9 @@ def _predictions_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(["r", "latency", "MACs", "weights", "peak activation", "missing blocks"], cells)
 
 
+@reaches
 def measure(
+    reach: Reach,
     host: options.Host,
     arch: options.MaybeArchFile = None,
     model: Annotated[
@@ -88,24 +91,18 @@ def measure(
         typer.Option("--table", metavar="FILE", help="A latency table whose anchor reference anchored_ms is held to."),
     ] = None,
     accept_unknown: options.AcceptUnknown = False,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Measure whole networks on a device in fresh processes, interleaved with an anchor network.
 
     Exit 1 where one of them failed; its row says why.
     """
-    from ofa_edge.device import open_device
     from ofa_edge.graph import check
     from ofa_edge.latency import plan, trials, workload
     from ofa_edge.latency.conditions import conditions, require_match
     from ofa_edge.latency.models.predictors import model_of
     from ofa_edge.latency.table import LatencyTable
 
-    out = Output(as_json)
+    out = reach.out
     options.exactly_one(arch=arch, model=model)
     content = None if model is None else _model_file(model, runtime)
     fitting = runtime or ("litert" if check.is_tflite(content) else "onnxruntime")
@@ -123,8 +120,7 @@ def measure(
     if found is not None:
         latency = model_of(found)
         anchor = workload.network_source(latency.space, latency.anchor, runs_on)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
+    with reach.open(host) as session:
         say_device(out, session.facts)
         now = conditions(session.facts, runs_on)
         if found is not None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ofa_edge.cli import many, options
-from ofa_edge.cli.output import Output, milliseconds, table
+from ofa_edge.cli.output import milliseconds, table
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.space.spaces import OFA_LITE0
 
 mode = typer.Typer(
@@ -20,16 +21,13 @@ mode = typer.Typer(
 
 
 @mode.command("set")
+@reaches
 def set_(
+    reach: Reach,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A mode of the current release.")],
     host: options.Hosts,
     app: options.App = None,
     parallel: options.Parallel = 4,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Make a mode of the current release the one that the application uses.
 
@@ -38,16 +36,12 @@ def set_(
     from ofa_edge.deploy import modes
     from ofa_edge.deploy.fleet import Order
 
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-
     def change(job: many.Job) -> Mapping[str, Any]:
         return modes.change(job.session, app or OFA_LITE0.name, name, host=job.host).as_json()
 
     many.each_host(
-        many.expanded(host, connecting),
-        connecting,
-        out,
+        reach,
+        reach.expanded(host),
         change,
         order=Order(0, parallel),
         describe=_changed,
@@ -56,24 +50,18 @@ def set_(
 
 
 @mode.command()
+@reaches
 def show(
+    reach: Reach,
     host: options.Host,
     app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """The modes of a device's current release, and the one in use."""
     from ofa_edge.deploy import modes
-    from ofa_edge.device import open_device
 
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
+    with reach.open(host) as session:
         value = modes.show(session, app or OFA_LITE0.name, host=host).as_json()
-    out.result(value, lambda: _shown(value))
+    reach.out.result(value, lambda: _shown(value))
 
 
 def _changed(value: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import typer
 from ofa_edge import settings
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output, size
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.errors import DeviceLost, OfaEdgeError, UsageError
 from ofa_edge.space.spaces import OFA_LITE0, get_space
 
@@ -35,7 +36,9 @@ _NETWORKS = {"blocks": 12, "network": 60}
 _FEWEST_NETWORKS, _FEWEST_WITH_PRIOR = 4, 2
 
 
+@reaches
 def profile(
+    reach: Reach,
     host: options.Host,
     space: options.MeasuredSpace = None,
     resolutions: options.Resolutions = None,
@@ -92,11 +95,6 @@ def profile(
     seed: options.Seed = 0,
     out_file: options.MaybeOut = None,
     resume: options.Resume = False,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Measure every different block of a space on a device, and whole networks to calibrate their sum.
 
@@ -104,12 +102,11 @@ def profile(
     goes to the home, and --resume takes the newest one there that was not finished. With --predictor network and with
     --prior no block is measured; predict, select and deploy use such a table as any other.
     """
-    from ofa_edge.device import open_device
     from ofa_edge.latency.campaign.campaign import Task
     from ofa_edge.latency.conditions import SUSTAINED
     from ofa_edge.latency.table import LatencyTable
 
-    out = Output(as_json)
+    out = reach.out
     _require_consistent(predictor, prior is not None, networks, quick=quick)
     other = None if prior is None else LatencyTable.read(prior)
     target = get_space(space or OFA_LITE0.name) if space or other is None else other.space
@@ -120,8 +117,7 @@ def profile(
     settings = settings_of(predictor or "blocks", networks, other, seed=seed, quick=quick, holdout=holdout)
     task = Task(target, options.resolutions(resolutions, allowed), runs_on, settings)
     _require_possible(task, other)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
+    with reach.open(host) as session:
         path = out_file or table_path(session.facts, task, resume=resume)
         say_device(out, session.facts)
         task = with_activations(out, session, path, task, resume=resume)

@@ -10,7 +10,8 @@ import typer
 
 from ofa_edge.cli import many, options
 from ofa_edge.cli.deploying import describe
-from ofa_edge.cli.output import Output, fields, milliseconds, table
+from ofa_edge.cli.output import fields, milliseconds, table
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.space.spaces import OFA_LITE0
 
 if TYPE_CHECKING:
@@ -19,52 +20,42 @@ if TYPE_CHECKING:
     from ofa_edge.deploy.outcome import Measure, Timing
 
 
+@reaches
 def status(
+    reach: Reach,
     host: options.Host,
     app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """What runs on a device: current and previous release, the mode, the lock, and the newest journal records."""
     from ofa_edge.deploy import run
-    from ofa_edge.device import open_device
 
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
+    with reach.open(host) as session:
         found = run.status(session, app or OFA_LITE0.name)
-    out.result(found, lambda: _status_text(found))
+    reach.out.result(found, lambda: _status_text(found))
 
 
+@reaches
 def releases(
+    reach: Reach,
     host: options.Host,
     app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """The releases a device keeps, the modes of the current one, and what became of deployments there."""
     from ofa_edge.deploy import run
-    from ofa_edge.device import open_device
 
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
+    with reach.open(host) as session:
         found = run.status(session, app or OFA_LITE0.name)
     keys = ("app", "current", "previous", "mode", "modes", "releases", "journal")
     value = {name: found[name] for name in keys}
     words = {value["current"]: f"current{_in_mode(found)}", value["previous"]: "previous"}
     rows = [[release, words.get(release, "")] for release in value["releases"]]
     listed = table(["release", ""], rows) if rows else f"no release of {value['app']}"
-    out.result(value, lambda: "\n".join([listed, *_journal(found["journal"])]))
+    reach.out.result(value, lambda: "\n".join([listed, *_journal(found["journal"])]))
 
 
+@reaches
 def rollback(
+    reach: Reach,
     host: options.Hosts,
     app: options.App = None,
     measure: Annotated[
@@ -74,11 +65,6 @@ def rollback(
     health: options.Health = None,
     hook_timeout: options.HookTimeout = 60.0,
     parallel: options.Parallel = 4,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Make the release before the current one current again, after checking its files and outputs on the device.
 
@@ -88,9 +74,7 @@ def rollback(
     from ofa_edge.deploy.fleet import Order
     from ofa_edge.deploy.hooks import Hooks
 
-    out = Output(as_json)
     hooks = Hooks.parse(post_switch, health, hook_timeout)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
 
     def back(job: many.Job) -> Mapping[str, Any]:
         return run.rollback(
@@ -103,9 +87,8 @@ def rollback(
         ).as_json()
 
     many.each_host(
-        many.expanded(host, connecting),
-        connecting,
-        out,
+        reach,
+        reach.expanded(host),
         back,
         order=Order(0, parallel),
         describe=describe,
@@ -127,24 +110,18 @@ def _measuring(job: many.Job) -> Measure:
     return measure
 
 
+@reaches
 def prune(
+    reach: Reach,
     host: options.Host,
     app: options.App = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
-    as_json: options.Json = False,
 ) -> None:
     """Remove all releases but the current and the previous one."""
     from ofa_edge.deploy import run
-    from ofa_edge.device import open_device
 
-    out = Output(as_json)
-    connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-    with open_device(host, options=connecting) as session:
+    with reach.open(host) as session:
         value = run.prune(session, app or OFA_LITE0.name, host=host)
-    out.result(value)
+    reach.out.result(value)
 
 
 def _status_text(found: Mapping[str, Any]) -> str:
