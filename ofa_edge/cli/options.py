@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ofa_edge import settings
-from ofa_edge.cli.output import Output
 from ofa_edge.errors import UsageError
 
 if TYPE_CHECKING:
-    from ofa_edge.device import ConnectOptions
     from ofa_edge.latency.conditions import RunsOn
 
 # A range longer than this is a typing error, not a plan: OFA's own has 25 resolutions.
@@ -294,26 +292,6 @@ def require_writers(runs_on: RunsOn) -> None:
             f"{'is' if len(missing) == 1 else 'are'} not installed",
             hint=f"pip install 'ofa-edge[{','.join(needed[name] for name in missing)}]'",
         )
-
-
-def connecting(
-    out: Output,
-    *,
-    python: str | None = None,
-    root: Path | None = None,
-    accept_new: bool = False,
-    identity: Path | None = None,
-) -> ConnectOptions:
-    """How to reach devices, from the options a command was given; recorded host keys are told through `out`."""
-    from ofa_edge.device import ConnectOptions
-
-    return ConnectOptions(
-        python=python,
-        root=str(root) if root else None,
-        accept_new=accept_new,
-        identity=identity,
-        notify=out.notice,
-    )
 
 
 def exactly_one(**options: Any) -> str:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ofa_edge.cli import options
 from ofa_edge.cli.output import Output
+from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.cli.selection_texts import describe, describe_family
 from ofa_edge.errors import UsageError
 
 if TYPE_CHECKING:
     from ofa_edge.cli.members import Then
+    from ofa_edge.device import ConnectOptions
 
 _ALTERNATIVES = 5
 
 
+@reaches
 def select(
+    reach: Reach,
     budget: options.BudgetText = None,
     mode: Annotated[
         list[str] | None,
@@ -96,14 +100,9 @@ def select(
         str | None,
         typer.Option("--host", metavar="HOST", help="Measure the best subnets on this device, and choose by that."),
     ] = None,
-    python: options.RemotePython = None,
-    root: options.Root = None,
-    accept_new: options.AcceptNew = False,
-    identity: options.Identity = None,
     seed: options.Seed = 0,
     accept_unknown: options.AcceptUnknown = False,
     out_file: options.MaybeOut = None,
-    as_json: options.Json = False,
 ) -> None:
     """Choose the subnet with the best predicted accuracy whose latency's upper bound fits the budget.
 
@@ -119,7 +118,7 @@ def select(
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.families import Mode, is_one, parse_modes
 
-    out = Output(as_json)
+    out = reach.out
     options.exactly_one(budget=budget, mode=mode or None)
     tables = latency_table or []
     _require_together(
@@ -156,8 +155,7 @@ def select(
         from ofa_edge.search.truth.shortlist import TOP
 
         alternatives = TOP  # strategy table has no others to measure
-        connecting = options.connecting(out, python=python, root=root, accept_new=accept_new, identity=identity)
-        check = _truth(data, bn, supernet, measured_on, connecting, accept_unknown, top, out)
+        check = _truth(data, bn, supernet, measured_on, reach.connecting, accept_unknown, top, out)
     how = choosing.How(
         strategy,
         samples=samples or choosing.RANDOM_SAMPLES,
@@ -242,7 +240,7 @@ def _truth(
     bn: str | None,
     supernet: str,
     host: str | None,
-    connecting: Any,
+    connecting: ConnectOptions,
     accept_unknown: bool,
     top: int | None,
     out: Output,

@@ -9,7 +9,7 @@ there are no others; what fails is said, and is an error where everything does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ofa_edge.cli import options
 from ofa_edge.cli.images import heldout_of, read_images
 from ofa_edge.cli.output import Output
 from ofa_edge.cli.profiling import say_device
+from ofa_edge.device import ConnectOptions
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency import plan
 from ofa_edge.latency.conditions import RunsOn
@@ -32,7 +33,6 @@ from ofa_edge.space.arch import Arch
 if TYPE_CHECKING:
     from ofa_edge.accuracy.evaluate import Evaluator
     from ofa_edge.cli.inputs import Models
-    from ofa_edge.device import ConnectOptions
     from ofa_edge.latency.conditions import Conditions
     from ofa_edge.search.budget import Budget
     from ofa_edge.train.images import ImageSet
@@ -66,7 +66,7 @@ class Asked:
     bn: str = "recalibrated"
     bn_images: int = 2000
     host: str | None = None
-    connecting: ConnectOptions | None = None
+    connecting: ConnectOptions = field(default_factory=ConnectOptions)
     accept_unknown: bool = False
     top: int = TOP
     processes: int = PROCESSES
@@ -102,7 +102,7 @@ def timed(
     runs_on = runs_on_of(found.conditions)
     options.require_writers(runs_on)
     archs = [one.candidate.arch for one in checked]
-    with open_device(host, options=asked.connecting or options.connecting(out)) as session:
+    with open_device(host, options=asked.connecting) as session:
         say_device(out, session.facts)
         # Of the table's cores those that are there: another device is told by its name, not by the core it lacks.
         cores = None if runs_on.cores is None else tuple(sorted({*runs_on.cores} & {*session.facts.core_mask})) or None
