@@ -8,7 +8,8 @@ In: the records of journal.jsonl, oldest first. Out: a History; pure, no IO. A d
     committed  `current` was checked: the deployment is over, `from` has become the previous release
     rolled-back | (instead of committed) `from` is current again, with the reason
 
-`refused` stands alone, and `mode`, which may stand anywhere: the mode of the current release was changed. Rules kept:
+`refused` stands alone; `mode` and `signed` may stand anywhere: the mode of the current release was changed, the
+signature of a release came or became another. Rules kept:
 - `current` may differ from the last committed release only between switching and the end of a deployment.
 - A deployment without an end was interrupted: whoever comes next ends it (slots.recover) before it begins.
 - Trials of a release count until it is committed: the third that failed is the last (the loop guard). One
@@ -26,8 +27,9 @@ from typing import Any
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 
 BEGIN, TRIAL, SWITCHING = "begin", "trial", "switching"
-COMMITTED, ROLLED_BACK, REFUSED, MODE = "committed", "rolled-back", "refused", "mode"
-EVENTS = (BEGIN, TRIAL, SWITCHING, COMMITTED, ROLLED_BACK, REFUSED, MODE)
+COMMITTED, ROLLED_BACK, REFUSED = "committed", "rolled-back", "refused"
+MODE, SIGNED = "mode", "signed"
+EVENTS = (BEGIN, TRIAL, SWITCHING, COMMITTED, ROLLED_BACK, REFUSED, MODE, SIGNED)
 MODES_KEPT = 50  # in a journal that is shortened: a device may change its mode every minute
 
 Record = dict[str, Any]
@@ -99,7 +101,7 @@ def read(records: list[Record]) -> History:
 
 def last(records: list[Record]) -> Record:
     """The newest record of a deployment; an empty one where there is none."""
-    return next((record for record in reversed(records) if record["event"] != MODE), {})
+    return next((record for record in reversed(records) if record["event"] not in (MODE, SIGNED)), {})
 
 
 def compact(records: list[Record], keep: int) -> list[Record]:

@@ -72,8 +72,8 @@ def _blobs(app: App, names: list[str]) -> set[str]:
             data = app.manifest(name)
             found |= {entry.sha256 for entry in parse_manifest(data, name, app.name)}
             found.add(hashlib.sha256(data).hexdigest())
-            if (signature := app.signature(name)) is not None:
-                found.add(hashlib.sha256(signature).hexdigest())
+            if (signature := app.signature_sha256(name)) is not None:
+                found.add(signature)
     return found
 
 

@@ -16,6 +16,7 @@ files), so a folder that does not is not a release, whoever made it; every read 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -179,6 +180,13 @@ class App:
         """
         path = self.release(name) / SIGNATURE
         return b"".join(chunks_of(path, MAX_SIGNATURE)) if os.path.lexists(path) else None
+
+    def signature_sha256(self, name: str) -> str | None:
+        """Of that signature; None where there is none, or something that cannot be one."""
+        with contextlib.suppress(AgentError):
+            if (found := self.signature(name)) is not None:
+                return hashlib.sha256(found).hexdigest()
+        return None
 
     def write_journal(self, event: str, release: str, **fields: Any) -> None:
         """Append one record, while nobody else does: changes of mode are written beside a deployment."""

@@ -44,7 +44,8 @@ _Object = dict[str, Any]
 
 def state(app: App) -> _Object:
     """What a host plans with. `needs_hands` tells why nothing can be done, '' where all is well; `mode` and `counter`
-    are those of the current release, null and 0 where it has none or is damaged."""
+    are those of the current release, null and 0 where it has none or is damaged; `signature` is the sha256 of that of
+    the release that is current once what is unfinished has been put back."""
     out: _Object = {
         "app": app.name,
         "current": None,
@@ -55,6 +56,7 @@ def state(app: App) -> _Object:
         "trials": {},
         "mode": None,
         "counter": 0,
+        "signature": None,
         "needs_hands": "",
         "releases": app.names(),
         "free_bytes": app.disk.free_bytes,
@@ -73,6 +75,8 @@ def state(app: App) -> _Object:
     if current and not out["problem"]:
         running = modes.read(app, current)
         out["mode"], out["counter"] = running.mode, running.counter
+    if settled := past.unfinished.origin if past.unfinished else current:
+        out["signature"] = app.signature_sha256(settled)
     out["previous"] = past.before(current)
     out["committed"] = past.committed
     out["unfinished"] = past.unfinished.as_json() if past.unfinished else None
@@ -135,7 +139,7 @@ def stage(app: App, release: str, manifest: str, signature: str | None) -> _Obje
 
     A release of this name that is there and whole stays; one that is damaged is repaired file by file, each
     replaced by a rename, so that an application that reads it meanwhile is never worse off. So is a signature that
-    is new or another one; without one that is there stays.
+    is new or another one (which the journal tells); without one that is there stays.
     """
     target, staging = app.release(release), app.releases / f".staging-{release}"
     if folder_exists(staging):
@@ -144,7 +148,7 @@ def stage(app: App, release: str, manifest: str, signature: str | None) -> _Obje
     if not folder_exists(target) or app.problem(release):
         data = b"".join(chunks_of(app.disk.blob(manifest), MAX_MANIFEST))
         entries = [FileEntry(MANIFEST, manifest, len(data)), *parse_manifest(data, release, app.name)]
-    if signature is not None and (entries or not _signed(app, release, signature)):
+    if signature is not None and (entries or app.signature_sha256(release) != signature):
         size = sum(map(len, chunks_of(app.disk.blob(signature), MAX_SIGNATURE)))
         entries.append(FileEntry(SIGNATURE, signature, size))
     if not entries:
@@ -158,6 +162,8 @@ def stage(app: App, release: str, manifest: str, signature: str | None) -> _Obje
     if not folder_exists(target):
         app.disk.rename(staging, target)
         return {"staged": True}
+    if entries[0].name == SIGNATURE:
+        app.write_journal(history.SIGNED, release, signature=signature)
     for entry in entries:
         app.disk.rename(staging / entry.name, target / entry.name)
     app.disk.remove(staging)
@@ -237,14 +243,6 @@ def recover(app: App, reason: str, blame: bool, facts: _Object) -> _Object:
 
 def _is(record: Mapping[str, Any], event: str, release: str) -> bool:
     return record.get("event") == event and record.get("release") == release
-
-
-def _signed(app: App, release: str, signature: str) -> bool:
-    """Whether the signature of a release is this one."""
-    with contextlib.suppress(AgentError):
-        found = app.signature(release)
-        return found is not None and hashlib.sha256(found).hexdigest() == signature
-    return False
 
 
 def _point_at_this_agent(disk: Disk) -> None:

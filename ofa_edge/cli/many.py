@@ -136,5 +136,7 @@ def notices(outcome: Mapping[str, Any]) -> list[str]:
 
 def planned(outcome: Mapping[str, Any]) -> list[str]:
     """The steps of a deployment that was only planned; those of one that ran were said as they ran."""
-    steps = outcome["steps"] if outcome.get("state") == "unchanged" else []
+    from ofa_edge.deploy.outcome import ONLY_PLANNED
+
+    steps = outcome["steps"] if outcome.get("reason") == ONLY_PLANNED else []
     return [f"would {one['step']}: {one['detail']}".rstrip(": ") for one in steps]

@@ -115,6 +115,10 @@ class Bundle:
         """The public key (hex) that signed the manifest, None where none did. Raises BadFile for a false signature."""
         return None if self.signature is None else signature.signer(self.files[MANIFEST], self.signature, SIGNATURE)
 
+    @property
+    def signature_sha256(self) -> str | None:
+        return None if self.signature is None else hashlib.sha256(self.signature).hexdigest()
+
     def signed(self, key: Ed25519PrivateKey) -> Bundle:
         """The same release, signed; equal keys give equal bytes."""
         return replace(self, signature=signature.sign(self.files[MANIFEST], key))

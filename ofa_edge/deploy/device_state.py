@@ -45,6 +45,7 @@ class DeviceState:
         previous: the one before it, by the journal.
         mode: the current release's mode that the application uses; None where none is current or it is damaged.
         counter: the current release's.
+        signature: sha256 of the signature of the release that is current once settled, None where it has none.
         needs_hands: why nothing can be decided, '' where all is well.
         committed: the journal's record of the last commit, with the figures of its trial in `facts`.
         trials: trials of each release since its last commit.
@@ -57,6 +58,7 @@ class DeviceState:
     previous: str | None
     mode: str | None
     counter: int
+    signature: str | None
     needs_hands: str
     releases: tuple[str, ...]
     unfinished: Unfinished | None
@@ -92,6 +94,7 @@ def parse_state(reply: Mapping[str, Any], facts: wire.Facts, missing: frozenset[
             previous=f.text("previous", NAME) if f.maybe("previous") else None,
             mode=f.text("mode", MODE_NAME) if f.maybe("mode") else None,
             counter=f.whole("counter"),
+            signature=f.sha256("signature") if f.maybe("signature") else None,
             needs_hands=f.text("needs_hands"),
             releases=tuple(wire.Fields("release", {"name": name}).text("name", NAME) for name in names),
             unfinished=_unfinished(f.take("unfinished")) if f.maybe("unfinished") else None,

@@ -105,6 +105,10 @@ _TOP = ("predicted_ms", "measured_ms", "measured_p90_ms", "budget_ms", "promise"
 """Figures of the default mode that the top of the JSON, and the device's journal, hold."""
 
 
+ONLY_PLANNED = "only planned, nothing was changed"
+"""The reason of an outcome whose steps were not executed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """`previous` is the release that was current before; where nothing was committed it still is. The default mode is

@@ -6,7 +6,8 @@ first match wins:
 
 1. A device whose `current` or journal we cannot read needs hands.
 2. A living holder of the lock is never disturbed; a dead one's lock is taken over.
-3. The release that is current, whole and committed stays: nothing to do.
+3. The release that is current, whole and committed stays; where it lacks the bundle's signature, or has another one,
+   that is brought and nothing else.
 4. A release whose trials failed three times is refused (the loop guard). An interrupted trial counts.
 5. A release with a lower counter than the current one's is a downgrade: refused without --allow-downgrade.
 6. The device must be of the kind that the bundle was made for and have each mode's runtime, new enough; and the
@@ -52,6 +53,7 @@ class Step(StrEnum):
     HEALTH = "health"
     COMMIT = "commit"
     PRUNE = "prune"
+    SIGN = "sign"
     UNLOCK = "unlock"
 
 
@@ -67,6 +69,7 @@ class Planned:
 class Verdict(StrEnum):
     DEPLOY = "deploy"
     UNCHANGED = "unchanged"
+    SIGN = "sign"
     LOCKED = "locked"
     REFUSED = "refused"
     STALE = "stale"
@@ -92,8 +95,12 @@ class Wishes:
     hooks: Hooks = field(default_factory=Hooks)
 
 
-def plan(state: DeviceState, manifest: Manifest, wishes: Wishes = Wishes()) -> Plan:
-    """Decide by the rules above. See DeviceState for `missing`, which is about this manifest's files."""
+def plan(state: DeviceState, manifest: Manifest, wishes: Wishes = Wishes(), signature: str | None = None) -> Plan:
+    """Decide by the rules above. See DeviceState for `missing`, which is about this manifest's files.
+
+    Args:
+        signature: sha256 of the bundle's signature; None where it has none.
+    """
     if state.needs_hands:
         return Plan(
             Verdict.NEEDS_HANDS,
@@ -109,8 +116,13 @@ def plan(state: DeviceState, manifest: Manifest, wishes: Wishes = Wishes()) -> P
     release = manifest.release
     settled = state.settled
     if settled.current == release and not settled.problem:
+        reason = f"release {release} is already current"
+        if signature not in (None, state.signature):
+            sign = Planned(Step.SIGN, "another signature" if state.signature else "it has no signature there")
+            steps = (*_first_steps(state, settled), sign, Planned(Step.UNLOCK))
+            return Plan(Verdict.SIGN, steps, f"{reason}; its signature was brought")
         if state.unfinished is None:
-            return Plan(Verdict.UNCHANGED, reason=f"release {release} is already current")
+            return Plan(Verdict.UNCHANGED, reason=reason)
         return Plan(Verdict.DEPLOY, (*_first_steps(state, settled), Planned(Step.UNLOCK)))
     return (
         _guarded(settled, manifest, wishes)

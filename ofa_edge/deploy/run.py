@@ -21,7 +21,7 @@ from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.device_state import DeviceState, parse_state
 from ofa_edge.deploy.hooks import Hooks
 from ofa_edge.deploy.manifest import DEFAULT_MODE, Manifest, Mode, parse_manifest
-from ofa_edge.deploy.outcome import Measure, Outcome, State, refusal
+from ofa_edge.deploy.outcome import ONLY_PLANNED, Measure, Outcome, State, refusal
 from ofa_edge.deploy.plan import Plan, Planned, Step, Verdict, Wishes, plan, plan_rollback
 from ofa_edge.errors import DeploymentRefused, LockHeld, OfaEdgeError, ProtocolError
 
@@ -69,14 +69,14 @@ def deploy(
     made = bundle if budget is None else bundle.with_latency_budget(budget)
     run = _Run(device, made, wishes, host, progress)
     state = run.state()
-    first = plan(state, run.manifest, wishes)
+    first = run.plan(state)
     if dry_run or first.verdict in (Verdict.UNCHANGED, Verdict.LOCKED, Verdict.NEEDS_HANDS):
         return run.settle(first, state)
     with _locked(device, run.manifest.app, host, progress):
         notices = _put_right(device, run.manifest.app, wishes.hooks, progress)
         state = run.state()
-        second = plan(state, run.manifest, wishes)
-        if second.verdict is not Verdict.DEPLOY:
+        second = run.plan(state)
+        if second.verdict not in (Verdict.DEPLOY, Verdict.SIGN):
             if second.verdict is not Verdict.UNCHANGED:
                 run.record(second)
             return run.settle(second, state, notices)
@@ -91,7 +91,10 @@ def deploy(
             host=host,
             progress=progress,
         )
-        return attempt.execute(second.steps)
+        done = attempt.execute(second.steps)
+        if second.verdict is Verdict.DEPLOY:
+            return done
+        return run.settle(replace(second, verdict=Verdict.UNCHANGED, steps=done.steps), state, notices)
 
 
 def rollback(
@@ -193,6 +196,9 @@ class _Run:
         missing = frozenset(self.device.missing(list(self.bundle.blobs())))
         return parse_state(self.device.call("state", {"app": self.manifest.app}), self.device.facts, missing)
 
+    def plan(self, state: DeviceState) -> Plan:
+        return plan(state, self.manifest, self.wishes, self.bundle.signature_sha256)
+
     def begun(self, state: DeviceState, notices: tuple[str, ...] = ()) -> Outcome:
         names = [mode.name for mode in self.manifest.modes]
         if state.mode not in (None, DEFAULT_MODE, *names):
@@ -206,11 +212,11 @@ class _Run:
             self.device.call("refuse", args)
 
     def settle(self, decided: Plan, state: DeviceState, notices: tuple[str, ...] = ()) -> Outcome:
-        """The Outcome of a plan that is not executed; raises the error of one that cannot be."""
+        """The Outcome of a plan that changes no release, or is not executed; raises the error of one that cannot be."""
         begun = self.begun(state, notices)
         outcome = replace(begun, state=State.UNCHANGED, reason=decided.reason, steps=decided.steps)
-        if decided.verdict is Verdict.DEPLOY:
-            return replace(outcome, reason="only planned, nothing was changed")
+        if decided.verdict in (Verdict.DEPLOY, Verdict.SIGN):
+            return replace(outcome, reason=ONLY_PLANNED)
         if decided.verdict is not Verdict.UNCHANGED:
             raise refusal(decided, outcome, self.host)
         return replace(outcome.recalling(state.committed.get("facts")), previous=state.previous)

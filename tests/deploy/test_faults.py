@@ -16,8 +16,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_agents import wire
+from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy import modes, run
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.hooks import Hooks
@@ -40,6 +42,7 @@ from tests.deploy.double import (
 
 MODES = ("full", "low")
 OLDER, OLD, NEW = (make_bundle(float(number), modes=MODES) for number in (1, 2, 3))
+SIGNED = NEW.signed(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 HOOKS = Hooks.parse("restart camera", "ask camera", 5.0)
 UNWELL = {"exit": 1, "seconds": 0.1, "output": "no"}
 HELD = {"full": Timing(15.2), "low": Timing(8.0)}
@@ -85,6 +88,15 @@ def prepare_half_done(root: Path) -> None:
     assert running(root) == NEW.release
 
 
+def prepare_unsigned(root: Path) -> None:
+    prepare_two(root)
+    deploy(Device(root))
+
+
+def sign(device: Device) -> None:
+    deploy(device, bundle=SIGNED)
+
+
 def differing_outputs(device: Device) -> None:
     device.checked = wire.Checked(1.0, 0.5, True, False)
     deploy(device)
@@ -109,6 +121,7 @@ SCENARIOS = [
     ),
     Scenario("health fails", prepare_two, deploy, {OLD.release, NEW.release}, {("health", NEW.release): UNWELL}),
     Scenario("a rollback", prepare_two, rollback, {OLD.release, OLDER.release}),
+    Scenario("the current release is signed", prepare_unsigned, sign, {NEW.release}),
     Scenario("a mode is set", prepare_two, set_low, {OLD.release}),
 ]
 
@@ -140,9 +153,11 @@ def cases(scenario: Scenario, kind: Kind, root: Path, places: range = EVERYWHERE
         if left and heard and not isinstance(end, (DeviceLost, Killed)) and not told_of_the_application(end):
             assert application.opened == left, case
         assert modes.show(Device(place), APP).mode in MODES if left else True, case
-        again = deploy(Device(place, application=Application(place, left)))
+        wanted = SIGNED if scenario.act is sign else NEW
+        again = deploy(Device(place, application=Application(place, left)), bundle=wanted)
         assert again.state in (State.COMMITTED, State.UNCHANGED), case
         assert running(place) == NEW.release, case
+        assert bundles.read((place / APP / "current").resolve()).signature == wanted.signature, case
         assert modes.change(Device(place), APP, "low").mode == "low", case
         # What a stopped clean-up left is swept by the next deployment that has something to do.
         assert again.state is State.UNCHANGED or leftovers(place) == [], case

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_agents import wire
 from ofa_edge.deploy import bundle, run
@@ -94,6 +95,9 @@ def test_the_life_of_an_app(session: Session) -> None:
 
     assert deploy(session, NEW).previous == OLD.release
     assert deploy(session, NEW).state is State.UNCHANGED
+    signed = NEW.signed(Ed25519PrivateKey.generate())
+    assert deploy(session, signed).state is State.UNCHANGED
+    assert bundle.read(root / APP / "releases" / NEW.release).signed_by == signed.signed_by
     assert running(root) == NEW.release
 
     with pytest.raises(RolledBack, match="the budget is 1e-06 ms") as broken:

@@ -30,6 +30,7 @@ EMPTY: dict[str, Any] = {
     "trials": {},
     "mode": None,
     "counter": 0,
+    "signature": None,
     "needs_hands": "",
     "releases": [],
     "free_bytes": 10**9,
@@ -55,7 +56,7 @@ def test_plan(path: Path) -> None:
     hooks = Hooks.parse(case.get("post_switch"), case.get("health"), 5.0)
     wishes = Wishes(case.get("accept_stale", False), case.get("allow_downgrade", False), hooks)
 
-    made = plan(state, bundle.manifest, wishes)
+    made = plan(state, bundle.manifest, wishes, case.get("signature"))
 
     assert made.verdict == expected["verdict"], made.reason
     assert [str(planned.step) for planned in made.steps] == expected["steps"]
@@ -67,7 +68,7 @@ def test_plan(path: Path) -> None:
         assert len(texts) == len(details[step])
         for text, detail in zip(texts, details[step], strict=True):
             assert text in detail
-    assert bool(made.hint) == (made.verdict not in ("deploy", "unchanged"))
+    assert bool(made.hint) == (made.verdict not in ("deploy", "sign", "unchanged"))
 
 
 def test_steps_follow_the_order_they_are_declared_in() -> None:
@@ -97,6 +98,7 @@ def test_steps_follow_the_order_they_are_declared_in() -> None:
         {"mode": 3},
         {"counter": -1},
         {"counter": None},
+        {"signature": "abc"},
         {"trials": {"a": -1}},
         {"trials": {"a": True}},
         {"trials": []},

@@ -16,7 +16,7 @@ from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy import run
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import Manifest, Mode
-from ofa_edge.deploy.outcome import Outcome, Promise, State, Timing
+from ofa_edge.deploy.outcome import ONLY_PLANNED, Outcome, Promise, State, Timing
 from ofa_edge.deploy.plan import Planned, Wishes
 from ofa_edge.device.session import Session
 from ofa_edge.errors import (
@@ -169,6 +169,28 @@ def test_a_signature_lies_beside_the_release_and_can_be_verified_there(root: Pat
     assert (there.signature, there.signed_by) == (signed.signature, signed.signed_by)
     assert deploy(Device(root), OLD).state is State.COMMITTED
     assert bundles.read((root / APP / "current").resolve()).signature is None
+
+
+def test_the_signature_of_a_release_that_is_current_comes_without_a_switch_or_a_trial(root: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    deploy(Device(root), OLD)
+    first = deploy(Device(root))
+    for byte in range(2):  # none there, then another one
+        signed = NEW.signed(Ed25519PrivateKey.from_private_bytes(bytes([byte] * 32)))
+        device = Device(root)
+        for blob in NEW.blobs():  # the models are not needed for it
+            device.disk.discard([blob])
+        planned = deploy(device, signed, dry_run=True)
+        assert ([str(one.step) for one in planned.steps], planned.reason) == (["lock", "sign", "unlock"], ONLY_PLANNED)
+        done = deploy(device, signed)
+        assert (done.state, done.previous, done.modes) == (State.UNCHANGED, OLD.release, first.modes)
+        assert "its signature was brought" in done.reason
+        assert bundles.read((root / APP / "current").resolve()).signature == signed.signature
+        assert not {"begin", "trial", "switch"} & {*device.log}
+        assert run.status(device, APP)["journal"][-1]["event"] == "signed"
+        assert deploy(device, signed).steps == deploy(device, NEW).steps == ()
+    assert run.status(Device(root), APP)["unfinished"] is None
 
 
 def test_a_bundle_for_another_kind_of_device_is_refused(root: Path) -> None:
