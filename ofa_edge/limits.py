@@ -30,7 +30,7 @@ class Limits:
         request_jobs: measure jobs in one request.
         ssh_config_bytes: output of `ssh -G`, and a known_hosts file.
         manifest_bytes: a bundle's manifest; the agent has the same cap.
-        bundle_file_bytes: any other file of a bundle.
+        bundle_bytes: all other files of a bundle together.
         checkpoint_bytes: a supernet's file; the largest published one has 200 MB in single precision.
     """
 
@@ -50,7 +50,7 @@ class Limits:
     request_jobs: int = 200
     ssh_config_bytes: int = 4 << 20
     manifest_bytes: int = 256 << 10
-    bundle_file_bytes: int = 256 << 20
+    bundle_bytes: int = 256 << 20
     checkpoint_bytes: int = 4 << 30
 
 

@@ -141,7 +141,7 @@ def sign_(
 
     signing = Signing.read(key, None)
     ready = signing.done(bundles.read(path), str(path))
-    bundles.write(ready, out_path or path)
+    bundles.write(ready, out_path or path, one_file=out_path is None and path.is_file())
     value = {"bundle": str(out_path or path), **_value(ready)}
     Output(as_json).result(value, lambda: f"signed by {ready.signed_by}")
 

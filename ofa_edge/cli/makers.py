@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ofa_edge import settings
 from ofa_edge.cli import unchanged
 from ofa_edge.cli.making import Making
 from ofa_edge.cli.output import Output
@@ -22,11 +23,11 @@ from ofa_edge.deploy.assemble import Choice
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import DEFAULT_MODE, MAX_MODES, MODE_NAME, measured_as
 from ofa_edge.deploy.plan import as_it_is
-from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.latency.conditions import Conditions, RunsOn
+from ofa_edge.errors import UsageError
+from ofa_edge.latency.conditions import Conditions, RunsOn, conditions
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.models.predictors import model_of
-from ofa_edge.latency.table import LatencyTable
+from ofa_edge.latency.table import LatencyTable, newest_match
 from ofa_edge.search import families
 from ofa_edge.search.families import Family, Member
 from ofa_edge.search.selection import Selection
@@ -181,16 +182,22 @@ def _table(
     named: LatencyTable | None, facts: Facts, runs_on: RunsOn, space: str, said: Output, *, accept_stale: bool
 ) -> LatencyTable:
     """The table of a device that runs so. Int8 tables are of the type of activations that the device was faster with,
-    which is not asked for here. Raises as inputs.device_latency_table."""
+    which is not asked for here: the named table's, or the newest's. Raises as inputs.device_latency_table."""
     from ofa_edge.cli import inputs
 
-    ways = [measured_as(runs_on)]
+    way = measured_as(runs_on)
     if (runs_on.runtime, runs_on.precision) == ("onnxruntime", "int8"):
-        ways = [replace(runs_on, activations="int8"), replace(runs_on, activations="uint8")]
-    for way in ways[:-1]:
-        with contextlib.suppress(UsageError, BadFile):
-            return inputs.device_latency_table(named, facts, way, space, said)
-    return inputs.device_latency_table(named, facts, ways[-1], space, said, accept_stale=accept_stale)
+        measured = named or _newest(facts, [replace(way, activations="int8"), replace(way, activations="uint8")], space)
+        if measured is not None and measured.conditions.runs_on is not None:
+            way = replace(way, activations=measured.conditions.runs_on.activations)
+    return inputs.device_latency_table(named, facts, way, space, said, accept_stale=accept_stale)
+
+
+def _newest(facts: Facts, ways: Sequence[RunsOn], space: str) -> LatencyTable | None:
+    """Of the device's tables that were measured in one of these ways; a finished one first."""
+    files = list(settings.tables_dir(facts.device_model).glob("*.jsonl"))
+    found = [newest_match(files, space, conditions(facts, way)) for way in ways]
+    return max(filter(None, found), key=lambda table: (table.complete, Path(table.path).stat().st_mtime), default=None)
 
 
 def from_budget(

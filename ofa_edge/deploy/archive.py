@@ -20,6 +20,7 @@ from ofa_edge.files import write_whole
 from ofa_edge.limits import Limits
 
 ENDING = ".ofab"
+_BESIDE = 1 << 20  # more than the manifest, its signature and what a zip says of its members
 
 HINT = "get the bundle again from whoever made it, or write it again with `ofa-edge bundle build`"
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -64,7 +65,7 @@ def opened(path: Path, limits: Limits) -> Iterator[Files]:
         if stat.S_ISDIR(kind):
             yield _Folder(path, descriptor)
         else:
-            yield _Archive(path, _content(descriptor, str(path), limits.bundle_file_bytes))
+            yield _Archive(path, _content(descriptor, str(path), limits.bundle_bytes + _BESIDE))
     finally:
         os.close(descriptor)
 

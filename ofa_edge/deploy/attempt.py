@@ -26,7 +26,7 @@ from ofa_edge.deploy.hooks import HookFailed, Hooks, Kind
 from ofa_edge.deploy.manifest import Manifest, Mode
 from ofa_edge.deploy.outcome import Measure, Outcome, Promise, State, Timing, failure, kept
 from ofa_edge.deploy.plan import Planned, Step
-from ofa_edge.errors import DeviceLost, Interrupted, OfaEdgeError, ProtocolError
+from ofa_edge.errors import BadFile, DeviceLost, Interrupted, OfaEdgeError, ProtocolError
 
 ATTEMPTS = 3  # measurements of a latency while the device is disturbed
 AGAIN = "run the same command again: it first puts right what was left half done"
@@ -162,7 +162,12 @@ class Attempt:
         """The signature lies beside the release there, so that it can be verified again."""
         signature = self._shipped().signature_sha256
         signed = {} if signature is None else {"signature": signature}
-        self._call("stage", manifest=self._shipped().sha256(MANIFEST), **signed)
+        args = {"manifest": self._shipped().sha256(MANIFEST), **signed}
+        try:
+            self._call("stage", **args)
+        except BadFile:  # a blob was damaged there, or another app's prune has just removed it
+            self._upload(planned)
+            self._call("stage", **args)
 
     def _sign(self, planned: Planned) -> None:
         """What is staged already only gets its signature; the files of the release need not travel for that."""

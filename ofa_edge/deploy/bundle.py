@@ -243,9 +243,9 @@ def _require_name(name: str, pattern: str, what: str, hint: str) -> None:
         raise UsageError(f"{name[:80]!r} cannot be the name of {what}", hint=hint)
 
 
-def write(bundle: Bundle, path: Path | str) -> None:
-    """Write a bundle: as one file where the path ends in .ofab, else into a folder, which is made where it is missing
-    and whose files are replaced, the manifest near the end.
+def write(bundle: Bundle, path: Path | str, *, one_file: bool = False) -> None:
+    """Write a bundle: as one file where that is asked for or the path ends in .ofab, else into a folder, which is made
+    where it is missing and whose files are replaced, the manifest near the end.
 
     Raises:
         UsageError: the folder is a link.
@@ -255,7 +255,7 @@ def write(bundle: Bundle, path: Path | str) -> None:
     files = dict(bundle.files)
     if bundle.signature is not None:
         files[SIGNATURE] = bundle.signature
-    if path.name.endswith(archive.ENDING):
+    if one_file or path.name.endswith(archive.ENDING):
         archive.write_file(path, files)
         return
     order = [*(entry.name for entry in bundle.manifest.files), MANIFEST, *([SIGNATURE] if SIGNATURE in files else [])]
@@ -284,8 +284,9 @@ def read(path: Path | str, limits: Limits = LIMITS, *, trusted: Sequence[signatu
         manifest = parse_manifest(data, str(path / MANIFEST))
         files = {MANIFEST: data}
         source.require_only([*(entry.name for entry in manifest.files), MANIFEST, SIGNATURE])
+        _require_small(manifest, limits, str(path))
         for entry in manifest.files:
-            files[entry.name] = content = source.read(entry.name, limits.bundle_file_bytes)
+            files[entry.name] = content = source.read(entry.name, limits.bundle_bytes)
             if len(content) != entry.size or hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise BadFile(f"{path / entry.name} is not the file its manifest names", hint=HINT)
     if signed is not None:
@@ -303,9 +304,19 @@ def _sealed(value: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
         if len(data) > LIMITS.manifest_bytes:
             raise BadFile(f"the manifest would have {len(data)} bytes, the cap is {LIMITS.manifest_bytes}")
         manifest = parse_manifest(data, "the new bundle")
+        _require_small(manifest, LIMITS, "the new bundle")
     except ValueError as error:
         raise BadFile(f"the manifest cannot be written: {error}") from error
     return Bundle(manifest, {**files, MANIFEST: data})
+
+
+def _require_small(manifest: Manifest, limits: Limits, name: str) -> None:
+    """The same for a folder and for one file, so that what is written in one form is read in the other."""
+    if (size := sum(entry.size for entry in manifest.files)) > limits.bundle_bytes:
+        raise BadFile(
+            f"{name}: its files have {size} bytes, the cap is {limits.bundle_bytes}",
+            hint="this is not a bundle for an edge device",
+        )
 
 
 def _check_model(name: str, model: bytes) -> None:

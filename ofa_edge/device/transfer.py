@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 from device_agents import wire
 from ofa_edge.device.link import Link
-from ofa_edge.errors import DeviceLost, NoRoom, OfaEdgeError
+from ofa_edge.errors import BadFile, DeviceLost, NoRoom, OfaEdgeError
 
 T = TypeVar("T")
 
@@ -33,13 +33,13 @@ class Pack:
     Attributes:
         data: a row of entries, gzipped: a blob's sha256, a space, its size in decimal, a newline, its bytes.
         sha256: of `data`.
-        blobs: how many there are in it.
+        blobs: the sha256 of those in it.
         unpacked_bytes: of the blobs.
     """
 
     data: bytes = field(repr=False)
     sha256: str
-    blobs: int
+    blobs: tuple[str, ...]
     unpacked_bytes: int
 
     @property
@@ -63,7 +63,7 @@ def packs(blobs: Mapping[str, bytes], limit: int) -> Iterator[Pack]:
 def _packed(blobs: Mapping[str, bytes]) -> Pack:
     rows = b"".join(b"%s %d\n%s" % (sha256.encode("ascii"), len(data), data) for sha256, data in blobs.items())
     data = gzip.compress(rows, _GZIP_LEVEL, mtime=0)
-    return Pack(data, hashlib.sha256(data).hexdigest(), len(blobs), len(rows))
+    return Pack(data, hashlib.sha256(data).hexdigest(), tuple(blobs), len(rows))
 
 
 class Ask(Protocol):
@@ -90,10 +90,31 @@ class Courier:
     def bring(self, pack: Pack) -> int:
         """Send what the device lacks of a pack, and have it unpacked; bytes sent.
 
+        Another host that sends the same pack takes it away when it has unpacked it, and an agent whose clock jumped may
+        sweep it up as abandoned: what has its blobs then is done, and what has not is sent once more.
+
         Raises:
             NoRoom: too little of it there, before the transfer or in it.
+            BadFile: it arrived damaged, twice.
             DeviceLost: the link was cut; what came stays there.
         """
+        try:
+            return self._send(pack)
+        except (BadFile, DeviceLost) as error:
+            if self._has(pack):
+                self._forget(pack)
+                return 0
+            if isinstance(error, DeviceLost):
+                raise
+            return self._send(pack)
+
+    def _has(self, pack: Pack) -> bool:
+        with contextlib.suppress(OfaEdgeError):
+            args = {"sha256s": list(pack.blobs)}
+            return not self._ask("missing", args, lambda reply: reply.items("missing", len(pack.blobs)))
+        return False
+
+    def _send(self, pack: Pack) -> int:
         there, free = self._arrived(pack)
         self._require_room(pack, there, free)
         if rest := pack.data[there:]:
@@ -105,7 +126,7 @@ class Courier:
                 raise
 
         def all_of_them(reply: wire.Fields) -> None:
-            if reply.whole("count") != pack.blobs:
+            if reply.whole("count") != len(pack.blobs):
                 raise wire.WireError("it unpacked another number of blobs than were sent")
 
         self._ask("unpack", {"sha256": pack.sha256}, all_of_them)
@@ -134,6 +155,10 @@ class Courier:
                 hint="make room there, or name another folder with --root",
             )
 
+    def _forget(self, pack: Pack) -> None:
+        with contextlib.suppress(OfaEdgeError):
+            self._ask("forget", {"sha256": pack.sha256}, lambda reply: None)
+
     def _give_room_back(self, pack: Pack) -> None:
         """After a transfer that did not end well: where the device still answers and is full, what came of it goes.
 
@@ -143,8 +168,7 @@ class Courier:
         try:
             self._require_room(pack, *self._arrived(pack))
         except NoRoom:
-            with contextlib.suppress(OfaEdgeError):
-                self._ask("forget", {"sha256": pack.sha256}, lambda reply: None)
+            self._forget(pack)
             raise
         except OfaEdgeError:
             return

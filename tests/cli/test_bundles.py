@@ -206,6 +206,9 @@ def test_a_bundle_is_signed_in_place_or_elsewhere(run_boards: Run, keys: Path, t
     assert run_boards(f"bundle sign {tmp_path / 'b'} --key {keys / 'theirs'}")[0] == 0
     assert run_boards(f"bundle sign {tmp_path / 'b'} --key {keys / 'ours'}")[1]["signed_by"] == value["signed_by"]
     assert (tmp_path / "b" / MANIFEST).read_bytes() == before
+    (tmp_path / "c.ofab").rename(tmp_path / "named-otherwise")
+    assert run_boards(f"bundle sign {tmp_path / 'named-otherwise'} --key {keys / 'theirs'}")[0] == 0
+    assert bundles.read(tmp_path / "named-otherwise").signed_by not in (None, value["signed_by"])
 
 
 def test_keys_are_named_and_never_written_over(run_boards: Run, keys: Path) -> None:

@@ -5,17 +5,26 @@ Tables and weights are drawn (tests/reduced.py); what is deployed is planned onl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ofa_edge import settings
+from ofa_edge import journal, settings
+from ofa_edge.cli import makers
+from ofa_edge.cli.output import Output
 from ofa_edge.device import open_device
+from ofa_edge.errors import BadFile
+from ofa_edge.latency.conditions import RunsOn, conditions
+from ofa_edge.latency.simulated import FACTS
+from ofa_edge.latency.table import FORMAT
 from ofa_edge.search import families
 from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
+from tests.latency.test_latency_table import HEADER, block
 from tests.reduced import simulated, write_latencies
 
 Run = Callable[..., tuple[int, Any]]
@@ -34,6 +43,24 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, bytes]:
             facts = session.facts
     write_latencies(folder / "table", simulated(noise=0.01, facts=facts))
     return facts.device_model, (folder / "table").read_bytes()
+
+
+@pytest.mark.parametrize("newest", ["int8", "uint8"])
+def test_of_int8_tables_the_newest_is_taken_whatever_its_activations(newest: str) -> None:
+    """And a named one as it is: no other type of activations is held against it."""
+    for age, activations in enumerate(sorted(("int8", "uint8"), key=lambda name: name != newest)):
+        at = conditions(FACTS, RunsOn(precision="int8", activations=activations)).model_dump(mode="json")
+        path = settings.tables_dir(FACTS.device_model) / f"{activations}.jsonl"
+        journal.write(path, FORMAT, HEADER | {"conditions": at}, [block()])
+        os.utime(path, (1e9 - age, 1e9 - age))
+    asked, out = RunsOn(precision="int8"), Output()
+    found = makers._table(None, FACTS, asked, "ofa-lite0", out, accept_stale=False)
+    assert found.conditions.activations == newest
+    assert makers._table(found, FACTS, asked, "ofa-lite0", out, accept_stale=False) is found
+    busy = replace(FACTS, governor="powersave")
+    with pytest.raises(BadFile, match="governor") as refused:
+        makers._table(found, busy, asked, "ofa-lite0", out, accept_stale=False)
+    assert "activations" not in refused.value.message
 
 
 @pytest.fixture

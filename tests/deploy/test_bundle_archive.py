@@ -55,8 +55,14 @@ def test_a_file_holds_what_its_manifest_names_and_no_more(tmp_path: Path) -> Non
 def test_a_file_has_caps(tmp_path: Path) -> None:
     path = tmp_path / "a.ofab"
     bundle.write(BUNDLE, path)
-    with pytest.raises(BadFile, match=r"a\.ofab is larger than 100 bytes"):
-        bundle.read(path, Limits(bundle_file_bytes=100))
+    size = sum(entry.size for entry in BUNDLE.manifest.files)
+    assert bundle.read(path, Limits(bundle_bytes=size)).release == BUNDLE.release
+    with pytest.raises(BadFile, match=rf"a\.ofab: its files have {size} bytes, the cap is {size - 1}"):
+        bundle.read(path, Limits(bundle_bytes=size - 1))
+    path.write_bytes(bytes(size + (1 << 20) + 1))
+    with pytest.raises(BadFile, match=r"a\.ofab is larger than"):
+        bundle.read(path, Limits(bundle_bytes=size))
+    bundle.write(BUNDLE, path)
     with pytest.raises(BadFile, match=rf"a\.ofab: {MANIFEST} is larger than 100 bytes"):
         bundle.read(path, Limits(manifest_bytes=100))
 

@@ -17,7 +17,7 @@ from ofa_edge.deploy import run
 from ofa_edge.deploy.bundle import Bundle
 from ofa_edge.deploy.manifest import Manifest, Mode
 from ofa_edge.deploy.outcome import ONLY_PLANNED, Outcome, Promise, State, Timing
-from ofa_edge.deploy.plan import Planned, Wishes
+from ofa_edge.deploy.plan import Planned, Step, Wishes
 from ofa_edge.device.session import Session
 from ofa_edge.errors import (
     BadFile,
@@ -156,6 +156,20 @@ def test_damaged_files_of_the_current_release_are_repaired(root: Path) -> None:
     (root / APP / "current" / "model.onnx").write_bytes(b"rotten")
     outcome = deploy(Device(root))
     assert outcome.state is State.COMMITTED
+    assert running(root) == NEW.release
+
+
+def test_blobs_that_another_apps_prune_removes_meanwhile_are_sent_again(root: Path) -> None:
+    others = [make_bundle(number, app="other") for number in (2.0, 3.0, 4.0)]
+    deploy(Device(root), others[0])  # of NEW's model
+    deploy(Device(root), others[1])
+
+    def meanwhile(planned: Planned) -> None:
+        if planned.step is Step.STAGE:
+            deploy(Device(root), others[2])
+            assert Device(root).missing(list(NEW.blobs())) != []
+
+    assert deploy(Device(root), progress=meanwhile).state is State.COMMITTED
     assert running(root) == NEW.release
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def test_the_same_blobs_make_the_same_pack_in_whatever_order_and_whenever() -> N
 def test_what_is_left_after_the_first_pack_makes_the_same_further_packs() -> None:
     everything = blobs(*(noise(100, seed) for seed in range(20)))
     first, *others = transfer.packs(everything, 450)
-    there = sorted(everything)[: first.blobs]
+    there = sorted(everything)[: len(first.blobs)]
     left = {sha256: data for sha256, data in everything.items() if sha256 not in there}
     assert list(transfer.packs(left, 450)) == others
 
@@ -161,6 +161,49 @@ def test_bytes_that_change_on_the_way_are_refused_and_sent_anew(frayed: Frayed, 
         session.call("unpack", {"sha256": pack.sha256})
     assert session.missing(list(data)) == list(data)
     assert session.push(data) == len(pack.data)
+
+
+class Racing(Frayed):
+    """The local link; at a moment of the next transfer something else happens on the device."""
+
+    before: Callable[[], object] | None = None
+    after: Callable[[], object] | None = None
+
+    def extend(self, data: bytes, remote_path: str, offset: int) -> None:
+        before, self.before = self.before, None
+        after, self.after = self.after, None
+        if before:
+            before()
+        super().extend(data, remote_path, offset)
+        if after:
+            after()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_two_hosts_that_send_the_same_both_have_it_there(tmp_path: Path, moment: str) -> None:
+    data = blobs(noise(20_000))
+    link = Racing(tmp_path / "device")
+    with open_session(link) as session, open_session(LocalLink(root=str(tmp_path / "device"))) as other:
+        setattr(link, moment, lambda: other.push(data))
+        session.push(data)
+        assert session.missing(list(data)) == []
+        assert list(Path(session.root, "incoming").iterdir()) == []
+
+
+def test_a_transfer_that_a_jump_of_the_clock_made_look_abandoned_is_sent_again(tmp_path: Path) -> None:
+    data = blobs(noise(20_000))
+    link = Racing(tmp_path / "device")
+    with open_session(link) as session:
+
+        def jump() -> None:
+            """The file is from 1970 now; another agent starts and sweeps."""
+            os.utime(part_of(session), (0, 0))
+            with open_session(LocalLink(root=session.root)):
+                pass
+
+        link.after = jump
+        assert session.push(data) > 20_000
+        assert session.missing(list(data)) == []
 
 
 def test_a_second_release_sends_only_what_changed(frayed: Frayed, session: Session) -> None:
