@@ -131,15 +131,6 @@ class Bundle:
         contents = [*self.files.values(), *([] if self.signature is None else [self.signature])]
         return {hashlib.sha256(data).hexdigest(): data for data in contents}
 
-    def with_latency_budget(self, milliseconds: float) -> Bundle:
-        """The same model under another promise of its default mode: another release, which nobody has signed."""
-        budget = self.manifest.default.budget.model_copy(update={"latency_ms": milliseconds})
-        if budget == self.manifest.default.budget:
-            return self
-        value = self._json()
-        value["modes"][0]["budget"] = budget.model_dump(mode="json")
-        return _sealed(value, self.files)
-
     def counted(self, counter: int, machine: str | None = None) -> Bundle:
         """The same models as the release of this number, for this kind of processor; see Manifest."""
         if (counter, machine) == (self.manifest.counter, self.manifest.machine):
@@ -159,14 +150,11 @@ def build(
     parts: Sequence[Part],
     labels: tuple[str, ...],
     sources: Sources | None = None,
-    counter: int = 0,
-    machine: str | None = None,
 ) -> Bundle:
     """Put a bundle together.
 
     Args:
         parts: one for each mode, the default first.
-        counter, machine: see Manifest.
 
     Raises:
         BadFile: a model has external data or is not valid, or a value is out of its range.
@@ -189,12 +177,12 @@ def build(
         "format": "ofa-edge-bundle",
         "version": VERSION,
         "app": app,
-        "counter": counter,
+        "counter": 0,
         "space": space.name,
         "labels": list(labels),
         "modes": modes,
         "sources": (sources or Sources()).model_dump(mode="json"),
-        "machine": machine,
+        "machine": None,
         "files": _listed(files),
     }
     return _sealed(manifest, files)

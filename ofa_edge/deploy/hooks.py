@@ -18,7 +18,6 @@ from ofa_edge.errors import ProtocolError, UsageError
 from ofa_edge.limits import LIMITS
 
 TIMEOUT_SECONDS = 60.0
-MAX_TIMEOUT_SECONDS = 600.0
 MAX_WORDS, MAX_BYTES = 64, 4096  # of a command; the agent counts the same words
 _SHOWN = 300  # characters of a hook's output that a reason quotes
 

@@ -37,7 +37,6 @@ def deploy(
     bundle: Bundle,
     *,
     measure: Measure,
-    budget: float | None = None,
     dry_run: bool = False,
     wishes: Wishes | None = None,
     host: str = "the device",
@@ -48,7 +47,6 @@ def deploy(
     Args:
         measure: gives the latency of a mode in fresh processes; called once for each, or up to three times while
             disturbed.
-        budget: the promise of the default mode in ms, in place of the bundle's own (which makes it another release).
         dry_run: only plan; the Outcome says `unchanged` and holds the steps.
         wishes: see plan.py.
         host: what messages call the device.
@@ -66,8 +64,7 @@ def deploy(
         All of them carry the Outcome's JSON as `details`.
     """
     wishes = wishes or Wishes()
-    made = bundle if budget is None else bundle.with_latency_budget(budget)
-    run = _Run(device, made, wishes, host, progress)
+    run = _Run(device, bundle, wishes, host, progress)
     state = run.state()
     first = run.plan(state)
     if dry_run or first.verdict in (Verdict.UNCHANGED, Verdict.LOCKED, Verdict.NEEDS_HANDS):
@@ -170,10 +167,10 @@ def status(device: Device, app: str) -> dict[str, Any]:
     }
 
 
-def prune(device: Device, app: str, *, host: str = "the device", progress: Progress = silent) -> dict[str, Any]:
+def prune(device: Device, app: str, *, host: str = "the device") -> dict[str, Any]:
     """Remove all releases but the current and the previous one: {"app", "removed": [release]}."""
-    with _locked(device, app, host, progress):
-        _put_right(device, app, Hooks(), progress)
+    with _locked(device, app, host, silent):
+        _put_right(device, app, Hooks(), silent)
         removed = wire.Fields("prune", device.call("prune", {"app": app})).items("removed", 10_000)
     return {"app": app, "removed": [wire.clean(str(release)) for release in removed]}
 

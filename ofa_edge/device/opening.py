@@ -23,39 +23,33 @@ from ofa_edge.limits import LIMITS, Limits
 def open_session(
     link: Link,
     *,
-    root: str | None = None,
-    python: str | None = None,
     limits: Limits = LIMITS,
     owns_link: bool = False,
 ) -> Session:
     """Ship the agent where it is absent, start it and ask for the facts.
 
     Args:
-        link: an open link.
-        root: our folder on the device; None: the link's, else the device's OFA_EDGE_HOME, else ~/.ofa-edge.
-        python: the interpreter there; None: the link's.
+        link: an open link; its `root` None: the device's OFA_EDGE_HOME, else ~/.ofa-edge.
         owns_link: close the link with the session.
 
     Raises:
         DeviceLost: no agent came up.
         OfaEdgeError: the device refused (no usable Python, a folder that cannot be written).
     """
-    python = python or link.python
-    root = root or link.root
     agent = provision.agent()
     for attempt in (1, 2):
         nonce = secrets.token_hex(16)
-        channel = link.start(provision.boot_argv(python, nonce, root, agent.sha256))
+        channel = link.start(provision.boot_argv(link.python, nonce, link.root, agent.sha256))
         session: Session | None = None
         try:
-            hello = _handshake(channel, link, python, nonce, limits)
+            hello = _handshake(channel, link, nonce, limits)
             if isinstance(hello, _Absent):
                 if attempt == 2:
                     raise ProtocolError(f"{link.name} does not keep the agent that was put there")
                 link.put(agent.data, f"{hello.root}/agent/{agent.sha256}.pyz")
                 channel.close(limits.close_seconds)
                 continue
-            session = Session(link, channel, hello.root, python=python, limits=limits, owns_link=owns_link)
+            session = Session(link, channel, hello.root, limits=limits, owns_link=owns_link)
             session.facts = wire.Facts.parse(session.call("facts", {}, timeout=2 * limits.load_seconds))
             return session
         except BaseException as error:
@@ -83,7 +77,7 @@ class _Absent:
     root: str
 
 
-def _handshake(channel: Channel, link: Link, python: str, nonce: str, limits: Limits) -> _Ready | _Absent:
+def _handshake(channel: Channel, link: Link, nonce: str, limits: Limits) -> _Ready | _Absent:
     """Skip what the login shell says; the line after the nonce is the first that counts."""
     deadline = time.monotonic() + limits.handshake_seconds
     mark = nonce.encode("ascii") + b" "
@@ -97,7 +91,7 @@ def _handshake(channel: Channel, link: Link, python: str, nonce: str, limits: Li
             ) from error
         if not line:
             status = channel.close(limits.close_seconds)
-            raise _no_agent(link, python, status, one_line(channel.stderr_tail()))
+            raise _no_agent(link, status, one_line(channel.stderr_tail()))
         if line.startswith(mark):
             return _hello(line[len(mark) :], link)
         noise += len(line)
@@ -125,11 +119,11 @@ def _hello(line: bytes, link: Link) -> _Ready | _Absent:
     return _Absent(root) if kind == "absent" else _Ready(root)
 
 
-def _no_agent(link: Link, python: str, status: int | None, tail: str) -> OfaEdgeError:
+def _no_agent(link: Link, status: int | None, tail: str) -> OfaEdgeError:
     said = f": {tail}" if tail else ""
     if status in (126, 127):
         return errors.UsageError(
-            f"{link.name} has no {python}{said}",
+            f"{link.name} has no {link.python}{said}",
             hint="install Python 3.9 or newer there, or name the interpreter with --python or in devices.toml",
         )
     why = "the link was cut or the process was killed" if status in (None, -1) else f"exit status {status}"

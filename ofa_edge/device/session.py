@@ -48,11 +48,8 @@ class Session:
 
     facts: wire.Facts
 
-    def __init__(
-        self, link: Link, channel: Channel, root: str, *, python: str, limits: Limits, owns_link: bool = False
-    ):
+    def __init__(self, link: Link, channel: Channel, root: str, *, limits: Limits, owns_link: bool = False):
         self.link = link
-        self._python = python
         self.root = root
         self._channel = channel
         self._limits = limits
@@ -266,7 +263,7 @@ class Session:
         if reply.id != ident:
             raise self._broken(f"it answered request {reply.id}, asked was {ident}")
         if isinstance(reply, wire.Refusal):
-            raise refusal_error(reply, self.link.name, self._python)
+            raise refusal_error(reply, self.link.name, self.link.python)
         return reply
 
     def _read(self, timeout: float) -> bytes:

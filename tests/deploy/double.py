@@ -317,7 +317,7 @@ def make_bundle(
     """A bundle of the tiny model; `number` tells releases apart. Each further mode has half the budget of the one
     before."""
     parts = [make_part(number, budget_ms, p90_ms, at, runs_on, name, place) for place, name in enumerate(modes)]
-    return bundle.build(app=app, space=OFA_LITE0, parts=parts, labels=("cat", "dog"), counter=counter)
+    return bundle.build(app=app, space=OFA_LITE0, parts=parts, labels=("cat", "dog")).counted(counter)
 
 
 def make_part(

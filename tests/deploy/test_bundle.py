@@ -55,14 +55,6 @@ def test_equal_content_has_an_equal_release_and_nothing_else_has() -> None:
     assert len({made.release for made in [BUNDLE, *others]}) == 5
 
 
-def test_another_latency_budget_changes_the_promise_and_nothing_else() -> None:
-    other = BUNDLE.with_latency_budget(12.5)
-    assert other.manifest.default.budget.latency_ms == 12.5
-    assert other.release != BUNDLE.release
-    assert {name: other.files[name] for name in FILES} == {name: BUNDLE.files[name] for name in FILES}
-    assert BUNDLE.with_latency_budget(20.0) is BUNDLE
-
-
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 def test_a_changed_byte_is_noticed(folder: Path, name: str) -> None:
     data = bytearray((folder / name).read_bytes())

@@ -93,11 +93,6 @@ def test_figures_that_cannot_be_read_are_not_there(root: Path, facts: str) -> No
     assert [mode.measured_ms for mode in again.modes] == [None, None]
 
 
-def test_another_budget_is_of_the_default_mode(root: Path) -> None:
-    outcome = run.deploy(Device(root), TWO, measure=Clock(by_mode=HELD), budget=16.0)
-    assert [mode.budget_ms for mode in outcome.modes] == [16.0, 10.0]
-
-
 def test_an_emulated_device_keeps_no_modes_promise(root: Path) -> None:
     device = Device(root, facts=replace(FACTS, emulated=True))
     outcome = run.deploy(device, make_bundle(modes=["full", "low"], at=None), measure=Clock([Timing(900.0)]))

@@ -119,7 +119,7 @@ def test_figures_of_a_device_that_are_none_are_left_out(value: Any) -> None:
 def test_a_second_release_sends_only_what_changed(root: Path) -> None:
     deploy(Device(root), OLD)
     device = Device(root)
-    deploy(device, OLD, budget=19.0)
+    deploy(device, make_bundle(1.0, budget_ms=19.0))
     assert 0 < device.pushed < 3000, "only the manifest differs"
     device = Device(root)
     deploy(device, NEW)
@@ -129,7 +129,7 @@ def test_a_second_release_sends_only_what_changed(root: Path) -> None:
 
 
 def test_another_budget_is_another_promise_and_another_release(root: Path) -> None:
-    first, second = deploy(Device(root)), deploy(Device(root), budget=16.0)
+    first, second = deploy(Device(root)), deploy(Device(root), make_bundle(2.0, budget_ms=16.0))
     assert second.state is State.COMMITTED
     assert (first.default.budget_ms, second.default.budget_ms) == (20.0, 16.0)
     assert first.release != second.release
@@ -304,7 +304,7 @@ def test_after_three_failed_trials_a_release_is_refused_until_it_changes(root: P
     error = ends_in(DeploymentRefused, device, NEW, Timing(15.0))
     assert error.details["state"] == "refused"
     assert "failed its trial 3 times" in last_record(device)["reason"]
-    assert deploy(Device(root), NEW, Timing(15.0), budget=21.0).state is State.COMMITTED
+    assert deploy(Device(root), make_bundle(2.0, budget_ms=21.0), Timing(15.0)).state is State.COMMITTED
 
 
 def test_a_host_that_gives_up_does_not_count_against_the_release(root: Path) -> None:

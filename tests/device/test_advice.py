@@ -12,9 +12,9 @@ import pytest
 
 from device_agents import health, wire
 from ofa_edge.cli import app
-from ofa_edge.device import fake
 from ofa_edge.device.advice import Finding, findings, spelled
 from ofa_edge.device.opening import open_session
+from tests.device import fake
 
 FACTS = replace(fake.FACTS, libc="glibc 2.36", sensors=("rapl",))
 GOOD = wire.Health(

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from device_agents import wire
-from ofa_edge.device import fake, open_session
+from ofa_edge.device import open_session
 from ofa_edge.device.link import LineBuffer, printable
 from ofa_edge.device.local import LocalLink
 from ofa_edge.errors import DeviceLost, OfaEdgeError, ProtocolError, UsageError
+from tests.device import fake
 
 
 def lines_of(*chunks: bytes) -> LineBuffer:
@@ -129,7 +130,7 @@ def test_the_fake_link_can_be_cut_and_comes_back(device: fake.FakeDevice) -> Non
         assert len(list(again.measure(jobs, fresh=False))) == 5
         device.cut_put = True
         with pytest.raises(DeviceLost):
-            again.push({model: b"model"})
+            again.push({sha256_of(b"other"): b"other"})
 
 
 def test_leaving_the_fakes_stream_early_stops_it(device: fake.FakeDevice) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from device_agents import wire
-from ofa_edge.device import Session, fake, open_session
+from ofa_edge.device import Session, open_session
 from ofa_edge.device.local import LocalLink
 from ofa_edge.errors import BadFile, DeviceLost, LockHeld, NoRoom, OfaEdgeError, ProtocolError, UsageError
 from ofa_edge.limits import LIMITS
+from tests.device import fake
 
 SHA = "0" * 64
 NOTHING = hashlib.sha256(b"").hexdigest()

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from device_agents import wire
-from ofa_edge.device import ConnectOptions, Session, fake, open_device, open_session, transfer
+from ofa_edge.device import ConnectOptions, Session, open_device, open_session, transfer
 from ofa_edge.device.local import LocalLink
 from ofa_edge.errors import BadFile, DeviceLost, NoRoom
 from ofa_edge.limits import LIMITS
 from tests.cable import Cable
+from tests.device import fake
 from tests.sshd import Sshd
 
 PLACES = sorted(number * 0.618 % 1 for number in range(1, 11))

@@ -2,7 +2,7 @@
 
 In: facts, a function from job to result, further ops, faults to happen. Out: a Link that `open_session` speaks to in
 earnest, so a test of another stage runs the real session, the real wire and real files in a folder, without a
-process, a runtime or a clock. It ships with the package because every stage above is tested with it.
+process, a runtime or a clock.
 
     device = FakeDevice(tmp_path, time_model=lambda job: measured(job.key, 2.5))
     with open_session(FakeLink(device)) as session: ...
