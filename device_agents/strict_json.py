@@ -1,4 +1,4 @@
-"""Strict JSON and typed fields: the ground wire.py and the release files stand on.
+"""Strict JSON and typed fields: the ground the wire and the release files stand on.
 
 In: bytes of a peer or a file that may be broken or hostile. Out: plain Python values of the type and range that was
 asked for, or a WireError. Rules kept: no NaN, Infinity, 1e999, repeated keys, long numbers or deep nesting; a missing

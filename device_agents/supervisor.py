@@ -215,12 +215,12 @@ class Supervisor:
             reply = worker.ask(op, {"job": wire.to_wire(job)}, 2 * job.limit_seconds + self._load_seconds)
         except WorkerLost as error:
             self._drop_worker()
-            return wire.measure_row(wire.Failed(job.key, wire.clean(str(error))))
+            return wire.result_row(wire.Failed(job.key, wire.clean(str(error))))
         if isinstance(reply, wire.Result):
             return dict(reply.result)
         if reply.kind == "no-runtime":
             raise AgentError(reply.kind, reply.message)
-        return wire.measure_row(wire.Failed(job.key, reply.message))
+        return wire.result_row(wire.Failed(job.key, reply.message))
 
     def _check(self, args: Mapping[str, Any]) -> dict[str, Any]:
         try:

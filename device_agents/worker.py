@@ -94,7 +94,7 @@ class Worker:
             job.key, timed.figures, timed.anchor, timed.ratio, timed.batch, timed.seconds,
             timed.cpu_over_wall, timed.involuntary_switches, flags, trust.noise(before, after), peak,
         )  # fmt: skip
-        return wire.measure_row(measured)
+        return wire.result_row(measured)
 
     def _energy(self, args: Mapping[str, Any]) -> dict[str, Any]:
         job = wire.EnergyJob.parse(args.get("job"))
@@ -109,7 +109,7 @@ class Worker:
             found = power.measure(
                 model.run, meter, key=job.key, sensor=job.sensor, seconds=job.seconds, windows=job.windows, clock=clock
             )
-        return wire.energy_row(found)
+        return wire.result_row(found)
 
     def _check(self, args: Mapping[str, Any]) -> dict[str, Any]:
         f = wire.Fields("check", args)

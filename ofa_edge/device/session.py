@@ -106,7 +106,7 @@ class Session:
         """
         for start in range(0, len(jobs), self._limits.request_jobs):
             part = jobs[start : start + self._limits.request_jobs]
-            yield from self._stream("measure", part, wire.parse_measure_row, fresh=fresh)
+            yield from self._stream("measure", part, wire.Measured, fresh=fresh)
 
     def energy(self, jobs: Sequence[wire.EnergyJob]) -> Iterator[wire.Energy | wire.Failed]:
         """Energy of runs, one result a job, in their order; as `measure` in all else.
@@ -116,7 +116,7 @@ class Session:
         """
         for start in range(0, len(jobs), self._limits.request_jobs):
             part = jobs[start : start + self._limits.request_jobs]
-            yield from self._stream("energy", part, wire.parse_energy_row, fresh=False)
+            yield from self._stream("energy", part, wire.Energy, fresh=False)
 
     def ask_facts(self) -> wire.Facts:
         """The facts as they are now; what a device may change while it runs (its governor) may be another.
@@ -200,7 +200,7 @@ class Session:
             done.set()
             teller.join(self._limits.reply_seconds)
 
-    def _stream(self, op: str, jobs: Sequence[_Job], parse: Callable[[Any], R], *, fresh: bool) -> Iterator[R]:
+    def _stream(self, op: str, jobs: Sequence[_Job], kind: type[R], *, fresh: bool) -> Iterator[R | wire.Failed]:
         """The rows of one request, one a job, in their order."""
         ident = self._send(op, {"jobs": [wire.to_wire(job) for job in jobs], "fresh": fresh})
         done = 0
@@ -212,7 +212,7 @@ class Session:
                 if not isinstance(reply, wire.Row):
                     open_stream = False
                     raise self._broken(f"its stream ended after {done} of {len(jobs)} results")
-                result = self._parsed(parse, reply.row)
+                result = self._parsed(lambda row: wire.parse_row(kind, row), reply.row)
                 if result.key != job.key:
                     raise self._broken(f"it sent a result of {result.key!r} where that of {job.key!r} was due")
                 done += 1

@@ -138,7 +138,7 @@ class FakeDevice:
             self.jobs.append(job)
             result = self._time(job)
             self.clock += result.seconds if isinstance(result, wire.Measured) else job.max_seconds
-            yield wire.Row(request.id, wire.measure_row(result))
+            yield wire.Row(request.id, wire.result_row(result))
         yield wire.End(request.id, len(jobs))
 
     def _energy(self, request: wire.Request) -> Iterator[wire.Reply]:
@@ -147,7 +147,7 @@ class FakeDevice:
         for job in jobs:
             there = job.sensor in self.facts.sensors
             found = wire.Energy(job.key, job.sensor, 1.0, 3.0, 2.0, 1.9, 2.1, 1000, job.windows)
-            row = wire.energy_row(found if there else wire.Failed(job.key, f"there is no sensor {job.sensor}"))
+            row = wire.result_row(found if there else wire.Failed(job.key, f"there is no sensor {job.sensor}"))
             yield wire.Row(request.id, row)
         yield wire.End(request.id, len(jobs))
 

@@ -35,7 +35,7 @@ def ok(result: dict[str, Any]) -> str:
 
 
 FACTS = ok(wire.to_wire(fake.FACTS))
-ROW = line({"row": wire.measure_row(fake.measured("a", 1.0))})
+ROW = line({"row": wire.result_row(fake.measured("a", 1.0))})
 JOBS = [wire.MeasureJob("a", SHA), wire.MeasureJob("b", SHA)]
 
 

@@ -35,7 +35,7 @@ def with_modes(*names: str, counter: int = 0) -> Bundle:
         Part(OFA_LITE0.smallest(), model(number), Tensors(inputs, inputs + np.float32(number)), RunsOn(), name=name)
         for number, name in enumerate(names, start=1)
     ]
-    return bundle.build(app=APP, space=OFA_LITE0, parts=parts, labels=("a",), counter=counter)
+    return bundle.build(app=APP, space=OFA_LITE0, parts=parts, labels=("a",)).counted(counter)
 
 
 RELEASE = with_modes("full", "mid", "low", counter=7)

@@ -59,7 +59,7 @@ class Host:
         self.send("measure", {"jobs": jobs, "fresh": fresh})
         rows = []
         while isinstance(reply := self.read(), wire.Row):
-            rows.append(wire.parse_measure_row(reply.row))
+            rows.append(wire.parse_row(wire.Measured, reply.row))
         assert reply == wire.End(self.id, len(rows))
         return rows
 
@@ -187,7 +187,7 @@ def test_a_defect_in_an_op_ends_one_request(host: Host) -> None:
 def test_energy_is_a_stream_whose_bad_jobs_cost_one_job(host: Host) -> None:
     jobs = [wire.to_wire(wire.EnergyJob(key, SHA, "scripted")) for key in ("a", "segfault", "b")]
     ident = host.send("energy", {"jobs": jobs, "fresh": False})
-    rows = [wire.parse_energy_row(reply.row) for reply in (host.read(), host.read(), host.read())]  # type: ignore[union-attr]
+    rows = [wire.parse_row(wire.Energy, reply.row) for reply in (host.read(), host.read(), host.read())]  # type: ignore[union-attr]
     assert host.read() == wire.End(ident, 3)
     assert rows[0] == wire.Energy("a", "scripted", 1.0, 3.0, 2.0, 2.0, 2.0, 9, 6)
     assert isinstance(rows[1], wire.Failed)

@@ -48,7 +48,7 @@ def test_a_check_survives_the_wire(value: wire.Checked) -> None:
     [
         wire.Result(1, {"a": [1, 2.5, None, "ü"]}),
         wire.Refusal(2, "usage", "no"),
-        wire.Row(3, wire.measure_row(MEASURED)),
+        wire.Row(3, wire.result_row(MEASURED)),
         wire.End(4, 17),
     ],
 )
@@ -177,7 +177,7 @@ def test_any_json_is_a_reply_or_a_wire_error(value: dict[str, Any]) -> None:
 def test_any_json_is_a_value_or_a_wire_error(value: Any) -> None:
     for parse in (
         wire.Figures.parse, wire.MeasureJob.parse, wire.Measured.parse, wire.Failed.parse, wire.Checked.parse,
-        wire.Facts.parse, wire.parse_measure_row,
+        wire.Facts.parse, lambda row: wire.parse_row(wire.Measured, row),
     ):  # fmt: skip
         try:
             parse(value)

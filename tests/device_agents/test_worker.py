@@ -95,7 +95,7 @@ class Bench:
         job = wire.MeasureJob(key, self.blob(data), **{"max_seconds": 0.3, **fields})
         reply = self.ask("measure", {"job": wire.to_wire(job)})
         assert isinstance(reply, wire.Result), reply
-        result = wire.parse_measure_row(reply.result)
+        result = wire.parse_row(wire.Measured, reply.result)
         assert isinstance(result, wire.Measured)
         return result
 
@@ -160,7 +160,7 @@ def test_energy_without_a_sensor_is_a_refusal_and_with_one_a_row(bench: Bench, m
     monkeypatch.setattr(bench.worker, "_sensors", {"meter": power.Sensor("meter", joules=lambda: float(next(ticks)))})
     reply = bench.ask("energy", {"job": wire.to_wire(job)})
     assert isinstance(reply, wire.Result)
-    found = wire.parse_energy_row(reply.result)
+    found = wire.parse_row(wire.Energy, reply.result)
     assert isinstance(found, wire.Energy)
     assert (found.key, found.windows) == ("k", 2)
     assert found.runs >= 2

@@ -114,7 +114,7 @@ def test_a_job_out_of_range_is_refused_or_fails_and_the_agent_goes_on(
         ident = agent._send("measure", {"jobs": [job], "fresh": False})
         reply = agent._receive(ident, 60)
         assert isinstance(reply, wire.Row)
-        assert isinstance(wire.parse_measure_row(reply.row), wire.Failed)
+        assert isinstance(wire.parse_row(wire.Measured, reply.row), wire.Failed)
         assert agent._receive(ident, 60) == wire.End(ident, 1)
     assert works(agent, tiny_onnx)
 

@@ -30,7 +30,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 REPLIES: list[wire.Reply] = [
     wire.Result(1, {"a": [1, 2.5, None, "ü"]}), wire.Refusal(2, "usage", "no"), wire.End(4, 17),
-    wire.Row(3, wire.measure_row(MEASURED)),
+    wire.Row(3, wire.result_row(MEASURED)),
 ]  # fmt: skip
 
 texts = st.text(max_size=20) | st.sampled_from(["\0", "\ud800", "\x1b[2J", "\u202e", "NaN", "a" * 5000, SHA, "../../x"])
@@ -141,7 +141,7 @@ def test_a_line_with_broken_bytes_is_a_message_or_a_wire_error(reply: wire.Reply
 def test_a_row_of_any_json_is_a_row_or_a_wire_error(value: Any) -> None:
     for row in (value, {"measured": value}, {"failed": value}, {"measured": value, "failed": value}):
         try:
-            wire.parse_measure_row(row)
+            wire.parse_row(wire.Measured, row)
         except wire.WireError as error:
             show(error)
 
