@@ -31,7 +31,7 @@ def status(
 
     with reach.open(host) as session:
         found = run.status(session, app or OFA_LITE0.name)
-    reach.out.result(found, lambda: _status_text(found))
+    reach.out.result(found, lambda: _status_text(found, host))
 
 
 @reaches
@@ -124,7 +124,7 @@ def prune(
     reach.out.result(value)
 
 
-def _status_text(found: Mapping[str, Any]) -> str:
+def _status_text(found: Mapping[str, Any], host: str) -> str:
     lines = {
         "app": found["app"],
         "current": (found["current"] or "none") + _in_mode(found),
@@ -136,8 +136,22 @@ def _status_text(found: Mapping[str, Any]) -> str:
     if found["problem"]:
         lines["problem"] = str(found["problem"])
     if found["unfinished"]:
-        lines["unfinished"] = f"{found['unfinished']}; the next deploy puts it right"
+        lines["unfinished"] = _unfinished(found, host)
     return "\n".join([fields(lines), *_journal(found["journal"])])
+
+
+def _unfinished(found: Mapping[str, Any], host: str) -> str:
+    """What state a deployment without an end left, and what to type."""
+    release, at = found["unfinished"], f"--host {host} --app {found['app']}"
+    if found["lock"] and found["lock"]["alive"]:
+        return f"{release} is being deployed"
+    if found["current"] != release:
+        return f"the deployment of {release} stopped before its switch; the next `ofa-edge deploy {at}` clears it up"
+    back = f"`ofa-edge rollback {at}` goes back to {found['previous']}" if found["previous"] else "nothing ran before"
+    return (
+        f"the deployment of {release} stopped after its switch: it runs, but was not checked since and is not "
+        f"committed; `ofa-edge deploy {at}` with its bundle or selection tries it again, {back}"
+    )
 
 
 def _in_mode(found: Mapping[str, Any]) -> str:

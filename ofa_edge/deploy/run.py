@@ -105,6 +105,9 @@ def rollback(
 ) -> Outcome:
     """Make the release before the current one current again, after checking its files and golden outputs.
 
+    Where the current one was never committed, because its deployment was interrupted, undoing that is all there is to
+    do: its files are checked, and nothing is tried.
+
     Args:
         measure: also hold the latency of each mode against its budget; None: it is not measured.
 
@@ -116,8 +119,14 @@ def rollback(
     """
     hooks = hooks or Hooks()
     with _locked(device, app, host, progress):
+        before = parse_state(device.call("state", {"app": app}), device.facts)
         notices = _put_right(device, app, hooks, progress)
         state = parse_state(device.call("state", {"app": app}), device.facts)
+        if before.unfinished and state.current not in (None, before.current):
+            manifest = read_manifest(device, app, state.current)
+            undone = Planned(Step.RECOVER, f"the deployment of {before.current} was interrupted before its commit")
+            back = Outcome.begun(manifest, before.current, notices).recalling(state.committed.get("facts"))
+            return replace(back, state=State.COMMITTED, reason=undone.detail, steps=(undone,))
         if state.needs_hands or state.previous is None:
             raise DeploymentRefused(
                 f"{host}: {state.needs_hands or f'app {app} has no release before the current one'}",

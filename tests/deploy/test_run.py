@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from device_agents import wire
+from ofa_edge.cli import releases
 from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy import run
 from ofa_edge.deploy.bundle import Bundle
@@ -542,6 +543,41 @@ def test_status_tells_who_deploys_and_what_was_interrupted(root: Path) -> None:
     assert status["unfinished"] == NEW.release
     assert status["lock"]["alive"] is False
     assert "@" in status["lock"]["holder"]
+
+
+def stopped_after_the_switch(root: Path) -> None:
+    """Three releases came, and the host of NEW's deployment died between its switch and its commit."""
+    deploy(Device(root), make_bundle(0.5))
+    deploy(Device(root), OLD)
+    device = Device(root)
+
+    def dies(planned: Planned) -> None:
+        if planned.step is Step.VERIFY:
+            device.dead = DeviceLost("testboard: the link was cut")
+
+    with pytest.raises(DeviceLost):
+        deploy(device, progress=dies)
+    assert running(root) == NEW.release
+
+
+def test_status_says_in_words_that_a_release_runs_uncommitted_and_what_to_type(root: Path) -> None:
+    stopped_after_the_switch(root)
+    found = run.status(Device(root), APP)
+    said = releases._status_text(found, "pi")
+    assert f"the deployment of {NEW.release} stopped after its switch: it runs, but was not checked since" in said
+    assert f"`ofa-edge rollback --host pi --app {APP}` goes back to {OLD.release}" in said
+    under_way = {**found, "lock": {"holder": "ann", "age_s": 1.0, "alive": True}}
+    assert "is being deployed" in releases._status_text(under_way, "pi")
+    assert "stopped before its switch" in releases._status_text({**found, "current": OLD.release}, "pi")
+
+
+def test_a_rollback_from_a_release_that_was_never_committed_goes_back_to_the_one_before_it(root: Path) -> None:
+    stopped_after_the_switch(root)
+    done = run.rollback(Device(root), APP)
+    assert (done.state, done.release, done.previous) == (State.COMMITTED, OLD.release, NEW.release)
+    assert running(root) == OLD.release
+    assert run.status(Device(root), APP)["unfinished"] is None
+    assert run.rollback(Device(root), APP).release == make_bundle(0.5).release
 
 
 def test_a_journal_from_the_device_is_safe_to_print(root: Path) -> None:
