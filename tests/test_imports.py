@@ -206,7 +206,9 @@ def test_the_rule_itself(importer: str, imported: str, allowed: bool) -> None:
 
 def test_no_module_imports_itself_in_a_circle() -> None:
     """At import time; an import inside a function breaks a circle, but the layers still hold for it."""
-    graph = {name: {i.module for i in found if i.at_import and i.module in MODULES} for name, found in all_imports().items()}
+    graph = {
+        name: {i.module for i in found if i.at_import and i.module in MODULES} for name, found in all_imports().items()
+    }
     for name, targets in graph.items():
         # A package's __init__ always runs before its modules; that is no circle.
         targets.difference_update(parent for parent in MODULES if name.startswith(parent + "."))
@@ -218,7 +220,10 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 def test_the_host_knows_only_the_agents_wire() -> None:
     known = {
-        found.module for source in HOST for found in all_imports()[source.name] if found.module.startswith("device_agents")
+        found.module
+        for source in HOST
+        for found in all_imports()[source.name]
+        if found.module.startswith("device_agents")
     }
     assert known <= {"device_agents.wire"}
 
