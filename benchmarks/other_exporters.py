@@ -39,7 +39,7 @@ def torch_subnet(space: Space, arch: Arch) -> Any:
     """The subnet in torch, its weights drawn and its batch norm not at its neutral start."""
     import torch
 
-    from ofa_edge.supernet.subnet import Subnet
+    from tests.static_subnet import Subnet
 
     torch.manual_seed(3)
     subnet = Subnet(space, arch).eval()

@@ -4,7 +4,7 @@
                                   [--json]
 
 A step is forward, loss, backward and SGD with momentum, on given images. `supernet` runs the subnet in the shared
-weights, `static` is the same subnet as a module of its own (supernet/subnet.py), `reference` is PyPI `ofa`'s supernet
+weights, `static` is the same subnet as a static module (tests/static_subnet.py), `reference` is PyPI `ofa`'s supernet
 set to the same architecture. They take turns within each round, so that a machine that slows down slows all of them;
 figures are medians over the rounds, ratios are medians of the ratio within a round. Memory is the peak resident set of
 a fresh process that takes three steps, less that of one which only makes the network and the images.
@@ -32,8 +32,8 @@ from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.spaces import get_space
 from ofa_edge.supernet.network import Supernet
-from ofa_edge.supernet.subnet import Subnet
 from ofa_edge.train.optimiser import reuse_memory
+from tests.static_subnet import Subnet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -26,9 +26,9 @@ from ofa_edge import journal, strict_json
 from ofa_edge.latency.conditions import RunsOn, conditions
 from ofa_edge.latency.exchange.diff import diff
 from ofa_edge.latency.judging import health
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.space.block import Block
+from tests.simulated import FACTS
 
 HEADER = {
     "conditions": conditions(FACTS, RunsOn()).model_dump(mode="json"),

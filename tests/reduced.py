@@ -19,7 +19,6 @@ from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.plan import make_plan, spread_sample
-from ofa_edge.latency.simulated import SimulatedDevice
 from ofa_edge.space import spaces
 from ofa_edge.space.arch import Space
 from ofa_edge.space.cost import cost
@@ -28,6 +27,7 @@ from ofa_edge.weights.bank import Bank, features
 from ofa_edge.weights.checkpoint import Metadata
 from ofa_edge.weights.layout import batch_norms, supernet_shapes
 from tests.search.doubles import REDUCED
+from tests.simulated import SimulatedDevice
 
 TASK = campaign.Task(REDUCED, REDUCED.resolutions, RunsOn(), PlanSettings(seed=1, quick=True, networks=8))
 

@@ -105,20 +105,19 @@ def _run(
     """Judge, train, judge, write; what the command answers."""
     import dataclasses
 
-    from ofa_edge.supernet.subnet import Subnet
+    from ofa_edge.supernet.network import Supernet
     from ofa_edge.train import finetune as training
     from ofa_edge.train.distributed import Ranks
     from ofa_edge.weights import checkpoint as checkpoints
     from ofa_edge.weights.cut import subnet_arrays
 
     space = checkpoint.space
-    subnet = Subnet(space, arch)
-    subnet.load(subnet_arrays(space, checkpoint.arrays, arch), subnet.statistics())
-    subnet.to(Ranks.here().device)
-    before = training.judge(subnet, source, judged, chosen.seed)
+    network = Supernet(space, arch).to(Ranks.here().device)
+    network.load(subnet_arrays(space, checkpoint.arrays, arch))
+    before, _ = training.judge(network, arch, source, judged, chosen.seed)
     out.say(f"top-1 {100 * before:.2f} % before, on {len(judged)} images")
-    seconds = training.finetune(subnet, source, chosen, StepReport(out))
-    after = training.judge(subnet, source, judged, chosen.seed)
+    seconds = training.finetune(network, arch, source, chosen, StepReport(out))
+    after, statistics = training.judge(network, arch, source, judged, chosen.seed)
     metadata = dataclasses.replace(
         checkpoint.metadata,
         source=f"checkpoint {checkpoint.sha256}; {checkpoint.metadata.source}",
@@ -130,9 +129,7 @@ def _run(
         data=data,
         bank={},
     )
-    sha256 = checkpoints.save(
-        out_file, subnet.arrays(), None, metadata, space=space, running=subnet.statistics(), arch=arch
-    )
+    sha256 = checkpoints.save(out_file, network.arrays(), None, metadata, space=space, running=statistics, arch=arch)
     return {
         "arch": codecs.encode(space, arch),
         "macs": cost(space.blocks(arch)).macs,

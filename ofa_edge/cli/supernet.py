@@ -101,14 +101,11 @@ def import_(
 
 def _lite0(state: dict[str, np.ndarray]) -> tuple[tuple[str, ...], dict[str, np.ndarray], Statistics]:
     """Labels and sorted arrays of EfficientNet-Lite0's weights; the statistics of one subnet are not kept."""
-    import torch
-
     from ofa_edge.supernet.network import Supernet
     from ofa_edge.weights import imports
 
     given = imports.from_lite0(state, OFA_LITE0, imports.IMAGENETTE_ROWS) | imports.identity_transforms(OFA_LITE0)
     network = Supernet(OFA_LITE0)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in given.items()})
+    network.load(given)
     network.sort_channels()
-    arrays = {name: value.numpy() for name, value in network.state_dict().items()}
-    return tuple(f"imagenet {row}" for row in imports.IMAGENETTE_ROWS), arrays, {}
+    return tuple(f"imagenet {row}" for row in imports.IMAGENETTE_ROWS), network.arrays(), {}

@@ -252,6 +252,5 @@ def _ship(
         data=record(data, trainer.splits),
         bank=loss,
     )
-    arrays = {name: value.detach().cpu().numpy() for name, value in trainer.network.state_dict().items()}
-    checkpoint.save(path, arrays, bank, metadata, space=trainer.space)
+    checkpoint.save(path, trainer.network.arrays(), bank, metadata, space=trainer.space)
     return path, loss

@@ -36,7 +36,7 @@ _WEIGHT_BITS = 8
 
 
 class Device(Protocol):
-    """What timing needs of a session with an agent (ofa_edge.device.session.Session); the double is simulated.py."""
+    """What timing needs of a session with an agent (device/session.py); the double is tests/simulated.py."""
 
     @property
     def facts(self) -> wire.Facts:

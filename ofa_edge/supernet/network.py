@@ -1,14 +1,16 @@
 """The supernet as a torch module: `network(x, arch)` runs one subnet inside the shared weights.
 
-In: a Space. Out: logits of shape (N, classes) for images of shape (N, 3, H, W). Parameter names are the
-array names of a checkpoint, so a state dict and a checkpoint need no translation.
+In: a Space, and where it is to hold one subnet alone, that one. Out: logits of shape (N, classes) for images of shape
+(N, 3, H, W). Parameter names are the array names of a checkpoint, so a state dict and a checkpoint need no translation.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ofa_edge.space.arch import Arch, Space
@@ -23,14 +25,16 @@ _PLANS = 256
 
 
 class Supernet(nn.Module):
-    """All subnets of a space in one set of weights."""
+    """All subnets of a space in one set of weights; with `alone` no more weights than this subnet's, the only one that
+    can be run then, at any resolution."""
 
-    def __init__(self, space: Space):
+    def __init__(self, space: Space, alone: Arch | None = None):
         super().__init__()
         self.space = space
         # The modules are as wide as the widest choice of each place, at any resolution.
-        for layer in space.layers(space.largest()):
-            place(self, layer.path, elastic(layer.block, kernels_at(space, layer), space.bn_eps))
+        for layer in space.layers(alone or space.largest()):
+            kernels = (layer.block.kernel,) if alone else kernels_at(space, layer)
+            place(self, layer.path, elastic(layer.block, kernels, space.bn_eps))
         self._norms = {name: m for name, m in self.named_modules() if isinstance(m, ElasticBatchNorm2d)}
         self._plans: OrderedDict[Arch, list[tuple[nn.Module, Block]]] = OrderedDict()
 
@@ -55,6 +59,14 @@ class Supernet(nn.Module):
         names = self._norms if arch is None else [name for name, _ in batch_norms(self.space, arch)]
         for name in names:
             yield name, self._norms[name]
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take copies of the weights of a checkpoint, or of what weights.cut gives of one."""
+        self.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The weights, named as a checkpoint's."""
+        return {name: value.numpy(force=True) for name, value in self.state_dict().items()}
 
     def sort_channels(self, expand_stage: int = 0) -> None:
         """Order every elastic block's inner channels by importance (see `sorting.sort_channels`)."""

@@ -13,7 +13,6 @@ import torch
 
 from ofa_edge.errors import UsageError
 from ofa_edge.supernet.network import Supernet
-from ofa_edge.supernet.subnet import Subnet
 from ofa_edge.train.schedule import Phase, Recipe
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -24,7 +23,7 @@ GRADIENT_NORM = 10.0  # clips only the rare exploding step of a narrow subnet
 _TRAINED = {"all": "", "transforms": ".transform_", "head": "logits."}
 
 
-def new_optimiser(network: Supernet | Subnet, recipe: Recipe, phase: Phase) -> torch.optim.SGD:
+def new_optimiser(network: Supernet, recipe: Recipe, phase: Phase) -> torch.optim.SGD:
     """SGD with Nesterov momentum; no decay on batch norm, biases and kernel transforms (OFA's settings).
 
     What the phase does not train takes no gradient from here on.

@@ -6,12 +6,9 @@ from the images that are judged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
-from ofa_edge.space.arch import Arch, Preprocess
+from ofa_edge.space.arch import Arch
 from ofa_edge.supernet.batchnorm import given_statistics, recalibrate
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.train import batches, images
@@ -22,24 +19,14 @@ WATCH_IMAGES = 1000
 
 
 @torch.no_grad()
-def share_right(
-    network: Callable[[Tensor], Tensor],
-    judged: images.ImageSet,
-    resolution: int,
-    preprocess: Preprocess,
-    device: torch.device,
-) -> float:
-    """Top-1 (0..1) of a network, as it stands, on evaluation views of these images."""
-    views = images.centre_crops(judged, resolution, preprocess)
-    guesses = [network(x.to(device)).argmax(dim=1).cpu() for x in batches.plain_batches(views, preprocess)]
-    return float((torch.cat(guesses).numpy() == judged.labels).mean())
-
-
 def top1(network: Supernet, judged: images.ImageSet, arch: Arch, statistics: Statistics) -> float:
-    """Top-1 (0..1) of a subnet on these images, by these batch-norm statistics."""
-    device = next(network.parameters()).device
+    """Top-1 (0..1) of a subnet on evaluation views of these images, by these batch-norm statistics."""
+    device, preprocess = next(network.parameters()).device, network.space.preprocess
+    views = images.centre_crops(judged, arch.resolution, preprocess)
     with given_statistics(network, statistics):
-        return share_right(lambda x: network(x, arch), judged, arch.resolution, network.space.preprocess, device)
+        parts = batches.plain_batches(views, preprocess)
+        guesses = [network(x.to(device), arch).argmax(dim=1).cpu() for x in parts]
+    return float((torch.cat(guesses).numpy() == judged.labels).mean())
 
 
 def recalibrated(network: Supernet, source: images.ImageSet, arch: Arch, count: int, seed: int) -> Statistics:

@@ -16,9 +16,9 @@ from ofa_edge.cli.output import Output
 from ofa_edge.errors import DeviceLost
 from ofa_edge.latency import plan
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
 from tests.reduced import TASK, registered, simulated, write_latencies
+from tests.simulated import FACTS
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 from ofa_edge.cli import profiling
 from ofa_edge.cli.output import Output
 from ofa_edge.latency.conditions import SUSTAINED
-from ofa_edge.latency.simulated import FACTS
 from tests.latency.helpers import device_for, profile, task
+from tests.simulated import FACTS
 
 WORK = task()
 

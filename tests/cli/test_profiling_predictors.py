@@ -10,9 +10,9 @@ import pytest
 
 from ofa_edge.cli import app, profiling
 from ofa_edge.latency import plan
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
 from tests.reduced import TASK, registered, write_latencies
+from tests.simulated import FACTS
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict]:

@@ -11,13 +11,13 @@ import pytest
 
 from ofa_edge import shipped
 from ofa_edge.cli.app import main
-from ofa_edge.latency.simulated import Law
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search import families
 from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
 from tests.reduced import REDUCED, simulated, write_latencies
 from tests.report.materials import renamed
+from tests.simulated import Law
 
 Run = Callable[..., tuple[int, Any]]
 

@@ -19,7 +19,6 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.graph import check
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, RunsOn, conditions
 from ofa_edge.latency.models.model import Estimate, LatencyModel
-from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.latency.trials import ANCHOR_OFF
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.selection import Selection
@@ -29,6 +28,7 @@ from ofa_edge.weights import checkpoint as checkpoints
 from ofa_edge.weights.checkpoint import Checkpoint
 from tests.deploy.test_plan import EMPTY
 from tests.reduced import REDUCED, registered, simulated, write_latencies, write_supernet
+from tests.simulated import FACTS, SimulatedDevice
 
 ARCH = REDUCED.sample(np.random.default_rng(5), 32)
 

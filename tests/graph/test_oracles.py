@@ -21,9 +21,9 @@ from ofa_edge.graph.build import network
 from ofa_edge.graph.ir import Graph
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import SPACES
-from ofa_edge.supernet.subnet import Subnet
 from ofa_edge.weights.cut import fold
 from tests.families import SMALL_MBV3
+from tests.static_subnet import Subnet
 
 RESOLUTION = 64
 FAMILIES = ("ofa-lite0", "ofa-mbv3-w1.0", "ofa-proxyless-w1.3", "ofa-resnet50d")

@@ -9,8 +9,8 @@ from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.plan import Plan, make_plan
-from ofa_edge.latency.simulated import SimulatedDevice
 from ofa_edge.space.spaces import OFA_LITE0
+from tests.simulated import SimulatedDevice
 
 SPACE = OFA_LITE0
 SETTINGS = PlanSettings(seed=1, quick=True, networks=4)

@@ -21,9 +21,9 @@ from ofa_edge.latency.campaign import activations, campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.exchange import merge
 from ofa_edge.latency.plan import make_plan
-from ofa_edge.latency.simulated import SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
 from tests.reduced import REDUCED, registered
+from tests.simulated import SimulatedDevice
 
 INT8 = RunsOn(precision="int8")
 TASK = campaign.Task(REDUCED, (32,), INT8, PlanSettings(seed=1, quick=True, networks=4))

@@ -17,8 +17,8 @@ from ofa_edge.latency.conditions import (
     mismatches,
     same_device,
 )
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
+from tests.simulated import FACTS
 
 BOARD = {
     "device_model": "Board", "soc": "one", "runtime": "onnxruntime", "runtime_version": "1.2", "delegate": "none",

@@ -15,9 +15,9 @@ from ofa_edge.latency.campaign import energy
 from ofa_edge.latency.models.energy_model import EnergyModel
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.models.predictors import model_of
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
 from tests.latency.helpers import SETTINGS, SPACE, device_for, plan_of, profile, task
+from tests.simulated import FACTS
 
 WORK = task(SETTINGS.model_copy(update={"networks": 8}))
 METERED = replace(FACTS, sensors=("rapl", "nvml"))

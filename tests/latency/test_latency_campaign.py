@@ -17,10 +17,10 @@ from ofa_edge.latency.campaign.campaign import Step
 from ofa_edge.latency.judging import health
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.plan import QUICK
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.spaces import resnet_d
 from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
+from tests.simulated import FACTS
 
 WORK = task()
 PLAN = plan_of(WORK)

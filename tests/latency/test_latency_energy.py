@@ -12,9 +12,9 @@ import pytest
 from ofa_edge.errors import DeviceLost
 from ofa_edge.latency.campaign import energy
 from ofa_edge.latency.campaign.outcome import Outcome
-from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
 from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
+from tests.simulated import FACTS, SimulatedDevice
 
 WORK = task(SETTINGS.model_copy(update={"networks": 3}))
 PLAN = plan_of(WORK)

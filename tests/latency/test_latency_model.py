@@ -19,7 +19,6 @@ from ofa_edge.latency.models.block_model import features, fit_features
 from ofa_edge.latency.models.block_times import BlockTimes
 from ofa_edge.latency.models.model import PLAIN_SUM, LatencyModel, fit_terms
 from ofa_edge.latency.plan import make_plan, spread_sample
-from ofa_edge.latency.simulated import Law
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
@@ -27,6 +26,7 @@ from ofa_edge.space.codecs import decode
 from ofa_edge.space.cost import block_macs, block_ops, block_weight_bytes
 from ofa_edge.space.spaces import SPACES
 from tests.latency.helpers import SPACE, device_for, profile, task
+from tests.simulated import Law
 
 FROZEN = Path(__file__).parents[1] / "formats" / "latency-table-1.0.jsonl"
 LAW = Law()

@@ -19,12 +19,12 @@ from ofa_edge.latency.models import network_model, relative_ridge
 from ofa_edge.latency.models.network_model import NetworkModel
 from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.plan import network_key, spread_sample
-from ofa_edge.latency.simulated import Law, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.space.arch import Arch
 from tests.latency.helpers import SPACE, device_for, plan_of, profile, task
 from tests.search.doubles import SMALL, DrawnScores, front_by_listing, listed
+from tests.simulated import Law, SimulatedDevice
 
 SIZES = (96, 128)
 SETTINGS = PlanSettings(seed=1, quick=False, networks=40, holdout=10, predictor="network")

@@ -12,13 +12,13 @@ from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.latency.informative import choose
 from ofa_edge.latency.models.block_model import BlockModel
 from ofa_edge.latency.plan import make_plan
-from ofa_edge.latency.simulated import Law
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
 from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10, SPACES
 from tests.latency.helpers import device_for, profile, task
+from tests.simulated import Law
 
 BLOCKS = OFA_MBV3_W10.distinct_blocks((128, 160, 192, 224))
 CHOSEN = choose(BLOCKS)

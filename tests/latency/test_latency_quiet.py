@@ -11,9 +11,9 @@ from device_agents import wire
 from ofa_edge.errors import BadFile
 from ofa_edge.latency.campaign.quiet import MOST_SECONDS, MOST_TOGETHER, Quiet
 from ofa_edge.latency.plan import FULL
-from ofa_edge.latency.simulated import FACTS, figures
 from ofa_edge.latency.table import LatencyTable
 from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
+from tests.simulated import FACTS, figures
 
 WORK = task()
 PLAN = plan_of(WORK)

@@ -20,10 +20,10 @@ from ofa_edge.graph import build, onnx, tflite
 from ofa_edge.latency import plan, workload
 from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.weights.random import random_arrays
 from tests.reduced import registered
 from tests.search.doubles import REDUCED
+from tests.simulated import FACTS
 
 ARCH = REDUCED.smallest(32)
 

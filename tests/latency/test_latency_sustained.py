@@ -16,10 +16,10 @@ from ofa_edge.latency.campaign import sustained
 from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.campaign.sustained import MOST_SECONDS, WINDOW_SECONDS, Sample, is_steady, steady
 from ofa_edge.latency.conditions import BURST, SUSTAINED, require_match
-from ofa_edge.latency.simulated import SimulatedDevice
 from ofa_edge.latency.stats import Verdict
 from ofa_edge.latency.workload import Model
 from tests.latency.helpers import device_for, plan_of, profile, task
+from tests.simulated import SimulatedDevice
 
 BURSTS = task()
 WORK = replace(BURSTS, runs_on=replace(BURSTS.runs_on, thermal=SUSTAINED))

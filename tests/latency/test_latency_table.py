@@ -17,9 +17,9 @@ from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, mismatches, require_match
 from ofa_edge.latency.models.model import LatencyModel
-from ofa_edge.latency.simulated import FACTS, figures
 from ofa_edge.latency.table import FORMAT, LatencyTable, newest_match
 from tests.latency.helpers import device_for, profile, task
+from tests.simulated import FACTS, figures
 
 FROZEN = Path(__file__).parents[1] / "formats" / "latency-table-1.0.jsonl"
 CONDITIONS = conditions(FACTS, RunsOn())

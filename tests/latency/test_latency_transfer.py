@@ -19,12 +19,12 @@ from ofa_edge.latency.models import transfer
 from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.models.transfer import TransferredModel, start_from
 from ofa_edge.latency.models.unit import UnitModel
-from ofa_edge.latency.simulated import FACTS, Law, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from tests.latency.helpers import SPACE, device_for, profile, task
 from tests.search.doubles import SMALL
+from tests.simulated import FACTS, Law, SimulatedDevice
 
 OTHER = replace(FACTS, device_model="Other Board", soc="SIM2", serial="0009")
 SECOND = replace(FACTS, serial="0002", boot_id="4d5c1a62-0000-4000-8000-000000000002")

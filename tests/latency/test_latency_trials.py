@@ -9,10 +9,10 @@ import pytest
 from device_agents import wire
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.plan import middle
-from ofa_edge.latency.simulated import Law, SimulatedDevice, figures
 from ofa_edge.latency.trials import ANCHOR_OFF, Trial, measure_networks, over_processes
 from ofa_edge.latency.workload import Source, network_source
 from ofa_edge.space.spaces import OFA_LITE0 as SPACE
+from tests.simulated import Law, SimulatedDevice, figures
 
 SMALL, LARGE, ANCHOR = SPACE.smallest(96), SPACE.smallest(112), middle(SPACE, (96, 128, 160))
 NAMED = {"small": SMALL, "large": LARGE}

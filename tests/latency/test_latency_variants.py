@@ -12,9 +12,9 @@ from ofa_edge.graph import reference
 from ofa_edge.graph.build import network
 from ofa_edge.latency.campaign import variants
 from ofa_edge.latency.conditions import RunsOn
-from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.weights.random import random_arrays
 from tests.search.doubles import REDUCED
+from tests.simulated import FACTS, SimulatedDevice
 from tests.train.tiny import TINY
 
 SMALL, LARGE = REDUCED.smallest(32), REDUCED.largest(48)

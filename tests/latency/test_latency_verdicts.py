@@ -15,10 +15,10 @@ from ofa_edge import journal
 from ofa_edge.errors import NotTrustworthy
 from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.judging import verdicts
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.stats import Notice, Verdict
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from tests.latency.helpers import device_for, plan_of, profile, task
+from tests.simulated import FACTS
 
 WORK = task()
 PLAN = plan_of(WORK)

@@ -13,7 +13,6 @@ from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.models.predictors import model_of
-from ofa_edge.latency.simulated import FACTS, Law
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.report import sources
 from ofa_edge.report.page import Page, page
@@ -22,6 +21,7 @@ from ofa_edge.search.choose import choose
 from ofa_edge.space.block import Block
 from tests.reduced import REDUCED, simulated, write_accuracies, write_latencies
 from tests.report.test_markup import Seen
+from tests.simulated import FACTS, Law
 
 TASK = campaign.Task(REDUCED, REDUCED.resolutions, RunsOn(), PlanSettings(seed=1, quick=False, networks=8, holdout=4))
 CHECKPOINT = "c0ffee" + "0" * 58

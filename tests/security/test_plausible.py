@@ -14,10 +14,10 @@ from ofa_edge.errors import ProtocolError, UsageError
 from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.judging import plausible
-from ofa_edge.latency.simulated import FACTS, SimulatedDevice
 from ofa_edge.latency.table import LatencyTable
 from tests.device import fake
 from tests.latency.helpers import device_for, profile, task
+from tests.simulated import FACTS, SimulatedDevice
 
 FP32, INT8 = RunsOn(), RunsOn(precision="int8")
 

@@ -12,11 +12,11 @@ from ofa_edge.errors import BadFile, DeviceLost, LockHeld, OfaEdgeError
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.latency.models.model import Estimate
 from ofa_edge.latency.plan import QUICK, middle
-from ofa_edge.latency.simulated import Law, SimulatedDevice
 from ofa_edge.latency.workload import network_source
 from ofa_edge.search.truth.checking import evaluate_missing, time_missing
 from ofa_edge.search.truth.journal import Process, TruthJournal, latency_of, undisturbed
 from tests.search.doubles import REDUCED, SMALL
+from tests.simulated import Law, SimulatedDevice
 
 ARCHS = [REDUCED.sample(np.random.default_rng(i), 32) for i in range(4)]
 ANCHOR = middle(REDUCED, REDUCED.resolutions)

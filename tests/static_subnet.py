@@ -1,24 +1,21 @@
-"""One subnet as a static torch module with weights and running statistics of its own.
+"""One subnet as a static torch module, as anybody would write it: what elastic layers and exports are held against.
 
 In: a Space, an arch, the arrays and statistics that weights.cut and a checkpoint give. Out: logits of shape
-(N, classes) for images of shape (N, 3, H, W), and after training the arrays and statistics again. Names are those of
-a checkpoint, so one of these can be stored, folded and exported like any other weights.
+(N, classes) for images of shape (N, 3, H, W). Names are those of a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ofa_edge.errors import BadFile
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
 from ofa_edge.supernet.blocks import ACTIVATIONS, average_pool
-from ofa_edge.supernet.elastic import BatchStatistics
 from ofa_edge.supernet.network import place
 from ofa_edge.weights.bank import Statistics
 from ofa_edge.weights.layout import OWN_BIAS, normalised, weight_shapes
@@ -46,27 +43,13 @@ class Subnet(nn.Module):
         return {name: module for name, module in self.named_modules() if isinstance(module, nn.BatchNorm2d)}
 
     def load(self, arrays: Mapping[str, np.ndarray], statistics: Statistics) -> None:
-        """Take weights as `weights.cut.subnet_arrays` gives them, and statistics for every batch norm.
-
-        Raises:
-            BadFile: one is missing, extra or of another shape.
-        """
+        """Take weights as `weights.cut.subnet_arrays` gives them, and statistics for every batch norm."""
         given = dict(arrays)
         for name, (mean, var) in statistics.items():
             given |= {f"{name}.running_mean": mean, f"{name}.running_var": var}
-        state = {n: value for n, value in self.state_dict().items() if not n.endswith(".num_batches_tracked")}
-        wrong = sorted(
-            name
-            for name in given.keys() | state.keys()
-            if name not in given or name not in state or given[name].shape != tuple(state[name].shape)
-        )
-        if wrong:
-            raise BadFile(
-                f"the weights are not those of this subnet: {wrong[0]} is missing, extra or of another shape",
-                hint="cut them from a checkpoint of the same space",
-                details={"wrong": wrong},
-            )
-        self.load_state_dict({name: torch.tensor(value) for name, value in given.items()}, strict=False)
+        state = {name: torch.tensor(value) for name, value in given.items()}
+        state |= {f"{name}.num_batches_tracked": torch.tensor(0) for name in statistics}
+        self.load_state_dict(state)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Copies of the weights, named as a checkpoint's."""
@@ -79,43 +62,9 @@ class Subnet(nn.Module):
             for name, norm in self.batch_norms().items()
         }
 
-    @torch.no_grad()
-    def recalibrate(self, batches: Iterable[Tensor]) -> Statistics:
-        """Replace the running statistics by ones pooled over batches of shuffled images, each layer normalised by its
-        batch as in training."""
-        training, norms = self.training, self.batch_norms()
-        pooled = {name: BatchStatistics(torch.zeros(()), torch.zeros(())) for name in norms}
-        hooks = [norm.register_forward_hook(_pool_into(pooled[name])) for name, norm in norms.items()]
-        momentum = {name: norm.momentum for name, norm in norms.items()}
-        try:
-            self.train()
-            for norm in norms.values():
-                norm.momentum = 1.0  # the running statistics become those of the batch
-            for batch in batches:
-                self(batch)
-        finally:
-            self.train(training)
-            for name, norm in norms.items():
-                norm.momentum = momentum[name]
-            for hook in hooks:
-                hook.remove()
-        for name, norm in norms.items():
-            norm.get_buffer("running_mean").copy_(pooled[name].mean)
-            norm.get_buffer("running_var").copy_(pooled[name].var)
-        return self.statistics()
-
 
 def _copy(value: Tensor) -> np.ndarray:
     return value.numpy(force=True).copy()
-
-
-def _pool_into(found: BatchStatistics) -> Callable[[nn.BatchNorm2d, tuple[Tensor, ...], Tensor], None]:
-    def hook(norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        count = output.numel() // output.shape[1]
-        unbiased = norm.get_buffer("running_var")
-        found.add(norm.get_buffer("running_mean").clone(), unbiased * ((count - 1) / count), count)
-
-    return hook
 
 
 # -- blocks -------------------------------------------------------------------------------------
