@@ -71,7 +71,6 @@ class Contents:
         complete: the file ends in an `end` record (which then was found to hold).
         sha256: hex digest of the file as it was read, torn bytes included.
         size: bytes up to the end of the last row; what a resume keeps.
-        torn_bytes: length of the dropped torn line, 0 where there was none.
     """
 
     header: dict[str, Any]
@@ -80,7 +79,6 @@ class Contents:
     complete: bool
     sha256: str
     size: int
-    torn_bytes: int
 
     def of(self, record: str) -> list[dict[str, Any]]:
         """The rows of one record, in file order."""
@@ -144,9 +142,8 @@ def parse(data: bytes, format: Format, name: str) -> Contents:
         if len(data) > size + len(lines[-1]) + 1:
             raise BadFile(f"{name} goes on after its end record", hint="restore the file or measure again")
     _check_records(rows, None if newer else format.records, name)
-    torn = 0 if complete else len(data) - size
     digest.update(memoryview(data)[size:])
-    return Contents(_bare(header), version, rows, complete, digest.hexdigest(), size, torn)
+    return Contents(_bare(header), version, rows, complete, digest.hexdigest(), size)
 
 
 def write(

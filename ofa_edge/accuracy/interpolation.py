@@ -10,7 +10,7 @@ with F the multiply-accumulates of that very subnet at each size. Rule kept: not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -35,20 +35,6 @@ def measured_resolutions(resolutions: Sequence[int]) -> tuple[int, ...]:
     if steps == {4} and grid and (grid[0], grid[-1]) == (sizes[0], sizes[-1]):
         return grid
     return tuple(sizes)
-
-
-def interpolated(space: Space, arch: Arch, known: Mapping[int, float]) -> float:
-    """A subnet's accuracy at its own resolution, from those at others.
-
-    Args:
-        known: resolution -> accuracy of this subnet there.
-
-    Raises:
-        UsageError: the arch's resolution lies outside those known.
-    """
-    grid = tuple(sorted(known))
-    before, after, share = between(space, arch, grid)
-    return known[before] + (known[after] - known[before]) * share
 
 
 def between(space: Space, arch: Arch, grid: tuple[int, ...]) -> tuple[int, int, float]:

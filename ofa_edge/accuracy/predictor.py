@@ -133,10 +133,6 @@ class AdditiveAccuracy:
         )
 
     # -- scores ---------------------------------------------------------------------------------
-    def covers(self, resolution: int) -> bool:
-        """Whether this resolution lies within those measured."""
-        return self.resolutions[0] <= resolution <= self.resolutions[-1]
-
     def offset(self, resolution: int) -> float:
         """The part of a score that all subnets at this resolution share.
 

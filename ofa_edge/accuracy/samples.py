@@ -21,14 +21,12 @@ class Preset:
     """How a paper measured the subnets its predictor or search works with.
 
     Attributes:
-        paper: where it says so.
         samples: subnets.
         one_size: each at one drawn input size, instead of at all.
         heldout: training images kept out to measure on.
         bn: where batch-norm statistics come from, and on how many training images they are recalibrated.
     """
 
-    paper: str
     samples: int
     one_size: bool
     heldout: int
@@ -37,22 +35,10 @@ class Preset:
 
 
 PRESETS = {
-    "ofa-paper": Preset(
-        "Once-for-All (Cai et al., ICLR 2020): 16K subnets of different architectures and input sizes, 10K images",
-        16_000,
-        True,
-        10_000,
-        "recalibrated",
-        2_000,
-    ),
-    "spos-paper": Preset(
-        "Single Path One-Shot (Guo et al., ECCV 2020): 1,000 subnets, 50K images, batch norm on 20K",
-        1_000,
-        True,
-        50_000,
-        "recalibrated",
-        20_000,
-    ),
+    # Once-for-All (Cai et al., ICLR 2020): 16K subnets of different architectures and input sizes, 10K images
+    "ofa-paper": Preset(16_000, True, 10_000, "recalibrated", 2_000),
+    # Single Path One-Shot (Guo et al., ECCV 2020): 1,000 subnets, 50K images, batch norm on 20K
+    "spos-paper": Preset(1_000, True, 50_000, "recalibrated", 20_000),
 }
 
 

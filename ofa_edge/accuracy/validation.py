@@ -121,17 +121,15 @@ class Validation:
         return {"folds": self.folds, "rmse_points": 100 * self.rmse, "spearman": self.spearman}
 
 
-def left_out(
-    rows: Rows, fit: Callable[[Rows], Callable[[Sequence[Arch]], Floats]], seed: int, folds: int = VALIDATION_FOLDS
-) -> Floats:
+def left_out(rows: Rows, fit: Callable[[Rows], Callable[[Sequence[Arch]], Floats]], seed: int) -> Floats:
     """Top-1 of every row, predicted by a fit on the rows of the other folds: shares (rows,).
 
     Args:
         fit: makes a prediction function of measured rows.
     """
-    fold = rows.folds(folds, seed)
+    fold = rows.folds(VALIDATION_FOLDS, seed)
     found = np.empty(len(rows))
-    for number in range(folds):
+    for number in range(VALIDATION_FOLDS):
         out = fold == number
         found[out] = fit(rows.take(~out))(rows.take(out).archs)
     return found

@@ -188,7 +188,7 @@ class _Asked:
                 f"--split {split} --bn {bn or 'bank'} --sizes {sizes or 'all'} is not possible",
                 hint=f"--split {'|'.join(SPLITS)}, --bn {'|'.join(BN)}, --sizes {'|'.join(SIZES)}",
             )
-        base = PRESETS[preset] if preset else Preset("", 0, False, 0, "", RECALIBRATION_IMAGES)
+        base = PRESETS[preset] if preset else Preset(0, False, 0, "", RECALIBRATION_IMAGES)
         return cls(
             samples=None if arch is not None else samples or base.samples,
             one_size=base.one_size if sizes is None else sizes == "drawn",

@@ -85,19 +85,13 @@ def repeated(
     job: wire.MeasureJob,
     *,
     reference_ms: float | None = None,
-    attempts: int = FULL.attempts,
-    before_repeat: Callable[[], object] = lambda: None,
+    attempts: int,
 ) -> Iterator[Trial]:
     """One job in fresh processes until one is undisturbed, at most `attempts`; every one is yielded, the last counts.
 
     A failure ends it: a model that crashes a runtime does so again.
-
-    Args:
-        before_repeat: waits until the device is quiet.
     """
     for attempt in range(1, attempts + 1):
-        if attempt > 1:
-            before_repeat()
         (result,) = device.measure([job], fresh=True)
         if isinstance(result, wire.Failed):
             yield Trial(result, attempt)

@@ -121,9 +121,9 @@ class Source:
         return cls(lambda: b"", sha256=sha256)
 
 
-def network_source(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> Source:
+def network_source(space: Space, arch: Arch, runs_on: RunsOn) -> Source:
     """A whole network with random weights."""
-    return Source(lambda: network_file(space, arch, runs_on, seed))
+    return Source(lambda: network_file(space, arch, runs_on))
 
 
 def model_file(graph: Graph, runs_on: RunsOn) -> bytes:
@@ -138,13 +138,13 @@ def model_file(graph: Graph, runs_on: RunsOn) -> bytes:
         graph,
         runs_on.runtime,
         runs_on.precision,
-        calibration=_noise(graph.input.shape),
+        calibration=noise(graph.input.shape),
         activations=runs_on.activations,
         weight_bits=_WEIGHT_BITS,
     )
 
 
-def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
+def block_file(block: Block, runs_on: RunsOn) -> bytes:
     """The file of one block, the same for all input sizes.
 
     An int8 block takes and gives integers, as inside a network; floats go in only where the images do, and come out
@@ -154,13 +154,13 @@ def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
         UsageError: no file can be written for such a runtime or precision.
     """
     layers = [Layer("", block)]
-    graph = build.network(layers, random_arrays(layers, seed))
+    graph = build.network(layers, random_arrays(layers, WEIGHT_SEED))
     side = 1 if block.type == "Logits" else _CALIBRATION_SIZE
     return compiling.write(
         graph,
         runs_on.runtime,
         runs_on.precision,
-        calibration=_noise((1, block.in_channels, side, side)),
+        calibration=noise((1, block.in_channels, side, side)),
         activations=runs_on.activations,
         weight_bits=_WEIGHT_BITS,
         symbolic=True,
@@ -171,7 +171,8 @@ def block_file(block: Block, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
     )
 
 
-def _noise(shape: tuple[int, ...]) -> np.ndarray:
+def noise(shape: tuple[int, ...]) -> np.ndarray:
+    """An input that a network is calibrated on."""
     return np.random.default_rng(WEIGHT_SEED).standard_normal(shape, dtype=np.float32)
 
 
@@ -180,10 +181,15 @@ def block_shape(block: Block) -> dict[str, int]:
     return {} if block.type == "Logits" else {"h": block.in_size, "w": block.in_size}
 
 
-def network_file(space: Space, arch: Arch, runs_on: RunsOn, seed: int = WEIGHT_SEED) -> bytes:
+def network_file(space: Space, arch: Arch, runs_on: RunsOn) -> bytes:
     """The file of a whole network with random weights, of fixed shape as a deployed one."""
+    return model_file(random_network(space, arch), runs_on)
+
+
+def random_network(space: Space, arch: Arch) -> Graph:
+    """A whole network with random weights."""
     layers = space.layers(arch)
-    return model_file(build.network(layers, random_arrays(layers, seed)), runs_on)
+    return build.network(layers, random_arrays(layers, WEIGHT_SEED))
 
 
 def timing_job(

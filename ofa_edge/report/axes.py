@@ -56,21 +56,19 @@ class Axis:
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def axis(values: Iterable[float], label: str, pixels: float, *, upright: bool = False, zero: bool = False) -> Axis:
+def axis(values: Iterable[float], label: str, pixels: float, *, upright: bool = False) -> Axis:
     """An axis over these values.
 
     Args:
         pixels: its length.
         upright: its texts stand above each other, not side by side.
-        zero: it begins at 0.
     """
     finite = [v for v in values if abs(v) < _ABSURD] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    if low > 0 and high / low > _LOG_FROM and not zero and not upright:
+    if low > 0 and high / low > _LOG_FROM and not upright:
         return _log_axis(low, high, label, pixels)
-    low = min(0.0, low) if zero else low
     room = (high - low) * _PADDING or abs(high) * _PADDING or 1.0
-    low, high = low - (0.0 if zero and low == 0 else room), high + room
+    low, high = low - room, high + room
     for most in range(_most(pixels, upright), 1, -1):
         ticks = nice_ticks(low, high, most)
         texts = tick_texts(ticks)

@@ -1,8 +1,7 @@
 """What a subnet costs, counted from its Blocks alone: MACs, parameters, weight bytes, activation memory.
 
 The counts of `Cost` are those of the deployed network: batch norm folded into the convolution before it, which
-therefore has a bias; a multiply-accumulate counts once; biases, activations and pooling count nothing. The parameters
-that are trained, which papers give, are more: `trainable_params`.
+therefore has a bias; a multiply-accumulate counts once; biases, activations and pooling count nothing.
 """
 
 from __future__ import annotations
@@ -29,13 +28,11 @@ class Cost:
 
 
 class _Convolution(NamedTuple):
-    """A convolution (or the classifier) of a block; `own` is the number of parameters a channel has in training beside
-    its weights: a batch norm's two, a bias, or none."""
+    """A convolution (or the classifier) of a block."""
 
     out_channels: int
     weights: int
     area: int
-    own: int = 2
 
 
 def _convolutions(block: Block) -> list[_Convolution]:
@@ -53,13 +50,12 @@ def _convolutions(block: Block) -> list[_Convolution]:
             convolutions.append(_Convolution(after, before * after, area_out))
         return convolutions
     if block.type != "expanded_conv":
-        own = {"Logits": 1, "Conv_2": 0}.get(block.type, 2)
-        return [_Convolution(after, before * after * square, area_out, own)]
+        return [_Convolution(after, before * after * square, area_out)]
     convolutions = [_Convolution(mid, before * mid, area_in)] if _expands(block) else []
     convolutions += [_Convolution(mid, mid * square, area_out), _Convolution(after, mid * after, area_out)]
     if block.se:
         squeezed = make_divisible(mid / 4)
-        convolutions += [_Convolution(squeezed, mid * squeezed, 1, 1), _Convolution(mid, mid * squeezed, 1, 1)]
+        convolutions += [_Convolution(squeezed, mid * squeezed, 1), _Convolution(mid, mid * squeezed, 1)]
     return convolutions
 
 
@@ -89,12 +85,6 @@ def block_ops(block: Block) -> int:
     if block.type == "bottleneck":
         return convolutions + 1 + (not block.skip and block.stride > 1)  # the addition, the pooling beside it
     return convolutions + 2 * block.se + block.skip  # the mean and the scaling of an SE, the addition
-
-
-def trainable_params(blocks: Iterable[Block]) -> int:
-    """Parameters of a network in training: weights, biases, and weight and bias of each batch norm, whose running
-    statistics do not count. These are the figures of Once-for-All's and most other papers."""
-    return sum(conv.weights + conv.own * conv.out_channels for block in blocks for conv in _convolutions(block))
 
 
 def block_peak_activation_bytes(block: Block) -> int:

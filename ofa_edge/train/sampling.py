@@ -12,8 +12,6 @@ from ofa_edge.space.cost import cost
 from ofa_edge.space.sampling import sample_within
 from ofa_edge.train.schedule import EVERYTHING, Axes
 
-SAMPLERS = ("largest", "smallest", "random", "any")
-
 
 def step_archs(
     space: Space,

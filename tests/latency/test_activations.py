@@ -70,6 +70,7 @@ def test_the_faster_type_is_taken_and_the_usual_one_where_it_is_open(
     assert found.ratios[0] == pytest.approx(factor, rel=0.01)
     assert f"activations {expected}" in found.reason
     assert found.as_json()["chosen"] == expected
+    assert {fresh for _, fresh in device.asked} == {True}
 
 
 def test_where_nothing_can_be_measured_the_usual_type_stays() -> None:

@@ -14,7 +14,6 @@ from ofa_edge.space.cost import (
     block_peak_activation_bytes,
     block_weight_bytes,
     cost,
-    trainable_params,
 )
 from ofa_edge.space.spaces import OFA_LITE0
 
@@ -95,22 +94,6 @@ SKIPPED = Block("Conv", 16, 6, 16, kernel=3, skip=True, activation="relu")
 def test_hand_counts_of_resnets_blocks(block, macs, params, peak):
     assert (block_macs(block), block_params(block)) == (macs, params)
     assert block_peak_activation_bytes(block) == 4 * peak
-
-
-@pytest.mark.parametrize(
-    ("block", "more"),
-    [
-        (STRIDED, 64 + 64 + 24),  # a batch norm has two numbers a channel where folding leaves one
-        (SE, 64 + 64 + 16),  # but squeeze-and-excitation only its biases
-        (LOGITS, 0),
-        (Block("Conv_2", 16, 1, 24), -24),  # no batch norm and no bias
-        (PROJECTED, 8 + 8 + 24 + 24),
-        (POOL, 0),
-    ],
-    ids=["strided", "se", "logits", "conv 2", "projected", "pool"],
-)
-def test_trained_parameters_beside_the_deployed_ones(block, more):
-    assert trainable_params([block, block]) == 2 * (block_params(block) + more)
 
 
 @pytest.mark.parametrize("bits", [8, 16])

@@ -1,8 +1,9 @@
 """The type of int8 activations that ONNX Runtime is faster with on a device, asked of the device itself.
 
 In: a device, a space, how networks are run. Out: a Choice, with what was measured. Rules kept: uint8 and int8 files of
-the same few networks, from the smallest to the largest, run in turns (variants.py); the choice is of all of them
-together, and where they leave it open, what is usual for such a machine stays.
+the same few networks, from the smallest to the largest, run in turns in the same fresh processes, and what counts is
+the median of their ratio over processes; the choice is of all networks together, and where they leave it open, what is
+usual for such a machine stays.
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from ofa_edge.graph import build, compiling
+from device_agents import wire
+from ofa_edge.graph import compiling
+from ofa_edge.graph.ir import Graph
 from ofa_edge.graph.quantize import Activations
-from ofa_edge.latency.campaign import variants
 from ofa_edge.latency.conditions import LOSSY, RunsOn
-from ofa_edge.latency.plan import middle
-from ofa_edge.latency.workload import WEIGHT_SEED, Device
+from ofa_edge.latency.plan import QUICK, middle
+from ofa_edge.latency.trials import network_job, over_processes, repeated
+from ofa_edge.latency.workload import Device, Model, noise, random_network, upload
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.weights.random import random_arrays
+
+_PROCESSES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,9 @@ def choose(
     """
     found = []
     for arch in networks(space, resolutions):
-        layers = space.layers(arch)
-        graph = build.network(layers, random_arrays(layers, WEIGHT_SEED))
-        noise = np.random.default_rng(WEIGHT_SEED).standard_normal(graph.input.shape, dtype=np.float32)
-        _, one = variants.activations(device, graph, noise, replace(runs_on, activations=None))
-        if one.ratio is not None:
-            found.append(one.ratio)
+        one = _ratio(device, random_network(space, arch), replace(runs_on, activations=None))
+        if one is not None:
+            found.append(one)
         report(1)
     usual = compiling.usual_activations(device.facts.machine)
     if not found:
@@ -87,3 +87,19 @@ def choose(
         return Choice(usual, ratios, f"activations {usual}, as usual for {device.facts.machine}: {said}")
     taken: Activations = "int8" if ratio < 1 else "uint8"
     return Choice(taken, ratios, f"activations {taken}: {said}")
+
+
+def _ratio(device: Device, graph: Graph, runs_on: RunsOn) -> wire.Figures | None:
+    """Time with int8 over time with uint8; None where a process failed."""
+    kinds: tuple[Activations, Activations] = ("uint8", "int8")
+    write = partial(compiling.write, graph, "onnxruntime", "int8", calibration=noise(graph.input.shape))
+    hashes, _ = upload(device, {kind: partial(write, activations=kind) for kind in kinds})
+    job = network_job("int8", Model(hashes["int8"], {}), Model(hashes["uint8"], {}), runs_on, QUICK)
+    ratios = []
+    for _ in range(_PROCESSES):
+        *_, last = repeated(device, job, attempts=QUICK.attempts)
+        if isinstance(last.result, wire.Failed):
+            return None
+        if last.result.ratio is not None:
+            ratios.append(last.result.ratio)
+    return over_processes(ratios)

@@ -8,8 +8,7 @@ second campaign sends nothing.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 
 from device_agents import wire
@@ -155,9 +154,3 @@ class Bench:
     def block_job(self, block: Block, seconds: float) -> wire.MeasureJob:
         rel = self.plan.effort.block_rel
         return workload.timing_job(block.key, self.models[block.key], self.task.runs_on, rel=rel, seconds=seconds)
-
-    @contextlib.contextmanager
-    def measuring(self, jobs: Sequence[wire.MeasureJob]) -> Iterator[Iterator[wire.Measured | wire.Failed]]:
-        """Results in the worker that runs; leaving them stops it."""
-        with workload.leaving(self.device.measure(jobs, fresh=False)) as results:
-            yield results

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from device_agents import wire
 from ofa_edge.latency.campaign import rounds
 from ofa_edge.latency.campaign.bench import Bench
+from ofa_edge.latency.workload import leaving
 from ofa_edge.space.block import Block
 
 Result = wire.Measured | wire.Failed
@@ -70,7 +71,7 @@ class Blocks:
         """Measure in the round's worker; False when the time is over."""
         usual = self._bench.plan.effort.block_seconds
         jobs = [self._bench.block_job(block, seconds.get(block.key, usual)) for block in blocks]
-        with self._bench.measuring(jobs) as results:
+        with leaving(self._bench.device.measure(jobs, fresh=False)) as results:
             for block, result in zip(blocks, results, strict=True):
                 self._take(block, result)
                 if self._bench.late(deadline):

@@ -77,8 +77,8 @@ class Fit:
     tried: tuple[tuple[tuple[str, ...], float], ...] = ()
     block_variance: float = 0.0
 
-    def coefficient(self, term: str, default: float = 0.0) -> float:
-        return dict(zip(self.terms, self.coefficients, strict=True)).get(term, default)
+    def coefficient(self, term: str) -> float:
+        return dict(zip(self.terms, self.coefficients, strict=True)).get(term, 0.0)
 
     def as_json(self) -> dict[str, Any]:
         left_out = self.left_out

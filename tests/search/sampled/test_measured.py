@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ofa_edge.accuracy.interpolation import interpolated
+from ofa_edge.accuracy.interpolation import between as neighbours
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
@@ -107,9 +107,10 @@ def test_between_two_measured_sizes_top1_is_interpolated_in_flops(lite0):
     assert len(between) == len(expected) == 4 * 2 + 8 * 3
     for row in between:
         measured = known[row.arch.at(0)]
+        before, after, share = neighbours(OFA_LITE0, row.arch, tuple(sorted(measured)))
         for name in ("value", "low", "high"):
-            ends = {r: getattr(top1, name) for r, top1 in measured.items()}
-            assert getattr(row.top1, name) == pytest.approx(interpolated(OFA_LITE0, row.arch, ends), abs=1e-12)
+            low, high = (getattr(measured[r], name) for r in (before, after))
+            assert getattr(row.top1, name) == pytest.approx(low + (high - low) * share, abs=1e-12)
         assert row.between == (max(r for r in measured if r < row.arch.resolution), min(
             r for r in measured if r > row.arch.resolution
         ))  # fmt: skip
