@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.front import MOBILENET_V3, made_up_latency, made_up_rows
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import InfeasibleBudget
 from ofa_edge.latency.models.energy_model import EnergyModel
 from ofa_edge.latency.models.model import LatencyModel
@@ -75,7 +76,7 @@ class Case:
         self.space = space
         self.latency: LatencyModel = made_up_latency(space)
         archs, correct = made_up_rows(space)
-        self.accuracy = AdditiveAccuracy.fit_rows(space, archs, correct, [1000] * len(archs))
+        self.accuracy = AdditiveAccuracy.fit_measured(Rows.of(space, archs, correct, [1000] * len(archs)))
         self.energy = made_up_energy(space, self.latency)
         self.pool = [
             self.uses(arch) for arch in spread_sample(space, space.resolutions, 2000, np.random.default_rng(3))

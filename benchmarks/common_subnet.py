@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.front import MOBILENET_V3, made_up_latency, made_up_rows
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.common.fronts import Device, best_common
@@ -63,7 +64,7 @@ def figures(name: str, counts: Sequence[int], shares: Sequence[float]) -> list[d
     space = SPACES[name]
     sizes, board = space.resolutions, made_up_latency(space)
     archs, correct = made_up_rows(space)
-    accuracy = AdditiveAccuracy.fit_rows(space, archs, correct, [1000] * len(archs))
+    accuracy = AdditiveAccuracy.fit_measured(Rows.of(space, archs, correct, [1000] * len(archs)))
     others = [Other(board, seed) for seed in range(max(counts))]
     drawn = ArchArrays.sample(space, np.random.default_rng(2), _SAMPLED, sizes)
     times = [BatchCosts(space, one, sizes).rows(drawn)[:, LATENCY] for one in others]

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import InfeasibleBudget
 from ofa_edge.latency.models.block_times import BlockTimes
 from ofa_edge.latency.models.model import LatencyModel, fit_terms
@@ -97,7 +98,7 @@ def figures(space: Space, repeats: int) -> dict[str, Any]:
     latency = made_up_latency(space)
     archs, correct = made_up_rows(space)
     n = [1000] * len(archs)
-    accuracy = AdditiveAccuracy.fit_rows(space, archs, correct, n)
+    accuracy = AdditiveAccuracy.fit_measured(Rows.of(space, archs, correct, n))
     sizes = space.resolutions
     front = exact_front(space, latency, accuracy, sizes)
     middle = cost(space.blocks(front.arch(len(front) // 2)))
@@ -110,7 +111,9 @@ def figures(space: Space, repeats: int) -> dict[str, Any]:
         "macs+size+memory": Budget(macs=middle.macs, size_bytes=middle.weight_bytes, memory_bytes=memory),
     }
     seconds = {
-        "accuracy fit": median_seconds(lambda: AdditiveAccuracy.fit_rows(space, archs, correct, n), repeats),
+        "accuracy fit": median_seconds(
+            lambda: AdditiveAccuracy.fit_measured(Rows.of(space, archs, correct, n)), repeats
+        ),
         "front": median_seconds(lambda: exact_front(space, latency, accuracy, sizes), repeats),
         "choose": median_seconds(
             lambda: choose(space, latency, accuracy, budget, resolutions=sizes, inputs={}), repeats

@@ -26,6 +26,7 @@ import numpy as np
 from ofa_edge.accuracy.importing import import_csv
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyTable
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import OfaEdgeError
 from ofa_edge.search.truth.posterior import corrected, predictors_error
 from ofa_edge.space.cost import cost
@@ -45,7 +46,9 @@ def trial(table: AccuracyTable, macs: np.ndarray, images: int, seed: int) -> np.
     order = rng.permutation(len(archs))
     known, others = order[:ROWS], order[ROWS:]
     correct = rng.binomial(images, truth[known])
-    model = AdditiveAccuracy.fit_rows(OFA_MBV3_W10, [archs[i] for i in known], correct, [images] * ROWS, seed=seed)
+    model = AdditiveAccuracy.fit_measured(
+        Rows.of(OFA_MBV3_W10, [archs[i] for i in known], correct, [images] * ROWS), seed=seed
+    )
     predicted = model.intervals([archs[i] for i in others], CONFIDENCE)
     rows = []
     for budget in np.quantile(macs[others], BUDGETS):

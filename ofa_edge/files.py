@@ -1,7 +1,7 @@
 """Files that are whole or not there: written under another name, flushed to the disk, renamed.
 
-In: a path and bytes. Out: the file. Rule kept: whoever looks at the path, also after a kill or a power cut, finds the
-old content or the new, never a part.
+In: a path and bytes. Out: the file; or what stands in one that a person named. Rule kept: whoever looks at the path,
+also after a kill or a power cut, finds the old content or the new, never a part.
 """
 
 from __future__ import annotations
@@ -14,6 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ofa_edge.errors import LockHeld, OfaEdgeError, UsageError
+
+
+def read_bytes(path: Path | str, most: int = -1, *, hint: str = "check the path") -> bytes:
+    """A file that a person named, or its first `most` bytes.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", hint=hint) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -30,12 +30,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, LockHeld, OfaEdgeError, UsageError
-from ofa_edge.files import sync_folder, write_whole
+from ofa_edge.files import read_bytes, sync_folder, write_whole
 
 # Caps against hostile or mistaken files: the largest table foreseen (100,000 rows) is about 30 MB.
 MAX_FILE_BYTES = 1 << 30
@@ -92,27 +91,19 @@ def read(path: Path | str, format: Format) -> Contents:
         UsageError: the file cannot be opened.
         BadFile: it is not a journal of this schema, of another major version, or was changed.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    return parse(data, format, str(path))
+    return parse(read_bytes(path, MAX_FILE_BYTES + 1), format, str(path))
 
 
 def read_header(path: Path | str, format: Format) -> dict[str, Any]:
     """The header alone, as `Contents.header`; raises as `read`. The rest of the file is not looked at."""
-    path = Path(path)
-    header = _line(_first_line(path), str(path), 1)
+    header = _first_line(path)
     _check_header(header, format, str(path))
     return _bare(header)
 
 
 def schema(path: Path | str) -> str:
     """Which schema the header of a journal names, whatever its version; raises as `read`."""
-    path = Path(path)
-    header = _line(_first_line(path), str(path), 1)
+    header = _first_line(path)
     if header["record"] != "header" or not isinstance(found := header.get("schema"), str):
         raise BadFile(f"{path} is no table: its first line is no header", hint="name a table's file")
     return found
@@ -301,9 +292,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _write(self, line: bytes) -> None:
@@ -359,15 +348,11 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _first_line(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            line = file.readline(MAX_LINE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-    if not line.endswith(b"\n"):
+def _first_line(path: Path | str) -> dict[str, Any]:
+    line, newline, _ = read_bytes(path, MAX_LINE_BYTES + 1).partition(b"\n")
+    if not newline:
         raise BadFile(f"{path} has no complete header line", hint="start the interrupted run again")
-    return line[:-1]
+    return _line(line, str(path), 1)
 
 
 def _damaged(name: str, number: int, reason: str) -> BadFile:

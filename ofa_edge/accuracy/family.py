@@ -28,7 +28,7 @@ from ofa_edge.accuracy.state import State
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.accuracy.validation import VALIDATION_FOLDS, Rows, Validation, left_out
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.files import write_result
+from ofa_edge.files import read_bytes, write_result
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.population import ArchArrays
 from ofa_edge.space.spaces import named, own_definition
@@ -40,6 +40,8 @@ VERSION = (1, 0)
 KINDS = ("additive", "pairwise", "mlp")
 MAX_FILE_BYTES = 1 << 30
 _HEADER = "ofa-edge"
+# Fields that a Fitted and the header of its file share.
+_SAID = ("rows", "subnets", "table", "checkpoint", "data", "seed")
 
 
 class AccuracyPredictor(Protocol):
@@ -192,7 +194,7 @@ def save(fitted: Fitted, path: Path | str) -> str:
         "definition": own_definition(predictor.space),
         "resolutions": list(predictor.resolutions),
         "validation": asdict(fitted.validation),
-        **{name: getattr(fitted, name) for name in ("rows", "subnets", "table", "checkpoint", "data", "seed")},
+        **{name: getattr(fitted, name) for name in _SAID},
         "fields": dict(state.fields),
     }
     arrays = {name: np.ascontiguousarray(value) for name, value in sorted(state.arrays.items())}
@@ -213,11 +215,7 @@ def load(path: Path | str, space: Space | None = None) -> Fitted:
         UsageError: it cannot be opened, or its space is unknown.
         BadFile: it is no predictor of a version this ofa-edge reads, or a part of it is wrong.
     """
-    try:
-        with Path(path).open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    content = read_bytes(path, MAX_FILE_BYTES + 1)
     try:
         if len(content) > MAX_FILE_BYTES:
             raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
@@ -248,18 +246,9 @@ def _parse(content: bytes, space: Space | None) -> Fitted:
         family.kind: family for family in (AdditiveAccuracy, PairwiseAccuracy, MlpAccuracy)
     }
     predictor = families[header.kind].from_state(space, resolutions, state)
-    found = State(header.validation, {})
-    validation = Validation(found.count("folds"), found.number("rmse"), found.number("spearman"))
-    return Fitted(
-        predictor,
-        validation,
-        header.rows,
-        header.subnets,
-        header.table,
-        header.checkpoint,
-        header.data,
-        header.seed,
-    )
+    validation = State(header.validation, {}).validation()
+    more = {name: getattr(header, name) for name in _SAID}
+    return Fitted(predictor, validation, **more)
 
 
 def _header(value: Any) -> _Header:

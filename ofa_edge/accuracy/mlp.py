@@ -7,7 +7,7 @@ no torch; the base accuracy, the mean of what was measured, is added to what the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -109,12 +109,11 @@ class MlpAccuracy:
     # -- to a file and back ---------------------------------------------------------------------
     def state(self) -> State:
         """Everything but space and resolutions."""
-        found = self.validation
         fields = {
             "rows": self.rows,
             "subnets": self.subnets,
             "base": self.base,
-            "validation": {"folds": found.folds, "rmse": found.rmse, "spearman": found.spearman},
+            "validation": asdict(self.validation),
             "error_scores": self.errors[0].tolist(),
             "errors": self.errors[1].tolist(),
         }
@@ -135,8 +134,7 @@ class MlpAccuracy:
             shapes[f"layers.{i}.biases"] = (after,)
         arrays = state.checked(shapes, np.float32)
         layers = tuple((arrays[f"layers.{i}.weights"], arrays[f"layers.{i}.biases"]) for i in range(len(HIDDEN) + 1))
-        found = State(state.object("validation"), {})
-        validation = Validation(found.count("folds"), found.number("rmse"), found.number("spearman"))
+        validation = State(state.object("validation"), {}).validation()
         errors = state.numbers("error_scores"), state.numbers("errors")
         if len(errors[0]) != len(errors[1]):
             raise ValueError("the errors and their scores are not two lists of one length")

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,27 +83,19 @@ class AdditiveAccuracy:
     # -- fit ------------------------------------------------------------------------------------
     @classmethod
     def fit(cls, space: Space, table: AccuracyTable, *, seed: int = 0) -> AdditiveAccuracy:
-        """Fit on the rows of a table; see `fit_rows`."""
-        frame = table.frame
-        return cls.fit_rows(space, list(frame["arch"]), frame["correct"], frame["n"], seed=seed)
-
-    @classmethod
-    def fit_rows(cls, space: Space, archs: Sequence[Arch], correct: Any, n: Any, *, seed: int = 0) -> AdditiveAccuracy:
-        """Fit on measured rows.
+        """Fit on the rows of a table.
 
         Args:
-            archs: one per row; the same subnet may come at several resolutions.
-            correct, n: right answers and images of each row.
             seed: of the folds.
 
         Raises:
             UsageError: fewer than MIN_SUBNETS different subnets.
         """
-        return cls.fit_measured(Rows.of(space, archs, correct, n), seed=seed)
+        return cls.fit_measured(Rows.of_table(space, table), seed=seed)
 
     @classmethod
     def fit_measured(cls, rows: Rows, *, seed: int = 0) -> AdditiveAccuracy:
-        """As `fit_rows`, for rows that are enough or a part of such; resolutions are those of `rows`."""
+        """As `fit`, of rows that are enough or a part of such; resolutions are those of `rows`."""
         best: tuple[Form, str, Floats] | None = None
         archs = ArchArrays.of(rows.space, rows.archs)
         for terms in TERMS:

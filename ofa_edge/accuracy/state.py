@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ofa_edge.accuracy.encoding import DEPTH_PLACES, PLACES
 from ofa_edge.accuracy.ridge import LINKS, FitQuality
+from ofa_edge.accuracy.validation import Validation
 
 Shape = tuple[int, ...]
 
@@ -65,6 +66,10 @@ class State:
             raise ValueError("field 'quality' names an unknown form")
         numbers = {name: inner.number(name) for name in ("ridge", "rmse", "spearman")}
         return FitQuality(inner.count("rows"), inner.count("subnets"), value["link"], value["terms"], **numbers)
+
+    def validation(self) -> Validation:
+        """These fields as a Validation. Raises ValueError."""
+        return Validation(self.count("folds"), self.number("rmse"), self.number("spearman"))
 
     def checked(self, shapes: Mapping[str, Shape | None], dtype: type = np.float64) -> Mapping[str, NDArray[Any]]:
         """The arrays, which are exactly these, of these shapes (None: one axis, as long as all others of None),

@@ -14,6 +14,7 @@ from ofa_edge.cli.output import Output, milliseconds, size, table
 from ofa_edge.cli.profiling import say_device
 from ofa_edge.cli.reaching import Reach, reaches
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import read_bytes
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
@@ -161,12 +162,7 @@ def _model_file(path: Path, runtime: str | None) -> bytes:
     """
     from ofa_edge.graph import check
 
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"cannot read {path}: {error.strerror}", hint="--model takes an ONNX or TFLite file"
-        ) from error
+    content = read_bytes(path, hint="--model takes an ONNX or TFLite file")
     fitting = "litert" if check.is_tflite(content) else "onnxruntime"
     if runtime not in (None, fitting):
         raise UsageError(f"{path} is not a file for {runtime}", hint=f"use --runtime {fitting}")

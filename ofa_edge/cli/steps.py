@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ofa_edge.cli.output import Output
 
+if TYPE_CHECKING:
+    from ofa_edge.train.progress import Progress
+
 # A line is said every so many steps, and at the end of an epoch.
 _EVERY = 20
-
-
-class News(Protocol):
-    """One step's news (ofa_edge.train.progress.Progress)."""
-
-    @property
-    def phase(self) -> str: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def step(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def loss(self) -> float: ...
-    @property
-    def batch_size(self) -> int: ...
 
 
 class StepReport:
@@ -38,7 +22,7 @@ class StepReport:
         self._losses: list[float] = []
         self._since = time.monotonic()
 
-    def __call__(self, progress: News) -> None:
+    def __call__(self, progress: Progress) -> None:
         self._losses.append(progress.loss)
         if progress.step % _EVERY and progress.step != progress.steps:
             return

@@ -12,6 +12,7 @@ from ofa_edge import journal
 from ofa_edge.cli import options, table_texts
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.files import read_bytes
 
 if TYPE_CHECKING:
     from ofa_edge.latency.exchange.formats import Imported
@@ -190,11 +191,7 @@ def _guess(files: Sequence[Path]) -> str:
     kind = formats.guess(files)
     if kind != "csv":
         return kind
-    try:
-        with files[0].open("rb") as file:
-            first = file.readline(1 << 16)
-    except OSError as error:
-        raise UsageError(f"cannot read {files[0]}: {error.strerror}", hint="check the path") from error
+    first = read_bytes(files[0], 1 << 16).partition(b"\n")[0]
     if b"Sub-network" in first:
         return ACCURACY_CSV
     if b"record" in first and b"key" in first:

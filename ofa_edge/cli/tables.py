@@ -131,7 +131,7 @@ def _shown(file: Path) -> dict[str, Any]:
         "blocks": {
             "measured": len(found.blocks),
             "predicted": len(found.predicted),
-            "failed": sum(not key.startswith("network:") for key in found.failed.index),
+            "failed": len(found.failed_blocks),
             **health.precision(found),
         },
         "networks": {role: roles.count(role) for role in ("calibration", "holdout")},

@@ -10,7 +10,8 @@ networks are drawn as OFA draws archs and are none of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from ofa_edge import strict_json
 from ofa_edge.errors import UsageError
-from ofa_edge.latency import design, informative
+from ofa_edge.latency import informative
 from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage, StageChoice
 from ofa_edge.space.block import Block
@@ -31,6 +32,8 @@ _N = TypeVar("_N", int, float)
 SENTINEL_EVERY = 20
 # Archs that the calibration networks are chosen from, over all resolutions.
 _POOL = 400
+# Draws that each network of `nested` is chosen from. More would favour odd archs, in which all rare values meet.
+_CANDIDATES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +159,7 @@ def _plan_of_networks(space: Space, resolutions: Sequence[int], settings: PlanSe
     """No blocks: a nested design in its own order, or the few networks that a prior is brought to a device by."""
     draw, other, places = np.random.default_rng(settings.seed).spawn(3)
     if settings.prior is None:
-        archs = design.nested(space, resolutions, settings.networks, draw, spread_sample)
+        archs = nested(space, resolutions, settings.networks, draw)
         networks = [PlannedNetwork("calibration", arch) for arch in archs]
     else:
         networks = _calibration(space, resolutions, settings.networks, draw)
@@ -207,6 +210,47 @@ def _biased(stage: Stage, bias: float, rng: np.random.Generator) -> StageChoice:
 
 def _pick(values: Sequence[_N], bias: float, rng: np.random.Generator) -> _N:
     return sorted(values)[int(rng.binomial(len(values) - 1, bias))]
+
+
+def nested(space: Space, resolutions: Sequence[int], count: int, rng: np.random.Generator) -> tuple[Arch, ...]:
+    """The networks that a network-wise predictor is fitted on, in the order of measuring: fewer of them are the
+    beginning of more, so that an interrupted campaign has measured the best it could. The largest and the smallest
+    arch, then, of each few that are drawn, the one whose choices were seen least.
+
+    Returns:
+        different archs; fewer than `count` only where the space has no more.
+    """
+    seen: Counter[Hashable] = Counter()
+    chosen: dict[Arch, None] = {}
+    for arch in (space.largest(max(resolutions)), space.smallest(min(resolutions)))[:count]:
+        chosen[arch] = None
+        seen.update(_choices(arch))
+    turn = _in_turn(resolutions, rng)
+    tries = 0
+    while len(chosen) < count and tries < 20 * count:
+        tries += 1
+        candidates = [arch for arch in spread_sample(space, [next(turn)], _CANDIDATES, rng) if arch not in chosen]
+        if candidates:
+            best = max(candidates, key=lambda arch: float(np.mean([1 / (1 + seen[c]) for c in _choices(arch)])))
+            chosen[best] = None
+            seen.update(_choices(best))
+    return tuple(chosen)
+
+
+def _in_turn(resolutions: Sequence[int], rng: np.random.Generator) -> Iterator[int]:
+    """Every resolution once in random order, and again."""
+    while True:
+        yield from rng.permutation(sorted(resolutions)).tolist()
+
+
+def _choices(arch: Arch) -> list[Hashable]:
+    """What an arch has chosen, place by place. The third block of a stage is as the second: they cost the same."""
+    found: list[Hashable] = [("widths", place, width) for place, width in enumerate(arch.widths)]
+    found += [("stem depth", arch.stem_depth), ("resolution", arch.resolution)]
+    for s, stage in enumerate(arch.stages):
+        found.append(("depth", s, len(stage)))
+        found += dict.fromkeys((s, min(i, 1), *choice) for i, choice in enumerate(stage))
+    return found
 
 
 def _calibration(

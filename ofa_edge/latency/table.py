@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "sustained", "energy", "fit")
 FORMAT = journal.Format("latency-table", (1, 1), frozenset(RECORDS))
 
+# What the keys of whole networks begin with.
+NETWORK = "network:"
+
 # Flags that say other work was on the machine, or that it was slowed down; the others say that a limit was short, and
 # `low`, `high` show it.
 DISTURBING = frozenset({"cpu-starved", "preempted", "steal", "spread", "throttled", "undervoltage", "governor-changed"})
@@ -145,6 +148,12 @@ class LatencyTable:
         """Write the table as a finished file, all rows kept; returns its hex sha256."""
         contents = self.contents
         return journal.write(path, FORMAT, contents.header, contents.rows, version=contents.version)
+
+    @property
+    def failed_blocks(self) -> dict[str, str]:
+        """Reasons of `failed`, without those of networks."""
+        reasons = zip(self.failed.index, self.failed["reason"], strict=True)
+        return {key: reason for key, reason in reasons if not key.startswith(NETWORK)}
 
     @property
     def space(self) -> Space:

@@ -360,14 +360,17 @@ def _problems(found: Sequence[Problem]) -> Markup:
 def _rows_of(device: Device) -> list[tuple[str, Child]]:
     table_ = device.table
     roles = table_.networks["role"].tolist()
-    failed = sum(not str(key).startswith("network:") for key in table_.failed.index)
     within = precision(table_)
     shares = [f"±{p} %: {percent(share, 0)}" for p in (1, 2) if (share := within[f"within_{p}_pct"]) is not None]
+    failed = len(table_.failed_blocks)
     verdicts = ", ".join(f"{count} {name}" for name, count in counts(table_.blocks).items() if count)
     sizes = table_.header.resolutions
     return [
         ("space", f"{table_.header.space} at {', '.join(map(str, sizes[:6]))}{' …' if len(sizes) > 6 else ''} px"),
-        ("blocks", f"{len(table_.blocks)} measured, {len(table_.predicted)} predicted, {failed} failed"),
+        (
+            "blocks",
+            f"{len(table_.blocks)} measured, {len(table_.predicted)} predicted, {failed} failed",
+        ),
         ("of these", verdicts or "none measured"),
         ("intervals", "; ".join(shares) + " of the blocks" if shares else "unknown"),
         ("networks", f"{roles.count('calibration')} to calibrate on, {roles.count('holdout')} held out"),

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
+from ofa_edge.accuracy.validation import spearman
 from ofa_edge.errors import BadFile
 from ofa_edge.latency.exchange.diff import Difference, diff
 from ofa_edge.report.devices import Device
@@ -94,7 +94,7 @@ def _agreement(a: Device, b: Device) -> float | None:
         return None
     one, other = _sampled(a, shared)[1], _sampled(b, shared)[1]
     runs = (one < FAILED / PER_MS) & (other < FAILED / PER_MS)
-    rank = spearman(one[runs], other[runs]) if runs.sum() >= _FEWEST else float("nan")
+    rank = rank_correlation(one[runs], other[runs]) if runs.sum() >= _FEWEST else float("nan")
     return None if np.isnan(rank) else rank
 
 
@@ -129,12 +129,9 @@ def _proxy(device: Device, macs: np.ndarray, ms: np.ndarray) -> Proxy:
         if (ratio := float(times.max() / times.min())) > widest:
             widest, pair = ratio, (int(group[times.argmin()]), int(group[times.argmax()]))
     spread = float(np.median(spreads)) if spreads else float("nan")
-    return Proxy(device, macs, ms, spearman(macs, ms), spread, pair)
+    return Proxy(device, macs, ms, rank_correlation(macs, ms), spread, pair)
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Correlation of ranks, ties sharing theirs; NaN where one of the two is constant."""
-    x, y = (pd.Series(values).rank().to_numpy(float) for values in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale > 0 else float("nan")
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Correlation of ranks; NaN where one of the two is constant."""
+    return spearman(a, b) if np.ptp(a) > 0 and np.ptp(b) > 0 else float("nan")

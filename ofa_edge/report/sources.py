@@ -16,7 +16,8 @@ from typing import Any
 from ofa_edge import journal, strict_json
 from ofa_edge.accuracy import family
 from ofa_edge.accuracy.table import AccuracyTable
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile
+from ofa_edge.files import read_bytes
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search import families, selection
 from ofa_edge.search.families import Family
@@ -81,68 +82,50 @@ def read(paths: Sequence[Path]) -> Sources:
     found = Sources()
     seen: set[str] = set()
     for path in paths:
-        kind = _kind(path)
-        digest, add = _READERS[kind](path)
+        read_one = _READERS[_kind(path)]
+        digest = hashlib.sha256(read_bytes(path)).hexdigest()
         if digest not in seen:
             seen.add(digest)
-            add(found, path.name, digest)
+            kind, about = read_one(path, found)
+            found.files.append(Source(path.name, kind, about, digest))
     return found
 
 
-Add = Callable[[Sources, str, str], None]
-
-
-def _latency(path: Path) -> tuple[str, Add]:
+def _latency(path: Path, found: Sources) -> tuple[str, str]:
     table = replace(LatencyTable.read(path), path=path.name)
+    found.latency.append(table)
     sizes = table.header.resolutions
-    unfinished = "" if table.complete else ", not finished"
-
-    def add(found: Sources, name: str, digest: str) -> None:
-        about = f"{table.conditions.device_model}, {table.conditions.runtime}; {table.header.space}"
-        about += f" at {min(sizes)} to {max(sizes)} px{unfinished}"
-        found.files.append(Source(name, "latency table", about, digest))
-        found.latency.append(table)
-
-    return table.sha256, add
+    about = f"{table.conditions.device_model}, {table.conditions.runtime}; {table.header.space}"
+    return "latency table", f"{about} at {min(sizes)} to {max(sizes)} px{_unfinished(table.complete)}"
 
 
-def _accuracy(path: Path) -> tuple[str, Add]:
+def _accuracy(path: Path, found: Sources) -> tuple[str, str]:
     table = AccuracyTable.read(path)
-    unfinished = "" if table.complete else ", not finished"
-
-    def add(found: Sources, name: str, digest: str) -> None:
-        about = f"{table.space.name}, {len(table.frame)} rows; images: {table.header.data}{unfinished}"
-        found.files.append(Source(name, "accuracy table", about, digest))
-        found.accuracy.append((name, table))
-
-    return table.sha256, add
+    found.accuracy.append((path.name, table))
+    about = f"{table.space.name}, {len(table.frame)} rows; images: {table.header.data}"
+    return "accuracy table", about + _unfinished(table.complete)
 
 
-def _selection(path: Path) -> tuple[str, Add]:
+def _unfinished(complete: bool) -> str:
+    return "" if complete else ", not finished"
+
+
+def _selection(path: Path, found: Sources) -> tuple[str, str]:
     chosen = Selection.read(path)
-
-    def add(found: Sources, name: str, digest: str) -> None:
-        about = f"{chosen.space.name} within {chosen.budget}"
-        about += "" if chosen.runs_on is None else f", {chosen.runs_on}"
-        found.files.append(Source(name, "selection", about, digest))
-        found.selections.append(Choice(name, None, None, chosen))
-
-    return _digest(path), add
+    found.selections.append(Choice(path.name, None, None, chosen))
+    runs = "" if chosen.runs_on is None else f", {chosen.runs_on}"
+    return "selection", f"{chosen.space.name} within {chosen.budget}{runs}"
 
 
-def _family(path: Path) -> tuple[str, Add]:
+def _family(path: Path, found: Sources) -> tuple[str, str]:
     whole = families.read(path)
     assert isinstance(whole, Family)  # it says so, or its reader refuses it
-
-    def add(found: Sources, name: str, digest: str) -> None:
-        what = "one subnet for all" if whole.common else f"{len(whole.members)} selections"
-        modes = f", modes {', '.join(whole.modes)}" if whole.modes else ""
-        found.files.append(Source(name, "family of selections", f"{whole.space.name}, {what}{modes}", digest))
-        origin = f"{name}, {what}" if whole.common else name
-        for member, device in zip(whole.members, _devices(whole), strict=True):
-            found.selections.append(Choice(origin, member.mode, device, member.selection))
-
-    return _digest(path), add
+    what = "one subnet for all" if whole.common else f"{len(whole.members)} selections"
+    modes = f", modes {', '.join(whole.modes)}" if whole.modes else ""
+    origin = f"{path.name}, {what}" if whole.common else path.name
+    for member, device in zip(whole.members, _devices(whole), strict=True):
+        found.selections.append(Choice(origin, member.mode, device, member.selection))
+    return "family of selections", f"{whole.space.name}, {what}{modes}"
 
 
 def _devices(whole: Family) -> list[str]:
@@ -153,18 +136,14 @@ def _devices(whole: Family) -> list[str]:
     return [names[one] for one in written]
 
 
-def _predictor(path: Path) -> tuple[str, Add]:
+def _predictor(path: Path, found: Sources) -> tuple[str, str]:
     fitted = family.load(path)
-
-    def add(found: Sources, name: str, digest: str) -> None:
-        about = f"{fitted.predictor.kind}, {fitted.predictor.space.name}; images: {fitted.data}"
-        found.files.append(Source(name, "accuracy predictor", about, digest))
-        found.predictors.append((name, fitted))
-
-    return _digest(path), add
+    found.predictors.append((path.name, fitted))
+    return "accuracy predictor", f"{fitted.predictor.kind}, {fitted.predictor.space.name}; images: {fitted.data}"
 
 
-_READERS: dict[str, Callable[[Path], tuple[str, Add]]] = {
+# Each adds what it reads, and gives its kind and what it is of.
+_READERS: dict[str, Callable[[Path, Sources], tuple[str, str]]] = {
     "latency-table": _latency,
     "accuracy-table": _accuracy,
     selection.SCHEMA: _selection,
@@ -180,7 +159,7 @@ def _kind(path: Path) -> str:
         UsageError: it cannot be opened.
         BadFile: it names none of those that are read here.
     """
-    head = _head(path)
+    head = read_bytes(path, _MOST + 1)
     if head[8:9] == b"{":  # safetensors: the length of a header, then the header; its reader looks further
         return family.SCHEMA
     first = head.split(b"\n", 1)[0]
@@ -196,14 +175,6 @@ def _kind(path: Path) -> str:
     )
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MOST + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-
-
 def _schema(text: bytes) -> str | None:
     try:
         value: Any = strict_json.loads(text)
@@ -211,10 +182,3 @@ def _schema(text: bytes) -> str | None:
         return None
     found = value.get("schema") if isinstance(value, dict) else None
     return found if isinstance(found, str) else None
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error

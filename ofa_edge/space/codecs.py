@@ -14,11 +14,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.files import read_bytes
 from ofa_edge.space.arch import Arch, BlockChoice, Space, Stage
 from ofa_edge.space.ends import ResNetStem
 
@@ -139,10 +139,7 @@ def read_archs(space: Space, path: str) -> list[Arch]:
         UsageError: no such file, an empty list, or an arch that is not in the space.
         BadFile: the file is not (strict) JSON.
     """
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint=_hint(space)) from error
+    data = sys.stdin.buffer.read() if path == "-" else read_bytes(path, hint=_hint(space))
     try:
         value = strict_json.loads(data)
     except ValueError as error:

@@ -42,13 +42,15 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile
+from ofa_edge.files import read_bytes
 from ofa_edge.space.arch import Preprocess, Space, Stage
 from ofa_edge.space.ends import Head, MobileStem, ResNetStem
 
@@ -110,6 +112,10 @@ _Widths = Annotated[list[_Channels], Field(max_length=64), AfterValidator(_not_f
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def fields(self) -> dict[str, Any]:
+        """As the value of a space has them, `type` aside."""
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in self if name != "type"}
+
 
 class _Mobile(_Value):
     type: Literal["mobile"]
@@ -118,9 +124,6 @@ class _Mobile(_Value):
     first_channels: _Channels
     first_activation: _Activation
 
-    def value(self) -> MobileStem:
-        return MobileStem(self.channels, self.activation, self.first_channels, self.first_activation)
-
 
 class _ResNet(_Value):
     type: Literal["resnet"]
@@ -128,9 +131,6 @@ class _ResNet(_Value):
     out_widths: Annotated[_Widths, _Some]
     activation: _Activation
     depths: Annotated[list[Annotated[int, Field(ge=0, le=1)]], _Some, AfterValidator(_rising)] = [0, 1]
-
-    def value(self) -> ResNetStem:
-        return ResNetStem(tuple(self.mid_widths), tuple(self.out_widths), self.activation, tuple(self.depths))
 
 
 class _Stage(_Value):
@@ -148,19 +148,6 @@ class _Stage(_Value):
         if self.widths and max(self.widths) != self.out_channels:
             raise ValueError("out_channels must be the greatest of widths")
         return self
-
-    def value(self, block: str) -> Stage:
-        return Stage(
-            self.out_channels,
-            self.stride,
-            tuple(self.depths),
-            tuple(self.kernels),
-            tuple(self.expands),
-            self.activation,
-            self.se,
-            tuple(self.widths),
-            block,
-        )
 
 
 class _Head(_Value):
@@ -205,11 +192,7 @@ def read_toml(path: Path) -> Space:
         UsageError: the file cannot be read.
         BadFile: it is not TOML, or not a space.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint=_HINT) from error
+    data = read_bytes(path, _MOST_BYTES + 1, hint=_HINT)
     if len(data) > _MOST_BYTES:
         raise BadFile(f"{path} is larger than {_MOST_BYTES:,} bytes", hint=_HINT)
     if max(map(len, data.split(b"\n"))) > _MOST_IN_LINE:
@@ -233,17 +216,17 @@ def as_space(value: Mapping[str, Any], source: str) -> Space:
         found = _Space.model_validate(value)
     except ValidationError as error:
         raise BadFile(f"{source}: {_first(error)}", hint=_HINT) from error
-    block = "bottleneck" if isinstance(found.stem, _ResNet) else "expanded_conv"
-    space = Space(
-        found.name,
-        tuple(found.resolutions),
-        found.stem.value(),
-        tuple(stage.value(block) for stage in found.stages),
-        Head(found.head.channels, found.head.activation, found.head.features),
-        found.classes,
-        Preprocess(_per_channel(found.preprocess.mean), _per_channel(found.preprocess.std), found.preprocess.crop),
-        found.bn_eps,
-    )
+    resnet = isinstance(found.stem, _ResNet)
+    block = "bottleneck" if resnet else "expanded_conv"
+    parts = found.fields() | {
+        "preprocess": Preprocess(
+            _per_channel(found.preprocess.mean), _per_channel(found.preprocess.std), found.preprocess.crop
+        ),
+        "stem": (ResNetStem if resnet else MobileStem)(**found.stem.fields()),
+        "stages": tuple(Stage(**stage.fields(), block=block) for stage in found.stages),
+        "head": Head(**found.head.fields()),
+    }
+    space = Space(**parts)
     _check_size(space, source)
     _check_expansion(space, source)
     return space
@@ -251,26 +234,16 @@ def as_space(value: Mapping[str, Any], source: str) -> Space:
 
 def as_dict(space: Space) -> dict[str, Any]:
     """Plain values of a space, keys in the order of the module's docstring."""
-    stem: dict[str, Any] = {"activation": space.stem.activation}
-    if isinstance(space.stem, ResNetStem):
-        stem = {"type": "resnet", "mid_widths": list(space.stem.mid_widths), "out_widths": list(space.stem.out_widths)}
-        stem |= {"activation": space.stem.activation, "depths": list(space.stem.depths)}
-    else:
-        stem = {"type": "mobile", "channels": space.stem.channels, "activation": space.stem.activation}
-        stem |= {"first_channels": space.stem.first_channels, "first_activation": space.stem.first_activation}
+    kind = "resnet" if isinstance(space.stem, ResNetStem) else "mobile"
     return {
         "name": space.name,
         "resolutions": list(space.resolutions),
         "classes": space.classes,
         "bn_eps": space.bn_eps,
         "preprocess": space.preprocess.as_json(),
-        "stem": stem,
-        "stages": [_stage_dict(stage) for stage in space.stages],
-        "head": {
-            "channels": space.head.channels,
-            "activation": space.head.activation,
-            "features": space.head.features,
-        },
+        "stem": {"type": kind, **_plain(space.stem)},
+        "stages": [_plain(stage) for stage in space.stages],
+        "head": _plain(space.head),
     }
 
 
@@ -289,17 +262,12 @@ def as_toml(space: Space) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _stage_dict(stage: Stage) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "out_channels": stage.out_channels,
-        "stride": stage.stride,
-        "depths": list(stage.depths),
-        "kernels": list(stage.kernels),
-        "expands": list(stage.expands),
-        "activation": stage.activation,
-        "se": stage.se,
-    }
-    return found | ({"widths": list(stage.widths)} if stage.widths else {})
+def _plain(part: MobileStem | ResNetStem | Stage | Head) -> dict[str, Any]:
+    """Its fields as JSON and TOML have them; a stage's `block` follows from the stem, and no widths need no line."""
+    found = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(part).items() if name != "block"}
+    if found.get("widths") == []:
+        del found["widths"]
+    return found
 
 
 def _per_channel(values: list[float]) -> float | tuple[float, float, float]:

@@ -6,8 +6,7 @@ into objects.
 
 from __future__ import annotations
 
-import contextlib
-import os
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.files import write_whole
 
 STATE_FILE = "state.pt"
 
@@ -50,19 +50,13 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OfaEdgeError: it cannot be written; the last one stands.
     """
-    part = folder / f"{STATE_FILE}.part"
+    content = io.BytesIO()
+    torch.save({"version": STATE_VERSION, **state}, content)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save({"version": STATE_VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(folder / STATE_FILE)
-    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
-        with contextlib.suppress(OSError):
-            part.unlink()
+        write_whole(folder / STATE_FILE, content.getvalue())
+    except OSError as error:
         raise OfaEdgeError(
-            f"cannot write the run's state to {folder}: {getattr(error, 'strerror', None) or error}"[:500],
+            f"cannot write the run's state to {folder}: {error.strerror}",
             hint="make room there, then go on with --resume",
         ) from error
 

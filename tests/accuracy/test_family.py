@@ -277,7 +277,9 @@ def test_a_sum_has_terms_for_widths_and_stem_too():
     rng = np.random.default_rng(0)
     archs = [space.sample(rng, 224) for _ in range(200)]
     shares = [0.6 + sum(arch.widths) / 50_000 + 0.01 * arch.stem_depth + 0.002 * sum(arch.depths) for arch in archs]
-    fitted = AdditiveAccuracy.fit_rows(space, archs, [round(1e6 * s) for s in shares], [1_000_000] * len(archs))
+    fitted = AdditiveAccuracy.fit_measured(
+        Rows.of(space, archs, [round(1e6 * s) for s in shares], [1_000_000] * len(archs))
+    )
     assert fitted.quality.rmse < 0.001
     scores = [fitted.score(arch) for arch in archs]
     assert fitted.predict(archs) == pytest.approx([fitted.top1(score) for score in scores], abs=1e-9)
@@ -311,5 +313,5 @@ def test_the_greatest_score_enumerates_no_stage():
     space = replace(OFA_LITE0, name="deep", stages=(stage,))
     rng = np.random.default_rng(0)
     archs = [space.sample(rng, 96) for _ in range(30)]
-    fitted = AdditiveAccuracy.fit_rows(space, archs, rng.integers(60, 90, 30), [100] * 30)
+    fitted = AdditiveAccuracy.fit_measured(Rows.of(space, archs, rng.integers(60, 90, 30), [100] * 30))
     assert fitted.greatest_score([96]) >= max(map(fitted.score, archs))

@@ -11,7 +11,7 @@ from ofa_edge.accuracy.encoding import PLACES, encode
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.ridge import FOLDS, RIDGES, left_out_scores, principal
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
-from ofa_edge.accuracy.validation import spearman
+from ofa_edge.accuracy.validation import Rows, spearman
 from ofa_edge.errors import UsageError
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.arrays import StageArrays
@@ -52,7 +52,7 @@ def subnets(count, seed, resolutions=MEASURED):
 @pytest.fixture(scope="module")
 def fitted():
     archs = subnets(300, seed=1)
-    return AdditiveAccuracy.fit_rows(OFA_LITE0, archs, measured(archs), [1000] * len(archs))
+    return AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, measured(archs), [1000] * len(archs)))
 
 
 def test_predicts_subnets_it_has_not_seen(fitted):
@@ -90,8 +90,10 @@ def test_the_score_is_the_sum_that_search_adds_up(fitted):
 def test_finds_that_a_depth_changes_its_blocks_where_it_does():
     """With effects that no sum over places gives, the richer terms are chosen and predict better than the plain."""
     archs = subnets(300, seed=4)
-    plain = AdditiveAccuracy.fit_rows(OFA_LITE0, archs, measured(archs, noise=0.1), [1000] * len(archs))
-    mixed = AdditiveAccuracy.fit_rows(OFA_LITE0, archs, measured(archs, mixed=True, noise=0.1), [1000] * len(archs))
+    plain = AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, measured(archs, noise=0.1), [1000] * len(archs)))
+    mixed = AdditiveAccuracy.fit_measured(
+        Rows.of(OFA_LITE0, archs, measured(archs, mixed=True, noise=0.1), [1000] * len(archs))
+    )
     assert plain.quality.terms == "places"
     assert mixed.quality.terms == "depth x places"
 
@@ -119,7 +121,7 @@ def test_all_resolutions_of_a_subnet_are_left_out_together():
     """Rows that are copies of each other must not vouch for each other: pure noise is not predictable."""
     archs = subnets(100, seed=6)
     noise = np.repeat(np.random.default_rng(1).integers(600, 900, 100), 3)
-    fitted = AdditiveAccuracy.fit_rows(OFA_LITE0, archs, noise, [1000] * len(archs))
+    fitted = AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, noise, [1000] * len(archs)))
     assert fitted.quality.spearman < 0.1  # below 0: a left-out row pulls the mean of the others away from itself
     assert fitted.quality.rmse == pytest.approx(np.std(noise / 1000), rel=0.15)
 
@@ -142,7 +144,7 @@ def test_resolutions_outside_are_refused(fitted, resolution):
 
 def test_one_resolution_is_enough():
     archs = subnets(40, seed=7, resolutions=(128,))
-    fitted = AdditiveAccuracy.fit_rows(OFA_LITE0, archs, measured(archs), [1000] * len(archs))
+    fitted = AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, measured(archs), [1000] * len(archs)))
     assert 0 < fitted.estimate(archs[0]).value < 1
 
 
@@ -150,8 +152,8 @@ def test_rows_in_another_order_give_the_same_model(fitted):
     archs = subnets(300, seed=1)
     correct = measured(archs)
     order = np.random.default_rng(0).permutation(len(archs))
-    other = AdditiveAccuracy.fit_rows(
-        OFA_LITE0, [archs[i] for i in order], [correct[i] for i in order], [1000] * len(archs)
+    other = AdditiveAccuracy.fit_measured(
+        Rows.of(OFA_LITE0, [archs[i] for i in order], [correct[i] for i in order], [1000] * len(archs))
     )
     assert other.quality.rmse == pytest.approx(fitted.quality.rmse, rel=1e-9)
     assert other.weights == pytest.approx(fitted.weights, abs=2e-9)
@@ -160,7 +162,7 @@ def test_rows_in_another_order_give_the_same_model(fitted):
 def test_none_and_all_right_stay_finite():
     archs = subnets(40, seed=8)
     correct = [0 if arch.resolution == 96 else 50 for arch in archs]
-    fitted = AdditiveAccuracy.fit_rows(OFA_LITE0, archs, correct, [50] * len(archs))
+    fitted = AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, correct, [50] * len(archs)))
     assert fitted.estimate(archs[0]).value < 0.1
     assert fitted.estimate(archs[2]).value > 0.9
 
@@ -168,7 +170,7 @@ def test_none_and_all_right_stay_finite():
 def test_few_subnets_are_refused_with_the_command_to_run():
     archs = subnets(19, seed=9)
     with pytest.raises(UsageError, match="19 different subnets are too few") as caught:
-        AdditiveAccuracy.fit_rows(OFA_LITE0, archs, measured(archs), [1000] * len(archs))
+        AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, measured(archs), [1000] * len(archs)))
     assert "ofa-edge evaluate" in caught.value.hint
 
 

@@ -14,11 +14,10 @@ from device_agents import wire
 from ofa_edge.errors import BadFile, DeviceLost, OfaEdgeError
 from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings
-from ofa_edge.latency.design import nested
 from ofa_edge.latency.models import network_model, relative_ridge
 from ofa_edge.latency.models.network_model import NetworkModel
 from ofa_edge.latency.models.predictors import model_of
-from ofa_edge.latency.plan import network_key, spread_sample
+from ofa_edge.latency.plan import nested, network_key
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.space.arch import Arch
@@ -40,7 +39,7 @@ LAW = Law()
 
 
 def draw(count: int, seed: int = 0) -> tuple[Arch, ...]:
-    return nested(SPACE, SIZES, count, np.random.default_rng(seed), spread_sample)
+    return nested(SPACE, SIZES, count, np.random.default_rng(seed))
 
 
 def fitted(archs: Sequence[Arch], noise: float, seed: int, law: Law = LAW) -> NetworkModel:

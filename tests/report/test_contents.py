@@ -14,7 +14,7 @@ from ofa_edge.report import choice_sections, choices, sources
 from ofa_edge.report.choice_sections import Content
 from ofa_edge.report.devices import devices, networks
 from ofa_edge.report.page import Page, page
-from ofa_edge.report.proxies import proxies, spearman
+from ofa_edge.report.proxies import proxies, rank_correlation
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Candidate
 from ofa_edge.search.choose import choose
@@ -195,9 +195,9 @@ def test_macs_are_a_worse_proxy_where_launching_costs_more(folder: Path) -> None
 
 def test_ranks() -> None:
     rising = np.array([1.0, 5.0, 6.0, 100.0])
-    assert spearman(rising, rising**3) == pytest.approx(1.0)
-    assert spearman(rising, -rising) == pytest.approx(-1.0)
-    assert np.isnan(spearman(rising, np.ones(4)))
+    assert rank_correlation(rising, rising**3) == pytest.approx(1.0)
+    assert rank_correlation(rising, -rising) == pytest.approx(-1.0)
+    assert np.isnan(rank_correlation(rising, np.ones(4)))
 
 
 def test_tables_are_told_apart_by_what_differs(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.search import batch
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts
 from ofa_edge.search.budget import Budget
@@ -105,7 +106,7 @@ def test_those_that_keep_limits_can_run_and_keep_the_budget(seed, share, macs, m
 def fitted(space, rng):
     archs = list(dict.fromkeys(space.sample(rng) for _ in range(200)))
     correct = [600 + sum(len(s) for s in a.stages) * 10 + int(rng.integers(40)) for a in archs]
-    return AdditiveAccuracy.fit_rows(space, archs, correct, [1000] * len(archs))
+    return AdditiveAccuracy.fit_measured(Rows.of(space, archs, correct, [1000] * len(archs)))
 
 
 @pytest.mark.parametrize("space", [SMALL, COUPLED, OFA_LITE0], ids=lambda space: space.name)

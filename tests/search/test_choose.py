@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
 from ofa_edge.latency.models.block_times import BlockTimes
 from ofa_edge.latency.models.model import Estimate, LatencyModel, fit_terms
@@ -37,7 +38,7 @@ def counts(seed, archs, n=1000):
 @pytest.fixture(scope="module")
 def accuracy():
     archs = [SMALL.sample(np.random.default_rng(i)) for i in range(200)]
-    return AdditiveAccuracy.fit_rows(SMALL, archs, counts(1, archs), [1000] * len(archs))
+    return AdditiveAccuracy.fit_measured(Rows.of(SMALL, archs, counts(1, archs), [1000] * len(archs)))
 
 
 def chosen_at(budget, latency, accuracy, **more):
@@ -315,7 +316,7 @@ def test_the_real_models_on_ofa_lite0():
     latency = LatencyModel(times, fit, OFA_LITE0, OFA_LITE0.resolutions)
     archs = [OFA_LITE0.sample(rng) for _ in range(60)]
     correct = [round(1000 - 3000 / cost(OFA_LITE0.blocks(arch)).macs ** 0.15) for arch in archs]
-    accuracy = AdditiveAccuracy.fit_rows(OFA_LITE0, archs, correct, [1000] * 60)
+    accuracy = AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, correct, [1000] * 60))
     sizes = shared_resolutions(latency.resolutions, accuracy)
     budget = default_budget(exact_front(OFA_LITE0, latency, accuracy, sizes), latency.margin())
     selection = choose(OFA_LITE0, latency, accuracy, budget, resolutions=sizes, inputs=INPUTS).selection

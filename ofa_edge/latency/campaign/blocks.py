@@ -22,10 +22,10 @@ class Blocks:
     """The rounds of one session.
 
     Args:
-        on_result: called with each block's key and result.
+        on_result: called with each result.
     """
 
-    def __init__(self, bench: Bench, on_result: Callable[[str, Result], None]):
+    def __init__(self, bench: Bench, on_result: Callable[[Result], None]):
         self._bench = bench
         self._on_result = on_result
         done = {(row["key"], row.get("round", 0)) for row in bench.rows.blocks}
@@ -90,4 +90,4 @@ class Blocks:
                 rows.failed(result)
             for todo in self._todo:
                 todo.pop(block.key, None)
-        self._on_result(block.key, result)
+        self._on_result(result)

@@ -2,15 +2,15 @@
 
 In: a session with an agent, a Task, the path of the table. Out: the table on disk and an Outcome. The pipeline:
 
-    identity   is the file, if there is one, of this plan on this device?           campaign_identity.py
-    bring      the models of blocks and the anchor; of networks when they are due   campaign_bench.py
+    identity   is the file, if there is one, of this plan on this device?           identity.py
+    bring      the models of blocks and the anchor; of networks when they are due   bench.py
     heat       of a sustained table: until the speed is steady                      sustained.py
-    measure    rounds of blocks, each followed by its share of the networks         campaign_blocks.py, _networks.py
+    measure    rounds of blocks, each followed by its share of the networks         blocks.py, networks.py
     again      disturbed and wide blocks once more
     predict    of a quick plan: the blocks that were not measured                   predicting.py
     conclude   fit and judge                                                        outcome.py
 
-Rules kept: every result is in the file before the next is waited for (campaign_rows.py), so Ctrl-C, a lost device or a
+Rules kept: every result is in the file before the next is waited for (rows.py), so Ctrl-C, a lost device or a
 killed host keep all of them and `resume` goes on with what is missing or failed; after every step the device is asked
 whether it is still what it was; the file gets its `end` record only when nothing of the plan is left.
 """
@@ -53,7 +53,6 @@ class Step:
     """
 
     kind: str
-    key: str
     done: int
     total: int
     ms: float | None = None
@@ -139,8 +138,8 @@ class _Campaign:
         patience = 0.0 if self._warm else MOST_TOGETHER
         self._pause = pause
         self._bench = Bench(checked, task, plan, rows, clock=clock, pause=self._rest, patience=patience)
-        self._blocks = Blocks(self._bench, lambda key, result: self._step("block", key, result))
-        self._networks = Networks(self._bench, before, lambda key, result: self._step("network", key, result))
+        self._blocks = Blocks(self._bench, lambda result: self._step("block", result))
+        self._networks = Networks(self._bench, before, lambda result: self._step("network", result))
         self._taken_over = {*before.predicted.index, *before.failed.index}
         self._on_step = on_step
         self._total = self.remaining
@@ -187,7 +186,7 @@ class _Campaign:
 
     def _bring(self) -> None:
         """The models that are needed from the start."""
-        self._step("upload", "models")
+        self._step("upload")
         plan, models = self._bench.plan, self._bench.models
         sentinel = () if plan.sentinel is None else (plan.sentinel,)
         models.bring_blocks([*sentinel, *(plan.blocks if self._blocks.begun else ())])
@@ -213,12 +212,12 @@ class _Campaign:
         return deadline - min(self._networks.seconds, max(0.0, deadline - self._bench.clock()) / 2)
 
     def _rest(self, seconds: float) -> None:
-        self._step("wait", "")
+        self._step("wait")
         self._pause(seconds)
 
-    def _step(self, kind: str, key: str, result: wire.Measured | wire.Failed | None = None) -> None:
+    def _step(self, kind: str, result: wire.Measured | wire.Failed | None = None) -> None:
         ms = result.figures.median if isinstance(result, wire.Measured) else None
-        self._on_step(Step(kind, key, self._total - self.remaining, self._total, ms))
+        self._on_step(Step(kind, self._total - self.remaining, self._total, ms))
 
 
 def _macs(plan: Plan, space: Space) -> dict[str, int]:

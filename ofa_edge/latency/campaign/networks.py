@@ -31,12 +31,10 @@ class Networks:
 
     Args:
         before: the table so far.
-        on_result: called with each network's key and last result.
+        on_result: called with each network's last result.
     """
 
-    def __init__(
-        self, bench: Bench, before: LatencyTable, on_result: Callable[[str, wire.Measured | wire.Failed], None]
-    ):
+    def __init__(self, bench: Bench, before: LatencyTable, on_result: Callable[[wire.Measured | wire.Failed], None]):
         self._bench = bench
         self._on_result = on_result
         measured = {(row["key"], row["role"], row.get("round", 0)) for row in before.contents.of("network")}
@@ -76,7 +74,7 @@ class Networks:
             result = self._measure(network)
             bench.models.used(self._key(network))
             self._done(network, number)
-            self._on_result(self._key(network), result)
+            self._on_result(result)
 
     def measure_again(self, deadline: float | None) -> None:
         """Those that were disturbed in every round."""

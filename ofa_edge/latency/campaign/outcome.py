@@ -99,7 +99,7 @@ class Outcome:
                 "distinct": self.distinct,
                 "measured": len(table.blocks),
                 "predicted": self.predicted,
-                "failed": sum(not key.startswith("network:") for key in table.failed.index),
+                "failed": len(table.failed_blocks),
             },
             "networks": len(table.networks),
             "seconds": self.seconds,

@@ -19,6 +19,7 @@ Networks, sentinels and sessions do not fit into columns: a table read back pred
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -31,7 +32,7 @@ import pandas as pd
 
 from ofa_edge import journal
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.files import write_result
+from ofa_edge.files import read_bytes, write_result
 from ofa_edge.latency.conditions import Conditions
 from ofa_edge.latency.exchange import formats
 from ofa_edge.latency.exchange.yaml_tables import number
@@ -68,11 +69,7 @@ def frame(table: LatencyTable) -> pd.DataFrame:
     ]
     rows += [{**row, "record": "predicted"} for row in table.predicted.reset_index().to_dict("records")]
     rows += [dict(row) for row in table.contents.of("given")]
-    rows += [
-        {"record": "failed", "key": key, "reason": reason}
-        for key, reason in zip(table.failed.index, table.failed["reason"], strict=True)
-        if not key.startswith("network:")
-    ]
+    rows += [{"record": "failed", "key": key, "reason": reason} for key, reason in table.failed_blocks.items()]
     found = pd.DataFrame.from_records(rows, columns=_COLUMNS)
     found["space"] = table.header.space
     found["resolutions"] = _joined(table.header.resolutions)
@@ -172,7 +169,7 @@ def _imported(
         conditions = formats.conditions(
             {name: condition(name, text) for name, text in known.items() if text} | dict(said)
         )
-        digest = formats.digest(path)
+        digest = hashlib.sha256(read_bytes(path)).hexdigest()
         origin = {"format": format, "files": [{"name": path.name, "sha256": digest}]}
         header = formats.header(space, sizes, conditions, origin)
     except (ValueError, UsageError) as error:
@@ -244,7 +241,7 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     _require_pyarrow()
     parquet = importlib.import_module("pyarrow.parquet")
-    formats.digest(path)  # says what is wrong where it cannot be read at all
+    read_bytes(path, 1)  # says what is wrong where it cannot be read at all
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadFile(f"{path} is larger than {MAX_BYTES >> 20} MB", hint=_HINT)

@@ -11,7 +11,6 @@ and by which the same files are written again.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -345,11 +344,3 @@ def guess(paths: Sequence[Path]) -> str:
         f"the name of {paths[0]} does not tell its format",
         hint=f"name it with --format: {OFA}, {PROXYLESS}, csv or parquet",
     )
-
-
-def digest(path: Path) -> str:
-    """Hex sha256 of a file. Raises UsageError."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.errors import BadFile
+from ofa_edge.files import read_bytes
 
 # A table of one resolution has about 15 kB.
 MAX_BYTES = 8 << 20
@@ -51,11 +52,7 @@ def read(path: Path) -> YamlTable:
         UsageError: it cannot be opened.
         BadFile: it is no such table; the message says which line.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    data = read_bytes(path, MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise BadFile(f"{path} is larger than {MAX_BYTES >> 20} MB: it is no table of one resolution", hint=_HINT)
     try:

@@ -147,9 +147,7 @@ def carried_times(table: LatencyTable) -> BlockTimes:
         )
     }
     known = {key: ms for key, (ms, error) in rows.items() if error == 0}
-    reasons = dict(zip(table.failed.index, table.failed["reason"], strict=True))
-    failed = {key: reason for key, reason in reasons.items() if not key.startswith("network:")}
-    return BlockTimes(known, {key: row for key, row in rows.items() if row[1] > 0}, failed)
+    return BlockTimes(known, {key: row for key, row in rows.items() if row[1] > 0}, table.failed_blocks)
 
 
 class Encoding:

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.search.budget import Budget
@@ -26,7 +27,7 @@ def accuracy():
     archs = [SMALL.sample(np.random.default_rng(i)) for i in range(200)]
     odds = np.array([DrawnScores(1).score(arch) for arch in archs]) - 0.5
     right = np.rint(1000 / (1 + np.exp(-odds))).astype(int)
-    return AdditiveAccuracy.fit_rows(SMALL, archs, right, [1000] * len(archs))
+    return AdditiveAccuracy.fit_measured(Rows.of(SMALL, archs, right, [1000] * len(archs)))
 
 
 @pytest.fixture(scope="module")

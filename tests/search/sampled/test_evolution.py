@@ -287,7 +287,7 @@ def test_mutations_and_crossings_are_as_described():
 @pytest.fixture(scope="module")
 def accuracy():
     archs = [SMALL.sample(np.random.default_rng(i)) for i in range(200)]
-    return AdditiveAccuracy.fit_rows(SMALL, archs, counts(1, archs), [1000] * len(archs))
+    return AdditiveAccuracy.fit_measured(Rows.of(SMALL, archs, counts(1, archs), [1000] * len(archs)))
 
 
 def evolved_at(budget, latency, accuracy, space=SMALL, **more):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
+from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
@@ -25,7 +26,7 @@ LATENCY = DrawnLatency(7)
 @pytest.fixture(scope="module")
 def accuracy():
     archs = [SMALL.sample(np.random.default_rng(i)) for i in range(200)]
-    return AdditiveAccuracy.fit_rows(SMALL, archs, counts(1, archs), [1000] * len(archs))
+    return AdditiveAccuracy.fit_measured(Rows.of(SMALL, archs, counts(1, archs), [1000] * len(archs)))
 
 
 def drawn(accuracy, budget, samples, **more):
@@ -105,7 +106,7 @@ def test_drawing_ends_where_hits_are_rare():
     ms = BatchCosts(REDUCED, LATENCY, REDUCED.resolutions).latency_ms(archs)
     budget = Budget(latency_ms=float(np.quantile(ms, 0.004)))
     rows = [REDUCED.sample(np.random.default_rng(i)) for i in range(60)]
-    model = AdditiveAccuracy.fit_rows(REDUCED, rows, [500 + 3 * sum(a.depths) for a in rows], [1000] * 60)
+    model = AdditiveAccuracy.fit_measured(Rows.of(REDUCED, rows, [500 + 3 * sum(a.depths) for a in rows], [1000] * 60))
     found = choose_random(
         REDUCED, LATENCY, model, budget, resolutions=REDUCED.resolutions, inputs=INPUTS, samples=500, seed=2
     ).selection
