@@ -143,7 +143,7 @@ def made_up_energy(space: Space, latency: LatencyModel) -> EnergyModel:
         arch = space.sample(rng)
         mj = sum(watts[block.key] * latency.block_ms(block) for block in space.blocks(arch))
         networks.append((arch, float(mj * rng.normal(1, 0.02))))
-    return EnergyModel(latency, {b.key: watts[b.key] * latency.block_ms(b) for b in some}, networks, "made-up")
+    return EnergyModel(latency, {b.key: watts[b.key] * latency.block_ms(b) for b in some}, networks)
 
 
 def check(case: Case, budget: Budget, tally: Tally, thorough: bool) -> None:

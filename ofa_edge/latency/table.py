@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,9 +44,6 @@ from ofa_edge.latency.conditions import Conditions, Header, mismatches
 from ofa_edge.latency.judging.combine import combine
 from ofa_edge.space.arch import Space
 from ofa_edge.space.spaces import named
-
-if TYPE_CHECKING:
-    from ofa_edge.latency.judging.health import Problem
 
 RECORDS = ("session", "block", "predicted", "given", "failed", "network", "sentinel", "sustained", "energy", "fit")
 FORMAT = journal.Format("latency-table", (1, 1), frozenset(RECORDS))
@@ -164,12 +161,6 @@ class LatencyTable:
             BadFile: its definition is none.
         """
         return named(self.header.space, self.header.definition, self.path)
-
-    def check(self) -> list[Problem]:
-        """What is wrong with a table that can be read, as far as its rows tell: the quick part of health.check."""
-        from ofa_edge.latency.judging import health
-
-        return health.of_rows(self)
 
 
 class _Reader:

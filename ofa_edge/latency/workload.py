@@ -12,18 +12,19 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from device_agents import wire
-from ofa_edge.graph import build, compiling
-from ofa_edge.graph.ir import Graph
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.limits import LIMITS
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block, Layer
 from ofa_edge.weights.random import random_arrays
+
+if TYPE_CHECKING:
+    from ofa_edge.graph.ir import Graph
 
 _R = TypeVar("_R")
 
@@ -134,6 +135,8 @@ def model_file(graph: Graph, runs_on: RunsOn) -> bytes:
     Raises:
         UsageError: no file can be written for such a runtime or precision.
     """
+    from ofa_edge.graph import compiling  # with the runtimes, which whoever only reads tables need not wait for
+
     return compiling.write(
         graph,
         runs_on.runtime,
@@ -153,6 +156,8 @@ def block_file(block: Block, runs_on: RunsOn) -> bytes:
     Raises:
         UsageError: no file can be written for such a runtime or precision.
     """
+    from ofa_edge.graph import build, compiling
+
     layers = [Layer("", block)]
     graph = build.network(layers, random_arrays(layers, WEIGHT_SEED))
     side = 1 if block.type == "Logits" else _CALIBRATION_SIZE
@@ -188,6 +193,8 @@ def network_file(space: Space, arch: Arch, runs_on: RunsOn) -> bytes:
 
 def random_network(space: Space, arch: Arch) -> Graph:
     """A whole network with random weights."""
+    from ofa_edge.graph import build
+
     layers = space.layers(arch)
     return build.network(layers, random_arrays(layers, WEIGHT_SEED))
 

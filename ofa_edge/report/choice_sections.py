@@ -175,7 +175,7 @@ def _front_table(front: DeviceFront) -> Markup:
     rows = [
         [
             fixed(c.latency_ms.value),
-            _ends(c.latency_ms.low, c.latency_ms.high),
+            ends(c.latency_ms.low, c.latency_ms.high),
             percent(c.top1.value, 2),
             f"{100 * c.top1.low:.1f} to {100 * c.top1.high:.1f}",
             f"{c.arch.resolution} px",
@@ -190,7 +190,8 @@ def _front_table(front: DeviceFront) -> Markup:
     return table(caption, headers, rows, right=[headers[0], headers[2], headers[4], headers[6], headers[7]])
 
 
-def _ends(low: float | None, high: float | None) -> str:
+def ends(low: float | None, high: float | None) -> str:
+    """An interval in words."""
     return "unknown" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 

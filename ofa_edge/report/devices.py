@@ -50,11 +50,6 @@ class Device:
         """Conditions that it does not tell."""
         return unknown_conditions(self.table.conditions)
 
-    @property
-    def space(self) -> Space:
-        """Raises as LatencyTable.space."""
-        return self.table.space
-
 
 @dataclass(frozen=True, slots=True)
 class Network:

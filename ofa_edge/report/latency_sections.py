@@ -15,7 +15,7 @@ from ofa_edge.latency.judging.health import Level, Problem, precision
 from ofa_edge.latency.judging.verdicts import counts
 from ofa_edge.report import drawings, figures
 from ofa_edge.report.axes import Frame
-from ofa_edge.report.choice_sections import Content, Section, lines_of
+from ofa_edge.report.choice_sections import Content, Section, ends, lines_of
 from ofa_edge.report.choices import Pick
 from ofa_edge.report.devices import Device, Network, fixed, milliseconds, networks, percent
 from ofa_edge.report.drawings import BlockTime
@@ -100,16 +100,12 @@ def _block_panel(pick: Pick, times: Sequence[BlockTime]) -> Markup:
     )
     picture = drawings.bars(times, f"blocks{pick.number}", f"Latency per block of subnet {name}")
     rows: list[list[Child]] = [
-        [t.name, f"{t.ms:.4g}", _range(t.low, t.high), f"{t.ms / total:.1%}", "yes" if t.measured else "no"]
+        [t.name, f"{t.ms:.4g}", ends(t.low, t.high), f"{t.ms / total:.1%}", "yes" if t.measured else "no"]
         for t in times
     ]
     headers = ["block", "ms", "interval", "share", "measured"]
     rows_of = table(f"Blocks of subnet {pick.number}", headers, rows, right=["ms", "share"])
     return figures.figure(caption, picture, details("Data", rows_of))
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "unknown" if low is None or high is None else f"{low:.4g} to {high:.4g}"
 
 
 # -- predicted against measured -------------------------------------------------------------------
@@ -149,9 +145,9 @@ def _prediction_panel(content: Content, device: Device, found: Sequence[Network]
             _brief(n.arch),
             "held out" if n.held_out else "calibration",
             f"{n.measured.value:.4g}",
-            _range(n.measured.low, n.measured.high),
+            ends(n.measured.low, n.measured.high),
             f"{n.predicted.value:.4g}",
-            _range(n.predicted.low, n.predicted.high),
+            ends(n.predicted.low, n.predicted.high),
             f"{100 * n.error:+.1f} %",
         ]
         for n in found

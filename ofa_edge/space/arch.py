@@ -145,10 +145,11 @@ class Space:
             UsageError: the arch is not in this space.
         """
         self.check(arch)
-        layers = self.stem.layers(arch.resolution, arch.widths[:2], arch.stem_depth)
+        layers, around = self.stem.layers(arch.resolution, arch.widths[:2], arch.stem_depth), self._around(arch.widths)
         for s, choice in enumerate(arch.stages):
             for i, block_choice in enumerate(choice):
-                block = self.stage_block(s, i, block_choice, layers[-1].block.out_size, arch.widths)
+                size = layers[-1].block.out_size
+                block = self._block(s, i, block_choice, size, around[s], around[s + 1])
                 layers.append(Layer(f"stages.{s}.{i}", block))
         last = layers[-1].block
         layers += self.head.layers(last.out_channels, last.out_size, self.classes)
@@ -159,11 +160,12 @@ class Space:
     ) -> Block:
         """The Block at one place of an elastic stage, for a choice, an input size in pixels and an arch's `widths`
         (the greatest where left out)."""
-        if self.elastic_width:
-            around = list(widths or self.largest().widths)[1:]
-        else:
-            around = [self.stem.out_channels[0], *(stage.out_channels for stage in self.stages)]
+        around = self._around(widths or tuple(map(max, self.width_choices)))
         return self._block(stage_index, block_index, choice, in_size, around[stage_index], around[stage_index + 1])
+
+    def _around(self, widths: Sequence[int]) -> Sequence[int]:
+        """Output channels of the stem and of each stage, for an arch's widths."""
+        return widths[1:] or [self.stem.out_channels[0], *(stage.out_channels for stage in self.stages)]
 
     def _block(self, s: int, i: int, choice: BlockChoice, in_size: int, before: int, width: int) -> Block:
         stage = self.stages[s]

@@ -11,6 +11,7 @@ import pytest
 from ofa_edge.cli import app, profiling
 from ofa_edge.latency import plan
 from ofa_edge.latency.table import LatencyTable
+from tests.latency.helpers import row_problems
 from tests.reduced import TASK, registered, write_latencies
 from tests.simulated import FACTS
 
@@ -118,4 +119,4 @@ def test_a_network_table_a_prediction_from_it_and_a_table_started_from_it_on_thi
         assert value["networks"] == 2
         assert value["fit"]["terms"] == ["unit"]
         assert any(notice["code"].startswith("unit-") for notice in value["notices"])
-        assert {problem.code for problem in LatencyTable.read(second).check()} <= {"disturbed"}
+        assert {problem.code for problem in row_problems(LatencyTable.read(second))} <= {"disturbed"}

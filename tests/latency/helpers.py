@@ -8,7 +8,9 @@ from typing import Any
 from ofa_edge.latency.campaign import campaign
 from ofa_edge.latency.campaign.outcome import Outcome
 from ofa_edge.latency.conditions import PlanSettings, RunsOn
+from ofa_edge.latency.judging import health
 from ofa_edge.latency.plan import Plan, make_plan
+from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.spaces import OFA_LITE0
 from tests.simulated import SimulatedDevice
 
@@ -31,3 +33,9 @@ def device_for(work: campaign.Task, **what: Any) -> SimulatedDevice:
 
 def profile(path: Path, device: SimulatedDevice, work: campaign.Task, **options: Any) -> Outcome:
     return campaign.run(device, path, work, clock=device.clock, pause=device.pause, **options)
+
+
+def row_problems(table: LatencyTable) -> list[health.Problem]:
+    """What is wrong with a table's rows, whatever their figures and the model fitted to them."""
+    of_rows = ("unfinished", "failed", "disturbed", "key", "space", "strange", "missing")
+    return [problem for problem in health.check(table).problems if problem.code in of_rows]

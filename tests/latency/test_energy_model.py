@@ -55,7 +55,7 @@ def row(key: str, role: str, mj: float, sensor: str = "rapl") -> dict:
 
 def test_a_network_is_predicted_within_its_interval(table: LatencyTable, latency: LatencyModel) -> None:
     model = EnergyModel.from_table(table, latency)
-    assert model.calibrated
+    assert model.fit.residual is not None
     assert model.sensor == "rapl"
     for arch in archs():
         blocks = SPACE.blocks(arch)
@@ -68,7 +68,6 @@ def test_a_network_is_predicted_within_its_interval(table: LatencyTable, latency
         assert found.value == pytest.approx(model.offset_mj + sum(map(model.block_mj, blocks)))
         assert found.high <= found.value * (1 + model.margin()) * (1 + 1e-12)
     assert model.margin(0.99) > model.margin(0.95) > 0
-    assert "8 networks and 12 blocks measured with rapl" in model.describe()
 
 
 def test_measured_blocks_keep_their_proportions_and_others_take_the_power_of_their_likes(
@@ -88,10 +87,9 @@ def test_measured_blocks_keep_their_proportions_and_others_take_the_power_of_the
     assert model.block_mj(pool) == pytest.approx(latency.block_ms(pool))
     stem = next(block for block in plan_of(WORK).blocks if block.type == "Conv")
     assert model.block_mj(stem) == pytest.approx(5 * latency.block_ms(stem))  # the median of all three
-    assert not model.calibrated
+    assert model.fit.residual is None
     found = model.estimate(SPACE.blocks(archs(1)[0]))
     assert (found.low, found.high, model.margin()) == (None, None, 0.0)
-    assert "error unknown" in model.describe()
 
 
 def test_networks_alone_are_enough(table: LatencyTable, latency: LatencyModel) -> None:

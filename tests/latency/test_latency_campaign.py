@@ -19,7 +19,7 @@ from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.plan import QUICK
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.spaces import resnet_d
-from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
+from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, row_problems, task
 from tests.simulated import FACTS
 
 WORK = task()
@@ -40,7 +40,7 @@ def test_a_campaign_measures_every_block_and_network_once(tmp_path: Path) -> Non
     assert counts.pop(PLAN.sentinel.key) == sentinels + 1
     assert set(counts.values()) == {1}
     assert len(table.sentinels) == sentinels
-    assert table.check() == []
+    assert row_problems(table) == []
     assert outcome.as_json()["blocks"] == {"distinct": BLOCKS, "measured": BLOCKS, "predicted": 0, "failed": 0}
 
 
@@ -151,7 +151,7 @@ def test_a_table_keeps_the_definition_of_a_space_of_ones_own(tmp_path: Path) -> 
     arch = own.sample(np.random.default_rng(0))
     (prediction,) = model.predict([arch], 0.95)
     assert prediction.missing == ()
-    assert table.check() == []
+    assert row_problems(table) == []
     other = replace(work, space=own.with_classes(8))
     with pytest.raises(UsageError, match=r"begun with space mine \(definition \w{8}\), this run has space mine \(def"):
         profile(path, device_for(other), other, resume=True)
@@ -202,7 +202,7 @@ def test_when_the_time_is_over_the_networks_had_their_share_and_the_table_is_unf
     assert 0 < len(outcome.table.blocks) < BLOCKS
     assert len(outcome.table.networks) == 4
     assert "unfinished" in [notice.code for notice in outcome.notices]
-    assert "unfinished" in [problem.code for problem in outcome.table.check()]
+    assert "unfinished" in [problem.code for problem in row_problems(outcome.table)]
     assert device.now <= 25
     assert profile(path, device, WORK, resume=True).finished
 

@@ -325,14 +325,14 @@ def test_a_model_from_a_campaign_predicts_its_holdout_networks(outcome: Outcome)
     assert outcome.held_out.mape < 0.03
     fit = outcome.table.contents.of("fit")[-1]
     assert fit["held_out"]["mape_pct"] == pytest.approx(100 * outcome.held_out.mape)
-    assert fit["reference_ms"] == outcome.model.reference_ms
-    assert outcome.model.reference_ms == pytest.approx(LAW.network(SPACE.blocks(outcome.model.anchor)), rel=0.6)
-    assert outcome.model.anchor == make_plan(SPACE, (96, 128), outcome.table.header.plan).anchor
+    assert fit["reference_ms"] == outcome.fitted.reference_ms
+    assert outcome.fitted.reference_ms == pytest.approx(LAW.network(SPACE.blocks(outcome.fitted.anchor)), rel=0.6)
+    assert outcome.fitted.anchor == make_plan(SPACE, (96, 128), outcome.table.header.plan).anchor
 
 
 def test_drift_is_removed_from_blocks_and_does_not_reach_the_anchored_networks(outcome: Outcome) -> None:
     assert "drift" in [notice.code for notice in outcome.notices]
-    table, model = outcome.table, outcome.model
+    table, model = outcome.table, outcome.fitted
     rows = table.contents.of("block")
     true = np.array([LAW.block(Block.from_key(row["key"])) for row in rows])
     at = np.array([row["at"] for row in rows])

@@ -17,7 +17,7 @@ from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
 from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10, SPACES
-from tests.latency.helpers import device_for, profile, task
+from tests.latency.helpers import device_for, profile, row_problems, task
 from tests.simulated import Law
 
 BLOCKS = OFA_MBV3_W10.distinct_blocks((128, 160, 192, 224))
@@ -117,7 +117,7 @@ def test_a_quick_table_predicts_every_block_that_it_does_not_measure(tmp_path: P
     assert (len(table.blocks), len(table.predicted), list(table.failed.index)) == (79, 174, [bad])
     assert set(table.predicted.index) == {block.key for block in plan.predicted}
     assert outcome.as_json()["blocks"] == {"distinct": 254, "measured": 79, "predicted": 174, "failed": 1}
-    assert "missing" not in [problem.code for problem in table.check()]
+    assert "missing" not in [problem.code for problem in row_problems(table)]
     assert outcome.held_out is not None
     assert outcome.held_out.mape < 0.03
     assert (table.predicted["error"] > 0).all()

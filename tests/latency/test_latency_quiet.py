@@ -12,7 +12,7 @@ from ofa_edge.errors import BadFile
 from ofa_edge.latency.campaign.quiet import MOST_SECONDS, MOST_TOGETHER, Quiet
 from ofa_edge.latency.plan import FULL
 from ofa_edge.latency.table import LatencyTable
-from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, task
+from tests.latency.helpers import SETTINGS, device_for, plan_of, profile, row_problems, task
 from tests.simulated import FACTS, figures
 
 WORK = task()
@@ -161,4 +161,4 @@ def test_a_device_that_was_booted_again_begins_a_new_session(tmp_path: Path) -> 
     table = profile(tmp_path / "t.jsonl", device, FULL_WORK).table
     assert [row["facts"]["boot_id"] for row in table.contents.of("session")] == [FACTS.boot_id, again.boot_id]
     assert {(row["round"], row["session"]) for row in table.contents.of("block")} == {(0, 0), (1, 1), (2, 1)}
-    assert table.check() == []
+    assert row_problems(table) == []

@@ -15,7 +15,7 @@ from ofa_edge.latency.conditions import PlanSettings, RunsOn
 from ofa_edge.latency.plan import QUICK, middle
 from ofa_edge.latency.trials import measure_networks
 from ofa_edge.latency.workload import network_source
-from tests.latency.helpers import SPACE, task
+from tests.latency.helpers import SPACE, row_problems, task
 
 
 @pytest.mark.timeout(240)
@@ -27,12 +27,12 @@ def test_profile_and_measure_on_this_machine(tmp_path: Path, monkeypatch: pytest
         table = outcome.table
         assert outcome.finished
         assert table.complete
-        assert {problem.code for problem in table.check()} <= {"disturbed"}
+        assert {problem.code for problem in row_problems(table)} <= {"disturbed"}
         assert len(table.blocks) == 56
         assert (table.blocks["median"] > 0).all()
         assert table.networks["ratio_median"].notna().all()
         assert table.conditions.runtime == "onnxruntime"
-        small, large = (outcome.model.predict([arch])[0].latency for arch in (SPACE.smallest(96), SPACE.largest(96)))
+        small, large = (outcome.fitted.predict([arch])[0].latency for arch in (SPACE.smallest(96), SPACE.largest(96)))
         assert small is not None
         assert large is not None
         assert 0 < small.value < large.value
@@ -41,7 +41,7 @@ def test_profile_and_measure_on_this_machine(tmp_path: Path, monkeypatch: pytest
         sources = {"small": network_source(SPACE, SPACE.smallest(96), RunsOn())}
         (found,) = measure_networks(
             session, sources, runs_on=RunsOn(), processes=1, anchor=anchor,
-            reference_ms=outcome.model.reference_ms, effort=plan.QUICK,
+            reference_ms=outcome.fitted.reference_ms, effort=plan.QUICK,
         )  # fmt: skip
         assert found.failed is None
         assert found.figures is not None

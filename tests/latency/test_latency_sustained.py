@@ -18,7 +18,7 @@ from ofa_edge.latency.campaign.sustained import MOST_SECONDS, WINDOW_SECONDS, Sa
 from ofa_edge.latency.conditions import BURST, SUSTAINED, require_match
 from ofa_edge.latency.stats import Verdict
 from ofa_edge.latency.workload import Model
-from tests.latency.helpers import device_for, plan_of, profile, task
+from tests.latency.helpers import device_for, plan_of, profile, row_problems, task
 from tests.simulated import SimulatedDevice
 
 BURSTS = task()
@@ -62,7 +62,7 @@ def test_the_device_is_heated_until_its_speed_is_steady_and_then_measured(tmp_pa
     assert notice.value == pytest.approx(found.slower)
     assert "longer than cold" in notice.text
     assert outcome.verdict is Verdict.GOOD
-    assert outcome.table.check() == []
+    assert row_problems(outcome.table) == []
 
 
 def test_ten_minutes_are_enough(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
 from ofa_edge.latency.conditions import RunsOn, conditions, mismatches, require_match
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.table import FORMAT, LatencyTable, newest_match
-from tests.latency.helpers import device_for, profile, task
+from tests.latency.helpers import device_for, profile, row_problems, task
 from tests.simulated import FACTS, figures
 
 FROZEN = Path(__file__).parents[1] / "formats" / "latency-table-1.0.jsonl"
@@ -65,7 +65,7 @@ def test_version_1_0_still_reads() -> None:
     assert len(read.networks) == 5
     assert list(read.predicted["median"]) == [0.15]
     assert list(read.failed.index) == [crashed]
-    assert [problem.code for problem in read.check()] == ["failed"]
+    assert [problem.code for problem in row_problems(read)] == ["failed"]
 
 
 def test_version_1_1_still_reads() -> None:
@@ -78,7 +78,7 @@ def test_version_1_1_still_reads() -> None:
     assert read.blocks["median"].sum() == pytest.approx(8.0517893)
     assert {"temperature_c", "throttled", "governor"} <= set(read.sentinels["noise"].iloc[0])
     assert (read.networks["peak_bytes"] > 0).all()
-    assert read.check() == []
+    assert row_problems(read) == []
     largest = LatencyModel.from_table(read).estimate(read.space.blocks(read.space.largest(96)))
     assert largest.value == pytest.approx(4.6, abs=0.1)
 
@@ -106,7 +106,7 @@ def test_a_table_cut_anywhere_after_its_header_reads_as_unfinished() -> None:
         contents = journal.parse(data[:cut], FORMAT, "t")
         read = LatencyTable.from_contents(contents, "t")
         assert not read.complete
-        assert "unfinished" in [problem.code for problem in read.check()]
+        assert "unfinished" in [problem.code for problem in row_problems(read)]
 
 
 # -- which measurement counts ---------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_a_damaged_header_is_refused_by_field(tmp_path: Path, path: tuple[str, .
 def test_check_names_what_is_missing_failed_strange_or_disturbed(tmp_path: Path) -> None:
     failed = {"record": "failed", "key": KEY.replace("1280x3", "1280x4"), "session": 0, "at": 0, "reason": "boom"}
     read = table(tmp_path, block(flags=["steal"]), block(key="nonsense"), failed)
-    problems = {problem.code: problem.text for problem in read.check()}
+    problems = {problem.code: problem.text for problem in row_problems(read)}
     assert set(problems) == {"missing", "failed", "key", "disturbed"}
     assert "boom" in problems["failed"]
     assert "'nonsense' is not a block key" in problems["key"]
@@ -203,7 +203,7 @@ def test_check_names_what_is_missing_failed_strange_or_disturbed(tmp_path: Path)
 
 def test_a_table_of_an_unknown_space_says_so(tmp_path: Path) -> None:
     read = table(tmp_path, block(), header=HEADER | {"space": "other"})
-    assert [problem.code for problem in read.check()] == ["space"]
+    assert [problem.code for problem in row_problems(read)] == ["space"]
 
 
 # -- conditions -----------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_table_with_any_field_replaced_is_used_or_refused_and_nothing_else(dat
     text = "".join(json.dumps(r) + "\n" for r in [*LINES[:line], row, *LINES[line + 1 :]])
     try:
         read = LatencyTable.from_contents(journal.parse(text.encode(), FORMAT, "t"), "t")
-        read.check()
+        row_problems(read)
         model = LatencyModel.from_table(read)
         model.margin()
         predictions = model.predict([model.space.smallest(96), model.space.largest(96)])

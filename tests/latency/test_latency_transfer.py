@@ -22,7 +22,7 @@ from ofa_edge.latency.models.unit import UnitModel
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
-from tests.latency.helpers import SPACE, device_for, profile, task
+from tests.latency.helpers import SPACE, device_for, profile, row_problems, task
 from tests.search.doubles import SMALL
 from tests.simulated import FACTS, Law, SimulatedDevice
 
@@ -79,7 +79,7 @@ def test_ten_networks_bring_a_table_to_another_device(
     work = started(prior(kind), OTHER, 10, holdout=20)
     device = board(work, law=SLOWER, noise=0.01, facts=OTHER)
     outcome = profile(tmp_path / "t.jsonl", device, work)
-    assert isinstance(outcome.model, TransferredModel)
+    assert isinstance(outcome.fitted, TransferredModel)
     assert all(fresh and key.startswith("network:") for key, fresh in device.asked)
     value = outcome.as_json()
     distinct = len(SMALL.distinct_blocks(SMALL.resolutions))
@@ -89,7 +89,7 @@ def test_ten_networks_bring_a_table_to_another_device(
     assert outcome.held_out.mape < 0.03
     assert outcome.held_out.covered is not None
     assert outcome.held_out.covered >= 0.8
-    (notice,) = outcome.model.notices
+    (notice,) = outcome.fitted.notices
     assert "Simulated Board" in notice.text
     assert "10 whole networks" in notice.text
     # The prior alone would be off by factors.
@@ -136,7 +136,7 @@ def test_the_new_table_needs_the_priors_file_no_more(prior: Callable[[str], Late
     work = started(table, OTHER, 6, holdout=0)
     outcome = profile(tmp_path / "t.jsonl", board(work, law=SLOWER, facts=OTHER), work)
     again = LatencyTable.read(tmp_path / "t.jsonl")
-    assert again.check() == []
+    assert row_problems(again) == []
     assert set(again.predicted.index) == {block.key for block in SMALL.distinct_blocks(SMALL.resolutions)}
     header = again.header.prior
     assert header is not None
@@ -145,7 +145,7 @@ def test_the_new_table_needs_the_priors_file_no_more(prior: Callable[[str], Late
     assert header.conditions == table.conditions
     assert header.provenance == table.header.provenance
     arch = SMALL.largest()
-    assert model_of(again).predict([arch]) == outcome.model.predict([arch])
+    assert model_of(again).predict([arch]) == outcome.fitted.predict([arch])
     assert model_of(again).predict([arch])[0].missing == ()
     # And it can be a prior itself.
     third = start_from(again, model_of(again), SMALL, SMALL.resolutions, conditions(SECOND, RunsOn()))
@@ -175,9 +175,9 @@ def test_a_block_that_failed_on_the_priors_device_is_not_chosen_on_this_one(tmp_
     profile(tmp_path / "p.jsonl", device_for(work, crashes=frozenset({bad})), work)
     mine = started(LatencyTable.read(tmp_path / "p.jsonl"), OTHER, 8, holdout=0)
     outcome = profile(tmp_path / "t.jsonl", board(mine, law=SLOWER, facts=OTHER), mine)
-    assert outcome.model.block_ms(Block.from_key(bad)) == float("inf")
+    assert outcome.fitted.block_ms(Block.from_key(bad)) == float("inf")
     assert "on the prior's device" in outcome.table.failed["reason"][bad]
-    assert outcome.model.predict([SMALL.smallest()])[0].latency is None
+    assert outcome.fitted.predict([SMALL.smallest()])[0].latency is None
 
 
 def test_another_space_or_resolution_than_the_priors_is_refused(prior: Callable[[str], LatencyTable]) -> None:
@@ -216,7 +216,7 @@ def test_a_unit_that_is_8_percent_slower_is_named_and_corrected(
     prior: Callable[[str], LatencyTable], tmp_path: Path
 ) -> None:
     outcome = second_unit(tmp_path / "t.jsonl", prior("blocks"), 1.08)
-    model = outcome.model
+    model = outcome.fitted
     assert isinstance(model, UnitModel)
     assert model.factor.value == pytest.approx(1.08, abs=0.02)
     assert model.factor.low <= 1.08 <= model.factor.high
@@ -236,7 +236,7 @@ def test_a_unit_that_is_1_percent_slower_is_not_named(
     prior: Callable[[str], LatencyTable], seed: int, tmp_path: Path
 ) -> None:
     outcome = second_unit(tmp_path / "t.jsonl", prior("blocks"), 1.01, seed)
-    (notice,) = outcome.model.notices
+    (notice,) = outcome.fitted.notices
     assert notice.code == "unit-equal"
     assert "fits this unit as it is" in notice.text
 
@@ -251,12 +251,12 @@ def test_the_priors_sentinel_is_measured_beside_each_network_and_speaks_too(
     sentinels = outcome.table.sentinels
     assert len(sentinels) == 4
     assert set(sentinels["key"]) == set(table.sentinels["key"])
-    assert isinstance(outcome.model, UnitModel)
+    assert isinstance(outcome.fitted, UnitModel)
     # Networks alone know less.
     without = work.start.header.model_copy(update={"sentinel_ms": None}) if work.start else None
     assert without is not None
     alone = UnitModel.of(outcome.table, without, transfer.carried_times(outcome.table))
-    width = outcome.model.factor.high - outcome.model.factor.low
+    width = outcome.fitted.factor.high - outcome.fitted.factor.low
     assert width < alone.factor.high - alone.factor.low
 
 
@@ -280,12 +280,12 @@ def test_a_prior_of_networks_corrects_a_unit_without_a_sentinel(
 ) -> None:
     outcome = second_unit(tmp_path / "t.jsonl", prior("network"), 0.9)
     assert outcome.table.sentinels.empty
-    assert [notice.code for notice in outcome.model.notices] == ["unit-faster"]
+    assert [notice.code for notice in outcome.fitted.notices] == ["unit-faster"]
 
 
 def test_the_same_device_later_is_told_so(prior: Callable[[str], LatencyTable], tmp_path: Path) -> None:
     work = started(prior("blocks"), FACTS, 4, holdout=0)
     outcome = profile(tmp_path / "t.jsonl", board(work, speed=lambda now: 1.2), work)
-    (notice,) = outcome.model.notices
+    (notice,) = outcome.fitted.notices
     assert "this device is" in notice.text
     assert "slower than when the prior was made" in notice.text

@@ -70,15 +70,6 @@ class Outcome:
     energy: Report | None = None
 
     @property
-    def model(self) -> LatencyModel:
-        """The table's model, for those who know that there is one.
-
-        Raises:
-            BadFile: the campaign is unfinished, and has measured too little for one.
-        """
-        return model_of(self.table) if self.fitted is None else self.fitted
-
-    @property
     def sustained(self) -> Steady | None:
         """How the device was heated in the last session that heated it; None for a table of bursts."""
         return steady(self.table.contents.of("sustained"))

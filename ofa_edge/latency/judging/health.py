@@ -144,12 +144,6 @@ def precision(table: LatencyTable) -> dict[str, float | None]:
     return {f"within_{p}_pct": share for p, share in shares.items()}
 
 
-def of_rows(table: LatencyTable) -> list[Problem]:
-    """The part of `check` that needs neither a model nor looks at figures."""
-    blocks, wrong = _blocks(table)
-    return [*_campaign(table), *wrong, *_planned(table, blocks)]
-
-
 # -- rules ----------------------------------------------------------------------------------------
 def _campaign(table: LatencyTable) -> Iterator[Problem]:
     """What the campaign left behind."""

@@ -42,7 +42,6 @@ class EnergyModel:
         latency: of the same table.
         blocks: key -> measured mJ.
         networks: archs and their measured mJ.
-        sensor: that they were measured with.
     """
 
     def __init__(
@@ -50,12 +49,10 @@ class EnergyModel:
         latency: LatencyModel,
         blocks: Mapping[str, float],
         networks: Sequence[tuple[Arch, float]],
-        sensor: str = "",
     ):
         self.latency = latency
         self.blocks = dict(blocks)
         self.networks = tuple(networks)
-        self.sensor = sensor
         self._own: dict[Block, float] = {}
         self._margins: dict[float, float] = {}
         rows = [(self._features(latency.space.blocks(arch)), mj) for arch, mj in self.networks]
@@ -87,14 +84,9 @@ class EnergyModel:
             for (key, role), mj in found.items()
             if role != BLOCK and key in archs
         ]
-        return cls(latency, blocks, networks, sensor)
+        return cls(latency, blocks, networks)
 
     # -- the additive form ------------------------------------------------------------------------
-    @property
-    def calibrated(self) -> bool:
-        """Whether intervals are known."""
-        return self.fit.residual is not None
-
     @property
     def offset_mj(self) -> float:
         return self.fit.coefficient("offset")
@@ -139,12 +131,6 @@ class EnergyModel:
             ends = (min(rows, key=lambda row: row[1]), max(rows, key=lambda row: row[1])) if rows else ()
             self._margins[confidence] = max((self._half_width(row, confidence) or 0.0 for row in ends), default=0.0)
         return self._margins[confidence]
-
-    def describe(self) -> str:
-        """What the model is, in one line a person can judge."""
-        count = f"{len(self.networks)} networks and {len(self.blocks)} blocks"
-        error = "error unknown" if self.fit.loo_error is None else f"left-out error {100 * self.fit.loo_error:.1f} %"
-        return f"energy: sum over blocks, fitted on {count} measured with {self.sensor}; {error}"
 
     # -- parts ------------------------------------------------------------------------------------
     def _features(self, blocks: Sequence[Block]) -> np.ndarray:

@@ -134,7 +134,7 @@ def from_table(table: LatencyTable) -> LatencyModel:
     if table.networks.empty:
         raise BadFile(f"{table.path} holds no measured networks", hint="go on with `ofa-edge profile --resume`")
     if prior.kind == "unit":
-        return UnitModel.of(table, prior, carried_times(table))
+        return UnitModel(table, prior, carried_times(table))
     return TransferredModel.of(table, prior)
 
 
@@ -194,8 +194,8 @@ class TransferredModel(LatencyModel):
         fitted: relative_ridge.RidgeFit,
         prior: Prior,
         *,
-        reference_ms: float | None,
-        anchor_spread: float,
+        reference_ms: float | None = None,
+        anchor_spread: float = 0.0,
     ):
         names = ("offset", "scale", *_KINDS, "bytes", "ops")
         known = len(fitted.errors) >= _FEWEST

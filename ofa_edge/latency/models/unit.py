@@ -27,7 +27,6 @@ from ofa_edge.latency.models.model import Fit, LatencyModel
 from ofa_edge.latency.models.relative_ridge import Floats
 from ofa_edge.latency.stats import Notice
 from ofa_edge.latency.table import LatencyTable
-from ofa_edge.space.arch import Space
 from ofa_edge.space.block import Block
 
 # Two campaigns of the same unit under the same conditions differ by about so much; a unit is not named for less.
@@ -69,41 +68,17 @@ class UnitFit(Fit):
 
 
 class UnitModel(LatencyModel):
-    """The prior's prediction times this unit's factor."""
+    """The prior's prediction times this unit's factor.
 
-    def __init__(
-        self,
-        times: BlockTimes,
-        space: Space,
-        resolutions: Sequence[int],
-        factor: Factor,
-        errors: Floats,
-        prior: Prior,
-        same_unit: bool,
-        *,
-        reference_ms: float | None,
-        anchor_spread: float,
-    ):
-        own = float(np.sqrt(np.mean(errors**2))) if len(errors) > 1 else None
-        known = prior.residual is not None or own is not None
-        fit = UnitFit(
-            terms=("unit",),
-            coefficients=(factor.value,),
-            covariance=np.zeros((1, 1)),
-            residual=max(prior.residual or 0.0, own or 0.0) if known else None,
-            loo_error=own,
-            networks=len(errors),
-            degrees=prior.degrees if prior.residual is not None else max(1, len(errors) - 1),
-            factor=factor,
-        )
-        super().__init__(times, fit, space, resolutions, reference_ms=reference_ms, anchor_spread=anchor_spread)
-        self.factor = factor
-        self.prior = prior
-        self.same_unit = same_unit
+    Args:
+        table: started from the prior.
+        times: the prior's.
 
-    @classmethod
-    def of(cls, table: LatencyTable, prior: Prior, times: BlockTimes) -> UnitModel:
-        """Args: times: the prior's. Raises as transfer.from_table."""
+    Raises:
+        BadFile, UsageError: as transfer.from_table.
+    """
+
+    def __init__(self, table: LatencyTable, prior: Prior, times: BlockTimes):
         space = table.space
         reference, spread = model.anchor_reference(table)
         rows = table.networks[table.networks["role"] == "calibration"]
@@ -111,20 +86,24 @@ class UnitModel(LatencyModel):
         shares = np.array([ms / (prior.offset_ms + sum(times.get(b).ms for b in blocks)) for blocks, ms in measured])
         shares = shares[shares > 0]  # a network with a block that failed on the prior's device tells nothing
         anchors = rows["anchor_median"].dropna().to_numpy(float)
-        factor = unit_factor(shares, anchors, table.sentinels["median"].to_numpy(float), prior)
-        errors = _left_out(shares)
+        self.factor = unit_factor(shares, anchors, table.sentinels["median"].to_numpy(float), prior)
+        self.prior = prior
         old, new = prior.provenance, table.header.provenance
-        return cls(
-            times,
-            space,
-            table.header.resolutions,
-            factor,
-            errors,
-            prior,
-            same_unit=old.serial == new.serial != UNKNOWN,
-            reference_ms=reference,
-            anchor_spread=spread,
+        self.same_unit = old.serial == new.serial != UNKNOWN
+        errors = _left_out(shares)
+        own = float(np.sqrt(np.mean(errors**2))) if len(errors) > 1 else None
+        known = prior.residual is not None or own is not None
+        fit = UnitFit(
+            terms=("unit",),
+            coefficients=(self.factor.value,),
+            covariance=np.zeros((1, 1)),
+            residual=max(prior.residual or 0.0, own or 0.0) if known else None,
+            loo_error=own,
+            networks=len(errors),
+            degrees=prior.degrees if prior.residual is not None else max(1, len(errors) - 1),
+            factor=self.factor,
         )
+        super().__init__(times, fit, space, table.header.resolutions, reference_ms=reference, anchor_spread=spread)
 
     @property
     def offset_ms(self) -> float:
