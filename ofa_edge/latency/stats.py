@@ -226,46 +226,34 @@ class Quality:
 
 # Share of disturbed measurements above which a campaign is not good.
 DISTURBED = 0.10
-# (code, noisy above, unusable above). On the quiet machine of the study in docs/ the anchor's spread is 3.8 %, the
-# held-out error 1.2-1.5 %; under load medians are off by up to 50 %.
-_LIMITS = (
-    ("disturbed", DISTURBED, 0.50),
-    ("sentinel-spread", 0.05, 0.25),
-    ("anchor-spread", 0.08, 0.25),
-    ("loo-error", 0.05, 0.15),
-)
-
-
 _QUIETER = "stop other programs on the device and profile again; `ofa-edge doctor --host HOST` says what else helps"
-_HINTS = {
-    "disturbed": _QUIETER,
-    "sentinel-spread": _QUIETER,
-    "anchor-spread": _QUIETER,
-    "loo-error": "profile on a quiet device, with more networks: --networks 20",
-}
 
 
 def judge(quality: Quality) -> tuple[Verdict, tuple[Notice, ...]]:
     """The verdict of a campaign and the facts behind it."""
-    share = quality.disturbed / quality.rows if quality.rows else 1.0
-    values = {
-        "disturbed": share,
-        "sentinel-spread": quality.sentinel_spread,
-        "anchor-spread": quality.anchor_spread,
-        "loo-error": quality.loo_error or 0.0,
-    }
-    texts = {
-        "disturbed": f"{quality.disturbed} of {quality.rows} measurements stayed disturbed by other work",
-        "sentinel-spread": f"the sentinel block varied by {quality.sentinel_spread:.1%}",
-        "anchor-spread": f"the anchor network varied by {quality.anchor_spread:.1%} between processes",
-        "loo-error": f"whole networks are predicted with an error of {values['loo-error']:.1%} (leave-one-out)",
-    }
+    q, loo = quality, quality.loo_error or 0.0
+    disturbed = f"{q.disturbed} of {q.rows} measurements stayed disturbed by other work"
+    more = "profile on a quiet device, with more networks: --networks 20"
     verdict = Verdict.GOOD
     notices = []
-    for code, noisy, unusable in _LIMITS:
-        if values[code] > noisy:
-            notices.append(Notice(code, texts[code], values[code], _HINTS[code]))
-            worst = Verdict.UNUSABLE if values[code] > unusable else Verdict.NOISY
+    # Noisy and unusable above. On the quiet machine of the study in docs/ the anchor's spread is 3.8 %, the held-out
+    # error 1.2-1.5 %; under load medians are off by up to 50 %.
+    for code, value, noisy, unusable, text, hint in (
+        ("disturbed", q.disturbed / q.rows if q.rows else 1.0, DISTURBED, 0.50, disturbed, _QUIETER),
+        ("sentinel-spread", q.sentinel_spread, 0.05, 0.25, "the sentinel block varied by {:.1%}", _QUIETER),
+        (
+            "anchor-spread",
+            q.anchor_spread,
+            0.08,
+            0.25,
+            "the anchor network varied by {:.1%} between processes",
+            _QUIETER,
+        ),
+        ("loo-error", loo, 0.05, 0.15, "whole networks are predicted with an error of {:.1%} (leave-one-out)", more),
+    ):
+        if value > noisy:
+            notices.append(Notice(code, text.format(value), value, hint))
+            worst = Verdict.UNUSABLE if value > unusable else Verdict.NOISY
             verdict = worst if verdict is not Verdict.UNUSABLE else verdict
     if quality.failed:
         text = f"{quality.failed} blocks or networks could not be measured"

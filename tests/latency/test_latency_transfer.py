@@ -255,7 +255,7 @@ def test_the_priors_sentinel_is_measured_beside_each_network_and_speaks_too(
     # Networks alone know less.
     without = work.start.header.model_copy(update={"sentinel_ms": None}) if work.start else None
     assert without is not None
-    alone = UnitModel.of(outcome.table, without, transfer.carried_times(outcome.table))
+    alone = UnitModel(outcome.table, without, transfer.carried_times(outcome.table))
     width = outcome.fitted.factor.high - outcome.fitted.factor.low
     assert width < alone.factor.high - alone.factor.low
 

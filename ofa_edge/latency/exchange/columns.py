@@ -46,7 +46,6 @@ MAX_BYTES = 256 << 20
 MAX_ROWS = 1_000_000
 _FIGURES = ("n", "min", "p10", "median", "p90", "low", "high", "mean", "std")
 _NUMBERS = ("resolution", *_FIGURES, "error")
-_TEXTS = ("record", "key", "statistic", "flags", "reason")
 _COLUMNS = ("record", "key", "resolution", *_FIGURES, "error", "statistic", "flags", "reason", "space", "resolutions")
 _NEEDED = ("record", "key", "median", "mean", "space", "resolutions")
 _CONDITION = "condition_"
