@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import random
 import statistics
 import sys
@@ -30,11 +31,12 @@ import torch
 from ofa_edge.cli.app import main as ofa_edge
 from ofa_edge.graph import check, subnet
 from ofa_edge.space import codecs
-from ofa_edge.space.cost import cost, trainable_params
+from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import get_space
 from ofa_edge.supernet.batchnorm import given_statistics
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.weights import checkpoint
+from ofa_edge.weights.layout import arch_shapes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -99,7 +101,8 @@ def miscounted(name: str, subnets: int) -> int:
         with reference_ofa.shapes_only():
             subnet = reference.get_active_subnet(preserve_weight=False)
         blocks = space.blocks(arch)
-        wrong += (cost(blocks).macs, trainable_params(blocks)) != reference_ofa.counts(subnet, arch.resolution)
+        trained = sum(map(math.prod, arch_shapes(space, arch).values()))
+        wrong += (cost(blocks).macs, trained) != reference_ofa.counts(subnet, arch.resolution)
     return wrong
 
 
