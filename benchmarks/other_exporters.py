@@ -25,6 +25,8 @@ from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import SPACES
 from ofa_edge.weights.cut import fold
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # tests/
+
 HERE = Path(__file__).resolve().parent
 
 

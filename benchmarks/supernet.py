@@ -33,11 +33,11 @@ from ofa_edge.space.arch import Arch
 from ofa_edge.space.spaces import get_space
 from ofa_edge.supernet.network import Supernet
 from ofa_edge.train.optimiser import reuse_memory
-from tests.static_subnet import Subnet
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests import reference_ofa
+from tests.static_subnet import Subnet
 
 KINDS = ("supernet", "static", "reference")
 ARCHS = ("largest", "random", "smallest")

@@ -28,6 +28,9 @@ from ofa_edge.latency.exchange.diff import diff
 from ofa_edge.latency.judging import health
 from ofa_edge.latency.table import FORMAT, LatencyTable
 from ofa_edge.space.block import Block
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from tests.simulated import FACTS
 
 HEADER = {
