@@ -19,13 +19,13 @@ from ofa_edge.cli.output import Output
 from ofa_edge.device import open_device
 from ofa_edge.errors import BadFile
 from ofa_edge.latency.conditions import RunsOn, conditions
-from ofa_edge.latency.simulated import FACTS
 from ofa_edge.latency.table import FORMAT
 from ofa_edge.search import families
 from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
 from tests.latency.test_latency_table import HEADER, block
 from tests.reduced import simulated, write_latencies
+from tests.simulated import FACTS
 
 Run = Callable[..., tuple[int, Any]]
 
