@@ -48,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def latency(tmp_path_factory: pytest.TempPathFactory) -> LatencyModel:
-    return write_latencies(tmp_path_factory.mktemp("table") / "t.jsonl").model
+    return LatencyModel.from_table(write_latencies(tmp_path_factory.mktemp("table") / "t.jsonl").table)
 
 
 @pytest.fixture(scope="module")
