@@ -8,7 +8,7 @@ under other conditions than its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,12 @@ from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.conditions import RunsOn, conditions, require_match, unknown_conditions
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.table import LatencyTable, newest_match
+from ofa_edge.search.models import CostModels
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import OFA_LITE0, get_space
 from ofa_edge.weights import checkpoint as checkpoints
@@ -319,6 +321,15 @@ class Models:
     @cached_property
     def latency(self) -> LatencyModel:
         return model_of(self.latency_table)
+
+    def costs(self, budget: Budget, resolutions: Sequence[int], confidence: float = 0.95) -> CostModels:
+        """What subnets cost at these resolutions, as the latency table was measured: what searches are asked with.
+
+        Raises:
+            BadFile: energy is limited, and the table knows no energies.
+        """
+        stored = Stored.of(self.latency_table.conditions)
+        return CostModels(self.space, self.latency, tuple(resolutions), confidence, self.energy(budget), stored)
 
     def energy(self, budget: Budget) -> EnergyModel | None:
         """What a limit on energy needs; None where there is none. Raises BadFile where the table knows no energies."""
