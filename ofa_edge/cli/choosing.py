@@ -52,8 +52,7 @@ def choose(models: Models, budget: Budget, how: How) -> Chosen:
     models.require_real(budget)
     strategy = {"exact": _exact, "evolution": _evolution, "random": _random, "table": _table}[how.strategy]
     chosen = strategy(models, budget, how)
-    runs_on = models.latency_table.conditions.deployed_on
-    return replace(chosen, selection=replace(chosen.selection, headers=models.headers, runs_on=runs_on))
+    return replace(chosen, selection=replace(chosen.selection, headers=models.headers, runs_on=models.runs_on))
 
 
 def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95) -> Chosen:
@@ -112,11 +111,13 @@ def load_models(
     out: Output,
     *,
     find_table: bool = False,
+    half: bool = False,
 ) -> list[Models]:
     """Models of each latency table with the same accuracies; the newest table where none is named.
 
     Args:
         find_table: a predictor's accuracy table is looked for too, as measuring needs it.
+        half: as Models.half.
 
     Raises:
         UsageError: a file is missing, they are of several spaces, or two latency tables are of one device.
@@ -138,7 +139,7 @@ def load_models(
         space = kept.fitted.predictor.space.name
     paths: Sequence[Path | None] = latency_tables or [None]
     tables = [inputs.named_latency_table(path, space, out) for path in paths]
-    first = Models(tables[0], measured, seed, kept)
+    first = Models(tables[0], measured, seed, kept, half)
     found = [first, *(first.of(table) for table in tables[1:])]
     _require_different(found)
     return found

@@ -19,6 +19,7 @@ from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import excess_of_counts
 from ofa_edge.search.choose import choose, default_budget, shared_resolutions
 from ofa_edge.search.exact.frontier import exact_front
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, cost
@@ -41,8 +42,9 @@ def accuracy():
     return AdditiveAccuracy.fit_measured(Rows.of(SMALL, archs, counts(1, archs), [1000] * len(archs)))
 
 
-def chosen_at(budget, latency, accuracy, **more):
-    return choose(SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, **more)
+def chosen_at(budget, latency, accuracy, energy=None, confidence=0.95, **more):
+    models = CostModels(SMALL, latency, SMALL.resolutions, confidence, energy)
+    return choose(models, accuracy, budget, inputs=INPUTS, **more)
 
 
 @cache
@@ -319,7 +321,7 @@ def test_the_real_models_on_ofa_lite0():
     accuracy = AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, correct, [1000] * 60))
     sizes = shared_resolutions(latency.resolutions, accuracy)
     budget = default_budget(exact_front(OFA_LITE0, latency, accuracy, sizes), latency.margin())
-    selection = choose(OFA_LITE0, latency, accuracy, budget, resolutions=sizes, inputs=INPUTS).selection
+    selection = choose(CostModels(OFA_LITE0, latency, sizes), accuracy, budget, inputs=INPUTS).selection
     own = latency.estimate(OFA_LITE0.blocks(selection.arch))
     assert selection.latency_ms.high == pytest.approx(own.high, abs=1e-8)
     assert own.value < own.high <= budget.latency_ms

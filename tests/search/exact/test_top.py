@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.search.budget import Budget
+from ofa_edge.search.costs import CostTables
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.exact.milp import optimum
 from ofa_edge.search.exact.top import best_front
@@ -79,8 +80,8 @@ def test_on_real_spaces_it_is_what_the_integer_program_finds(name, resolutions):
             energy_mj=energy.value(blocks) * 1.01,
         )
     )
-    front, _ = best_front(space, latency, scores, resolutions, limits, energy)
-    program = optimum(space, latency, scores, resolutions, limits, energy=energy)
+    front, _ = best_front(space, CostTables(space, latency, energy), scores, resolutions, limits)
+    program = optimum(space, CostTables(space, latency, energy), scores, resolutions, limits)
     assert program.proven_optimal
     assert front.score[-1] == pytest.approx(program.score, abs=1e-10)
     assert limits.kept(front.costs).all()
