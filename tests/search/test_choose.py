@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.models.block_times import BlockTimes
 from ofa_edge.latency.models.model import Estimate, LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
@@ -250,6 +251,27 @@ def test_an_energy_limit_holds_with_its_margin(accuracy, seed, share, size):
     assert found.as_json()["predicted"]["energy_mj"]["high"] <= budget.energy_mj
     assert "energy counted 1.100 times" in found.selection.model
     assert Selection.from_bytes(found.selection.to_bytes(), "s", SMALL) == found.selection
+
+
+@pytest.mark.parametrize("stored", [Stored("onnxruntime", "int8"), Stored("litert", "int8"), Stored("litert", "fp16")])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.6])
+def test_size_and_memory_are_limited_as_numbers_are_stored(accuracy, stored, share):
+    """Of int8 and fp16 what their files and runtimes hold, in the search, the certificate and what is said."""
+    costs = {subnet.arch: stored.cost(subnet.blocks) for subnet in listed(SMALL)}
+    sizes, memories = (sorted(getattr(c, name) for c in costs.values()) for name in ("weight_bytes", "memory_bytes"))
+    at = int(share * (len(costs) - 1))
+    budget = Budget(latency_ms=50.0, size_bytes=sizes[at], memory_bytes=memories[at])
+    fitting = [a for a, c in costs.items() if c.weight_bytes <= sizes[at] and c.memory_bytes <= memories[at]]
+    models = CostModels(SMALL, DrawnLatency(3), SMALL.resolutions, stored=stored)
+    if fitting:
+        found = choose(models, accuracy, budget, inputs=INPUTS)
+        assert found.selection.top1.value == pytest.approx(max(predicted(accuracy, arch) for arch in fitting), abs=1e-6)
+        assert found.selection.proven_optimal
+        assert all(one.arch in fitting for one in (found.selection, *found.alternatives))
+        assert found.selection.cost == costs[found.selection.arch]
+    with pytest.raises(InfeasibleBudget) as caught:
+        choose(models, accuracy, Budget(memory_bytes=memories[0] - 1), inputs=INPUTS)
+    assert caught.value.details["needed"] == {"memory_bytes": memories[0]}
 
 
 def test_an_infeasible_energy_limit_is_refused_with_one_that_works(accuracy):

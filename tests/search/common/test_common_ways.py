@@ -103,7 +103,7 @@ def test_no_subnet_is_worth_more_under_any_assignment(accuracy, shares, seed, sh
         assert keeps(selection.cost, members[m][way].wanted.budget)
         assert selection.runs_on == RUNS[way]
         assert selection.inputs["latency-table"] == f"{m}{way}" * 32
-        value = members[m][way].wanted.latency.value(SMALL.blocks(arch))
+        value = members[m][way].wanted.models.latency.value(SMALL.blocks(arch))
         assert selection.latency_ms.value == pytest.approx(value, abs=1e-8)
         assert selection.top1.value == pytest.approx(shares[row] - lost[m][way], abs=2e-9)
         assert selection.top1.value <= selection.bound + 1e-9

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import InfeasibleBudget
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
@@ -74,7 +75,7 @@ def test_no_listed_subnet_that_keeps_every_budget_is_better(accuracy, seed, shar
     for one, asked_for in zip(found, asked, strict=True):
         assert one.selection.budget == asked_for.budget
         assert one.selection.inputs == asked_for.inputs
-        own = asked_for.latency.estimate(SMALL.blocks(first.arch))
+        own = asked_for.models.latency.estimate(SMALL.blocks(first.arch))
         assert one.selection.latency_ms.value == pytest.approx(own.value, abs=1e-8)
         assert [other.arch for other in one.alternatives] == [other.arch for other in found[0].alternatives]
 
@@ -96,6 +97,23 @@ def test_modes_of_one_device_are_held_together(accuracy):
     both = choose(models, accuracy, Budget(latency_ms=8.0, macs=600_000), inputs={})
     assert found[0].selection.top1 == both.selection.top1
     assert all(said in found[0].selection.model for said in ("board 0: latency=9ms", "board 2: macs=600000", "960"))
+
+
+def test_devices_that_store_numbers_otherwise_are_limited_by_their_own_bytes(accuracy):
+    """One runs int8, one fp32: a limit on memory is another one for each."""
+    stored = (Stored("litert", "int8"), Stored())
+    costs = {subnet.arch: [one.cost(subnet.blocks) for one in stored] for subnet in listed(SMALL)}
+    limits = [sorted(c[i].memory_bytes for c in costs.values())[len(costs) // (3 - i)] for i in (0, 1)]
+    asked = [
+        Wanted(f"board {i}", CostModels(SMALL, DrawnLatency(i), SMALL.resolutions, stored=stored[i]), budget, {})
+        for i, budget in enumerate(Budget(memory_bytes=limit, latency_ms=50.0) for limit in limits)
+    ]
+    fitting = [a for a, c in costs.items() if all(c[i].memory_bytes <= limits[i] for i in (0, 1))]
+    found = together(asked, accuracy)
+    best = max(accuracy.estimate(arch).value for arch in fitting)
+    for one, i in zip(found, (0, 1), strict=True):
+        assert one.selection.top1.value == pytest.approx(best, abs=1e-6)
+        assert one.selection.cost == costs[one.selection.arch][i]
 
 
 def test_the_same_inputs_choose_the_same_bytes(accuracy):

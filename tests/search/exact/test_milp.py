@@ -162,8 +162,9 @@ def test_a_program_holds_every_subnet_with_its_costs(seed, data):
     program = Program.of(Layout.of(space), costs, places, Limits(latency=10**15))
     chosen = chosen_of(program, subnet.arch)
     assert program.arch(chosen) == subnet.arch
-    ps, _, macs, size, peak, nj = program.costs_of(chosen)[0]
+    ps, _, macs, size, peak, nj, held = program.costs_of(chosen)[0]
     assert (macs, size, peak) == (subnet.cost.macs, subnet.cost.weight_bytes, subnet.cost.peak_activation_bytes)
+    assert held == size
     assert ps / 1e9 == pytest.approx(latency.value(subnet.blocks), abs=1e-7)
     assert nj / 1e6 == pytest.approx(energy.value(subnet.blocks), abs=1e-4)
     assert program.scores[chosen].sum() + program.constant == pytest.approx(scores.score(subnet.arch), abs=1e-9)

@@ -39,7 +39,7 @@ def test_equals_listing_under_any_limits(space, seed, core, count, data):
     kept = fitting(space, latency, energy, budget)
     points = front_by_listing([(latency.value(s.blocks), scores.score(s.arch), s.arch) for s in kept])
     front, whole = best_front(
-        space, latency, scores, space.resolutions, Limits.of(budget), energy, count=count, core=core
+        space, CostTables(space, latency, energy), scores, space.resolutions, Limits.of(budget), count=count, core=core
     )
     found = list(zip(front.latency_ms.tolist(), front.score.tolist(), strict=True))
     expected = [point[:2] for point in points]

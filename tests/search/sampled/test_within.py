@@ -71,7 +71,7 @@ def test_a_budget_that_nothing_fits_is_refused_with_the_exact_searchs_certificat
     for search in (choose_random, choose):
         more = {"samples": 50} if search is choose_random else {}
         with pytest.raises(InfeasibleBudget) as caught:
-            search(SMALL, LATENCY, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, **more)
+            search(MODELS, accuracy, budget, inputs=INPUTS, **more)
         errors.append((caught.value.message, caught.value.hint, caught.value.details))
     assert errors[0] == errors[1]
     assert {"needed", "nearest", "limits"} <= errors[0][2].keys()
