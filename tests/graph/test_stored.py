@@ -5,7 +5,8 @@ import pytest
 
 from ofa_edge.graph import build, compiling
 from ofa_edge.graph.stored import Stored
-from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10
+from ofa_edge.space.cost import block_params
+from ofa_edge.space.spaces import OFA_LITE0, OFA_MBV3_W10, get_space
 from ofa_edge.weights.random import random_arrays
 from tests.families import SMALL_MBV3, SMALL_RESNET
 
@@ -35,8 +36,6 @@ def test_the_size_of_a_file_is_what_is_counted_within_one_in_a_hundred(runtime, 
 @pytest.mark.parametrize(("runtime", "precision"), PRECISIONS)
 @pytest.mark.parametrize("name", ["ofa-lite0", "ofa-mbv3-w1.0", "ofa-proxyless-w1.3", "ofa-resnet50d"])
 def test_the_sizes_of_all_families_files_are_what_is_counted(name, runtime, precision):
-    from ofa_edge.space.spaces import get_space
-
     space = get_space(name)
     for arch in (space.smallest(128), space.sample(np.random.default_rng(0)).at(128)):
         size, counted = written(space, arch, runtime, precision)
@@ -45,8 +44,9 @@ def test_the_sizes_of_all_families_files_are_what_is_counted(name, runtime, prec
 
 def test_what_is_held_is_what_the_runtimes_compute_with():
     layers = OFA_MBV3_W10.layers(OFA_MBV3_W10.largest(128))
-    swish = next(x.block for x in layers if x.block.type == "expanded_conv" and x.block.activation == "h_swish")
-    plain = next(x.block for x in layers if x.block.type == "expanded_conv" and x.block.activation == "relu")
+    swish, plain = (
+        max((x.block for x in layers if x.block.activation == how), key=block_params) for how in ("h_swish", "relu")
+    )
     float32 = Stored()
     for runtime, of_swish in (("onnxruntime", 4), ("litert", 2), ("another", 4)):
         half, int8 = Stored(runtime, "fp16"), Stored(runtime, "int8")
