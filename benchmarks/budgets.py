@@ -35,7 +35,9 @@ from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.plan import spread_sample
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import Chosen, choose
+from ofa_edge.search.costs import CostTables
 from ofa_edge.search.exact.milp import Optimum, optimum
+from ofa_edge.search.models import CostModels
 from ofa_edge.space import spaces as named_spaces
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
@@ -108,26 +110,17 @@ class Case:
         return Budget(**limits)  # type: ignore[arg-type]
 
     def choose(self, budget: Budget) -> Chosen:
-        return choose(
-            self.space,
-            self.latency,
-            self.accuracy,
-            budget,
-            resolutions=self.space.resolutions,
-            inputs={},
-            top=0,
-            energy=self.energy,
-        )
+        models = CostModels(self.space, self.latency, self.space.resolutions, energy=self.energy)
+        return choose(models, self.accuracy, budget, inputs={}, top=0)
 
     def program(self, budget: Budget) -> Optimum:
         return optimum(
             self.space,
-            self.latency,
+            CostTables(self.space, self.latency, self.energy),
             self.accuracy,
             self.space.resolutions,
             budget,
             self.latency.margin(),
-            energy=self.energy,
             energy_margin=self.energy.margin(),
         )
 

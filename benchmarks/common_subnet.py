@@ -29,7 +29,7 @@ from ofa_edge.accuracy.validation import Rows
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.common.fronts import Device, best_common
-from ofa_edge.search.costs import LATENCY
+from ofa_edge.search.costs import LATENCY, CostTables
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.block import Block
 from ofa_edge.space.population import ArchArrays
@@ -71,7 +71,8 @@ def figures(name: str, counts: Sequence[int], shares: Sequence[float]) -> list[d
     rows = []
     for share in shares:
         devices = [
-            Device(one, Limits(latency=int(np.quantile(own, share)))) for one, own in zip(others, times, strict=True)
+            Device(CostTables(space, one), Limits(latency=int(np.quantile(own, share))))
+            for one, own in zip(others, times, strict=True)
         ]
         alone = [_top1(accuracy, best_common(space, [device], accuracy, sizes)) for device in devices]
         for count in counts:

@@ -28,6 +28,7 @@ from ofa_edge.latency.models.model import LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose, default_budget
 from ofa_edge.search.exact.frontier import exact_front
+from ofa_edge.search.models import CostModels
 from ofa_edge.space.arch import Arch, Preprocess, Space, Stage
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes, cost
@@ -116,13 +117,13 @@ def figures(space: Space, repeats: int) -> dict[str, Any]:
         ),
         "front": median_seconds(lambda: exact_front(space, latency, accuracy, sizes), repeats),
         "choose": median_seconds(
-            lambda: choose(space, latency, accuracy, budget, resolutions=sizes, inputs={}), repeats
+            lambda: choose(CostModels(space, latency, sizes), accuracy, budget, inputs={}), repeats
         ),
     }
     for name, side in sides.items():
         both = replace(side, latency_ms=budget.latency_ms)
         seconds[f"choose, {name} limited"] = median_seconds(
-            lambda both=both: choose(space, latency, accuracy, both, resolutions=sizes, inputs={}),  # type: ignore[misc]
+            lambda both=both: choose(CostModels(space, latency, sizes), accuracy, both, inputs={}),  # type: ignore[misc]
             repeats,
         )
         seconds[f"front, {name} limited"] = median_seconds(
@@ -143,7 +144,7 @@ def figures(space: Space, repeats: int) -> dict[str, Any]:
 def refused(space: Space, latency: LatencyModel, accuracy: AdditiveAccuracy, budget: Budget) -> None:
     """Choose under a budget that nothing fits."""
     try:
-        choose(space, latency, accuracy, budget, resolutions=space.resolutions, inputs={})
+        choose(CostModels(space, latency, space.resolutions), accuracy, budget, inputs={})
     except InfeasibleBudget:
         return
     raise SystemExit(f"{budget} is feasible")

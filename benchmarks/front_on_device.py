@@ -41,8 +41,10 @@ from ofa_edge.latency.conditions import PlanSettings, RunsOn, conditions, requir
 from ofa_edge.latency.plan import QUICK
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.choose import Candidate, candidate_of, shared_resolutions
+from ofa_edge.search.candidate import Candidate
+from ofa_edge.search.choose import shared_resolutions
 from ofa_edge.search.exact.frontier import exact_front
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.selection import Selection
 from ofa_edge.search.truth.checking import time_missing
 from ofa_edge.search.truth.journal import TruthJournal, latency_of
@@ -66,10 +68,11 @@ def points(models: Models, count: int) -> list[Candidate]:
     """Candidates along the exact front, evenly in log latency, fastest first."""
     resolutions = shared_resolutions(models.latency.resolutions, models.accuracy)
     front = exact_front(models.space, models.latency, models.accuracy, resolutions)
+    costs = CostModels(models.space, models.latency, resolutions, CONFIDENCE)
     logs = np.log(front.latency_ms)
     wanted = [int(np.argmin(np.abs(logs - x))) for x in np.linspace(logs[0], logs[-1], count)]
     return [
-        candidate_of(models.space, models.latency, arch, models.accuracy.estimate(arch, CONFIDENCE), CONFIDENCE)
+        costs.candidate(arch, models.accuracy.estimate(arch, CONFIDENCE))
         for arch in (front.arch(i) for i in dict.fromkeys(wanted))
     ]
 

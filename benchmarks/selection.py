@@ -53,6 +53,7 @@ from ofa_edge.search.costs import LATENCY
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.exact.scores import PlaceScores
 from ofa_edge.search.limits import Limits
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.nonadditive import polish
 from ofa_edge.space.arch import Space
 from ofa_edge.space.arrays import StageArrays
@@ -118,7 +119,7 @@ def chosen_at(predictor: Any, latency: LatencyModel, budget: Budget, sizes: Sequ
     additive = predictor.kind == "additive"
     search = choose.choose if additive else polish.choose
     selection, seconds = timed(
-        lambda: search(SPACE, latency, predictor, budget, resolutions=sizes, inputs={}).selection
+        lambda: search(CostModels(SPACE, latency, sizes), predictor, budget, inputs={}).selection
     )
     found = {
         "top1": round(100 * selection.top1.value, 4),
@@ -208,7 +209,7 @@ def of_one_selection(latency_table: Path, accuracy_file: Path, ms: float) -> dic
     sizes = choose.shared_resolutions(latency.resolutions, predictor)
     _, steps["margin of the latency model"] = timed(latency.margin)
     _, steps["choose"] = timed(
-        lambda: choose.choose(SPACE, latency, predictor, Budget(latency_ms=ms), resolutions=sizes, inputs={})
+        lambda: choose.choose(CostModels(SPACE, latency, sizes), predictor, Budget(latency_ms=ms), inputs={})
     )
     return {**steps, "together": round(sum(steps.values()), 3)}
 

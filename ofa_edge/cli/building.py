@@ -1,8 +1,8 @@
 """Bundles without a device: what was selected, its conditions by the tables at hand, compiled and put together.
 
-In: a selection's or a family's file, or a budget. Out: a Bundle. Rules kept: a selection whose table is at hand brings
-that table's conditions, so that a device which is not as it was is refused when the bundle gets there; where it is not
-at hand that is said; a family's modes become one release, in its order.
+In: a selection's or a family's file, a budget, or an arch of which nothing is promised. Out: a Bundle. Rules kept: a
+selection whose table is at hand brings that table's conditions, so that a device which is not as it was is refused when
+the bundle gets there; where it is not at hand that is said; a family's modes become one release, in its order.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ofa_edge.latency.table import LatencyTable
 from ofa_edge.search import families
 from ofa_edge.search.families import Family
 from ofa_edge.search.selection import Selection
+from ofa_edge.space import codecs
 
 
 def _made(making: Making, chosen: Mapping[str, tuple[Selection, Conditions | None]], machine: str | None) -> Bundle:
@@ -71,6 +72,20 @@ def of_selection(
     return _made(making, {DEFAULT_MODE: (found, None if table is None else table.conditions)}, machine)
 
 
+def of_arch(file: str, making: Making, machine: str | None) -> Bundle:
+    """A subnet as it is: nothing is promised of it, and its manifest has neither budget nor prediction.
+
+    Raises:
+        UsageError: the file has not one arch of the checkpoint's space; as Making.require.
+    """
+    archs = codecs.read_archs(making.checkpoint.space, file)
+    if len(archs) != 1:
+        raise UsageError(f"{file} has {len(archs)} archs, and a bundle is made of one", hint="give one arch")
+    making.require([making.asked.runs_on])
+    making.out.notice("nothing is promised of its latency or accuracy, so a device checks its outputs alone")
+    return making.bundle([Choice(archs[0], making.asked.runs_on)], machine or platform.machine(), making.out)
+
+
 def of_budget(
     budget: str,
     table_file: Path | None,
@@ -86,7 +101,10 @@ def of_budget(
 
     limits, checkpoint, out = Budget.parse(budget), making.checkpoint, making.out
     table = inputs.named_latency_table(table_file, checkpoint.space.name, out)
-    models = inputs.Models(table, inputs.accuracy_table(accuracy_table, checkpoint.sha256, out), seed)
+    accuracy = inputs.accuracy_table(accuracy_table, checkpoint.sha256, out)
+    models = inputs.Models(table, accuracy, seed, half=making.asked.precision == "fp16")
+    for notice in models.notices:
+        out.notice(notice)
     chosen = choosing.choose_exact(models, limits, confidence=confidence).selection
     making.require([making.asked.of(chosen)])
     return _made(making, {DEFAULT_MODE: (chosen, table.conditions)}, machine)

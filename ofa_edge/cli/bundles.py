@@ -40,6 +40,8 @@ def build(
         Path | None, typer.Option("--selection", metavar="FILE", help="What `ofa-edge select --out` wrote.")
     ] = None,
     budget: options.BudgetText = None,
+    arch: options.MaybeArchFile = None,
+    space: options.SpaceName = None,
     mode: Annotated[list[str] | None, typer.Option("--mode", metavar="NAME", help=_MODES)] = None,
     device: Annotated[
         str | None, typer.Option("--device", metavar="MODEL", help="Which of a family's devices it is for.")
@@ -66,23 +68,29 @@ def build(
 ) -> None:
     """Compile what was selected into a bundle, without a device: `deploy --bundle` brings it to one.
 
-    A family of modes becomes one release that holds them all.
+    A family of modes becomes one release that holds them all. Of an --arch nothing is promised: no latency is held
+    against anything when it is deployed.
     """
-    from ofa_edge.cli import building
+    from ofa_edge.cli import building, inputs
     from ofa_edge.cli.making import Asked, Making
     from ofa_edge.cli.signing import Signing
     from ofa_edge.deploy import bundle as bundles
     from ofa_edge.weights import checkpoint as checkpoints
 
     out = Output(as_json)
-    options.exactly_one(selection=selection, budget=budget)
+    options.exactly_one(selection=selection, budget=budget, arch=arch)
+    if space is not None and arch is None:
+        raise UsageError("--space is of --arch", hint="leave --space out, or give an arch")
     for name, given in (("mode", mode), ("device", device)):
         if given and selection is None:
             raise UsageError(f"--{name} is of --selection", hint=f"leave --{name} out, or give a selection's file")
     signing = Signing.read(sign, None)
     asked = Asked(runtime, threads, cores, precision)
     making = Making(checkpoints.load(supernet), app, asked, data, out)
-    if selection is not None:
+    if arch is not None:
+        inputs.weights(supernet, None, space)
+        made = building.of_arch(arch, making, machine)
+    elif selection is not None:
         made = building.of_selection(selection, mode or [], device, table_file, making, machine)
     else:
         made = building.of_budget(budget or "", table_file, accuracy_table, making, machine, confidence, seed)

@@ -24,6 +24,7 @@ from ofa_edge.weights import checkpoint as checkpoints
 if TYPE_CHECKING:
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.choose import Chosen
+    from ofa_edge.search.models import CostModels
 
 # As many subnets as SPOS's evolution evaluates: 50 in each of 20 generations.
 RANDOM_SAMPLES = 1000
@@ -51,8 +52,7 @@ def choose(models: Models, budget: Budget, how: How) -> Chosen:
     models.require_real(budget)
     strategy = {"exact": _exact, "evolution": _evolution, "random": _random, "table": _table}[how.strategy]
     chosen = strategy(models, budget, how)
-    runs_on = models.latency_table.conditions.deployed_on
-    return replace(chosen, selection=replace(chosen.selection, headers=models.headers, runs_on=runs_on))
+    return replace(chosen, selection=replace(chosen.selection, headers=models.headers, runs_on=models.runs_on))
 
 
 def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95) -> Chosen:
@@ -61,66 +61,44 @@ def choose_exact(models: Models, budget: Budget, *, confidence: float = 0.95) ->
 
 
 def _exact(models: Models, budget: Budget, how: How) -> Chosen:
-    accuracy = models.predictions
+    accuracy, costs = models.predictions, _costs(models, budget, how)
     if isinstance(accuracy, AdditiveAccuracy):
-        return searching.choose(models.space, models.latency, accuracy, budget, **_common(models, budget, how))
+        return searching.choose(costs, accuracy, budget, **_common(models, how))
     from ofa_edge.search.nonadditive import polish
 
-    return polish.choose(models.space, models.latency, accuracy, budget, **_common(models, budget, how))
+    return polish.choose(costs, accuracy, budget, **_common(models, how))
 
 
 def _evolution(models: Models, budget: Budget, how: How) -> Chosen:
     from ofa_edge.search.sampled import evolution
 
-    return evolution.choose_evolution(
-        models.space,
-        models.latency,
-        models.predictions,
-        budget,
-        preset=how.evolution,
-        **_common(models, budget, how),
-    )
+    costs, more = _costs(models, budget, how), _common(models, how)
+    return evolution.choose_evolution(costs, models.predictions, budget, preset=how.evolution, **more)
 
 
 def _random(models: Models, budget: Budget, how: How) -> Chosen:
     from ofa_edge.search.sampled import within
 
-    return within.choose_random(
-        models.space,
-        models.latency,
-        models.predictions,
-        budget,
-        samples=how.samples,
-        **_common(models, budget, how),
-    )
+    costs, more = _costs(models, budget, how), _common(models, how)
+    return within.choose_random(costs, models.predictions, budget, samples=how.samples, **more)
 
 
 def _table(models: Models, budget: Budget, how: How) -> Chosen:
     from ofa_edge.search.sampled import measured
 
-    return measured.choose_measured(
-        models.space,
-        models.latency,
-        models.accuracy_table,
-        budget,
-        inputs=models.inputs,
-        resolutions=models.latency.resolutions,
-        confidence=how.confidence,
-        top=how.top,
-        energy=models.energy(budget),
-    )
+    costs = models.costs(budget, models.latency.resolutions, how.confidence)
+    return measured.choose_measured(costs, models.accuracy_table, budget, inputs=models.inputs, top=how.top)
 
 
-def _common(models: Models, budget: Budget, how: How) -> dict[str, Any]:
+def _costs(models: Models, budget: Budget, how: How) -> CostModels:
+    """At the resolutions that both tables know."""
+    shared = searching.shared_resolutions(models.latency.resolutions, models.predictions)
+    return models.costs(budget, shared, how.confidence)
+
+
+def _common(models: Models, how: How) -> dict[str, Any]:
     """What every search of a space is told."""
-    return {
-        "resolutions": searching.shared_resolutions(models.latency.resolutions, models.predictions),
-        "inputs": models.inputs,
-        "confidence": how.confidence,
-        "seed": models.seed,
-        "top": how.top,
-        "energy": models.energy(budget),
-    }
+    return {"inputs": models.inputs, "seed": models.seed, "top": how.top}
 
 
 # -- what is chosen from --------------------------------------------------------------------------
@@ -133,11 +111,13 @@ def load_models(
     out: Output,
     *,
     find_table: bool = False,
+    half: bool = False,
 ) -> list[Models]:
     """Models of each latency table with the same accuracies; the newest table where none is named.
 
     Args:
         find_table: a predictor's accuracy table is looked for too, as measuring needs it.
+        half: as Models.half.
 
     Raises:
         UsageError: a file is missing, they are of several spaces, or two latency tables are of one device.
@@ -159,7 +139,7 @@ def load_models(
         space = kept.fitted.predictor.space.name
     paths: Sequence[Path | None] = latency_tables or [None]
     tables = [inputs.named_latency_table(path, space, out) for path in paths]
-    first = Models(tables[0], measured, seed, kept)
+    first = Models(tables[0], measured, seed, kept, half)
     found = [first, *(first.of(table) for table in tables[1:])]
     _require_different(found)
     return found

@@ -20,14 +20,16 @@ from ofa_edge.space.arch import Arch
 
 if TYPE_CHECKING:
     from ofa_edge.cli.inputs import Weights
+    from ofa_edge.latency.conditions import RunsOn
     from ofa_edge.search.exact.frontier import Front
 
 
 class Wanted(NamedTuple):
-    """A subnet, and what its file is called among several, without suffix."""
+    """A subnet, and what its file is called among several, without suffix; how it was selected to run, if it was."""
 
     stem: str
     arch: Arch
+    runs_on: RunsOn | None = None
 
 
 class Asked(NamedTuple):
@@ -59,9 +61,10 @@ def wanted(asked: Asked, weights: Weights, supernet: str, out: Output) -> list[W
     return _numbered(_of_front(asked, weights, supernet, out))
 
 
-def _numbered(archs: Sequence[Arch]) -> list[Wanted]:
+def _numbered(archs: Sequence[Arch], runs: Sequence[RunsOn | None] | None = None) -> list[Wanted]:
     digits = len(str(len(archs) - 1))
-    return [Wanted(f"{i:0{digits}}-{arch.resolution}px", arch) for i, arch in enumerate(archs)]
+    each = zip(archs, runs or [None] * len(archs), strict=True)
+    return [Wanted(f"{i:0{digits}}-{arch.resolution}px", arch, on) for i, (arch, on) in enumerate(each)]
 
 
 def _selected(path: Path, weights: Weights) -> list[Wanted]:
@@ -75,11 +78,10 @@ def _selected(path: Path, weights: Weights) -> list[Wanted]:
     for selection in selections:
         if weights.checkpoint is not None:
             require_checkpoint(selection, weights.checkpoint)
-    archs = [selection.arch for selection in selections]
     modes = [member.mode for member in members]
     if modes and all(modes) and len(set(modes)) == len(modes):
-        return [Wanted(str(mode), arch) for mode, arch in zip(modes, archs, strict=True)]
-    return _numbered(archs)
+        return [Wanted(str(mode), one.arch, one.runs_on) for mode, one in zip(modes, selections, strict=True)]
+    return _numbered([one.arch for one in selections], [one.runs_on for one in selections])
 
 
 def _of_front(asked: Asked, weights: Weights, supernet: str, out: Output) -> list[Arch]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ofa_edge.graph.compiling import Compiled
     from ofa_edge.graph.ir import Graph
     from ofa_edge.graph.quantize import Activations
+    from ofa_edge.latency.conditions import RunsOn
 
 _BN = ("bank", "running", "recalibrated")
 
@@ -49,11 +51,18 @@ def export(
     supernet: options.Supernet = "embedded",
     random_weights: options.RandomWeights = None,
     space: options.SpaceName = None,
-    format_: Annotated[str, typer.Option("--format", metavar="onnx|tflite", help="Of the file.")] = "onnx",
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="onnx|tflite", help="Of the file; left out: as selected, else onnx."),
+    ] = None,
     precision: Annotated[
-        str,
-        typer.Option("--precision", metavar="fp32|fp16|int8", help="fp16: weights only; int8: calibrated on --data."),
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="fp32|fp16|int8",
+            help="fp16: weights only; int8: calibrated on --data. Left out: as selected, else fp32.",
+        ),
+    ] = None,
     activations: Annotated[
         str | None,
         typer.Option(
@@ -84,29 +93,35 @@ def export(
 
     The reference is our own numpy arithmetic on the same folded arrays, so a wrong node or a runtime's faulty
     optimisation is found here and not on the device. A file that fails is not written. Several subnets (a list of
-    archs, a family's modes, --front N) become a folder with a file each.
+    archs, a family's modes, --front N) become a folder with a file each. A selection's subnets are written for the
+    runtime and precision they were selected for, where no option says otherwise.
     """
     from ofa_edge.cli import inputs
     from ofa_edge.graph.compiling import FORMATS
+    from ofa_edge.graph.stored import HALF
 
     out = Output(as_json)
-    runtime = _runtime(format_, precision)
-    kinds = _activations(activations, format_, precision)
+    told = _Told(format_, precision, activations)
     weights = inputs.weights(supernet, random_weights, space)
     found = wanted(Asked(arch, selection, front, latency_table, accuracy_table), weights, supernet, out)
+    hows = [told.of(one.runs_on) for one in found]
+    if contradicted := told.contradicted([one.runs_on for one in found if one.runs_on is not None]):
+        out.notice(f"{selection} was selected for {contradicted}; it is written as the options say")
+    elif any(one.runs_on not in (None, how) for one, how in zip(found, hows, strict=True)):
+        out.notice(f"fp16 runs as {selection} predicts, by a table of fp32: {HALF}")
     statistics = _bn(weights, bn, data)
-    images = _images(data, weights, precision, out)
-    export = _Export(weights, images, statistics, runtime, precision, kinds, out)
+    images = _images(data, weights, any(how.precision == "int8" for how in hows), out)
+    export = _Export(weights, images, statistics, out)
     if len(found) == 1:
-        value = export.write(found[0].arch, out_file)
+        value = export.write(found[0].arch, hows[0], out_file)
         out.result(value, lambda: _describe(value))
         return
     if out_file.exists() and not out_file.is_dir():
         raise UsageError(f"{out_file} is a file, and {len(found)} subnets need a folder", hint="name a folder")
     values = []
     with out.progress("export", len(found)) as bar:
-        for one in found:
-            values.append(export.write(one.arch, out_file / f"{one.stem}.{FORMATS[runtime]}"))
+        for one, how in zip(found, hows, strict=True):
+            values.append(export.write(one.arch, how, out_file / f"{one.stem}.{FORMATS[how.runtime]}"))
             bar.advance(detail=one.stem)
     out.result(values, lambda: "\n\n".join(map(_describe, values)))
 
@@ -122,23 +137,20 @@ class _Export:
     weights: Weights
     images: Images | None
     bn: str
-    runtime: str
-    precision: str
-    activations: Activations | None
     out: Output
 
-    def write(self, arch: Arch, path: Path) -> dict[str, Any]:
+    def write(self, arch: Arch, how: RunsOn, path: Path) -> dict[str, Any]:
         """Compile, check, count and write one; what --json says of it."""
         from ofa_edge.graph import build, compiling
 
         graph = build.network(self.weights.space.layers(arch), self.weights.arrays(arch, self._statistics(arch)))
-        calibration = self.images.calibration(arch.resolution) if self.images and self.precision == "int8" else None
+        calibration = self.images.calibration(arch.resolution) if self.images and how.precision == "int8" else None
         compiled = compiling.compile_graph(
             graph,
-            runtime=self.runtime,
-            precision=self.precision,
+            runtime=how.runtime,
+            precision=how.precision,
             calibration=calibration,
-            activations=self.activations,
+            activations=how.activations,
             name=str(path),
         )
         accuracy = self._accuracy(arch, graph, compiled)
@@ -179,33 +191,61 @@ class _Export:
         found = self.images.top1(compiled.content, arch.resolution)
         before = found
         if compiled.precision != "fp32":
-            before = self.images.top1(compiling.write(graph, self.runtime), arch.resolution)
+            before = self.images.top1(compiling.write(graph, compiled.runtime), arch.resolution)
         held_out = self.images.held_out
         return {"split": held_out.split, "images": len(held_out.images), "fp32": before, "file": found}
 
 
 # -- what was asked -------------------------------------------------------------------------------
-def _runtime(format_: str, precision: str) -> str:
-    """The runtime of a format; raises UsageError where that, the precision or a package for them is not there."""
-    from ofa_edge.graph.compiling import FORMATS, PRECISIONS
-    from ofa_edge.latency.conditions import RunsOn
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """--format, --precision and --activations; None for those that were not given."""
 
-    runtimes = {format_: runtime for runtime, format_ in FORMATS.items()}
-    if format_ not in runtimes:
-        raise UsageError(f"there is no format {format_!r}", hint=f"use --format {' or '.join(runtimes)}")
-    if precision not in PRECISIONS:
-        raise UsageError(f"there is no precision {precision!r}", hint=f"use --precision {' or '.join(PRECISIONS)}")
-    options.require_writers(RunsOn(runtimes[format_], precision=precision))
-    return runtimes[format_]
+    format: str | None
+    precision: str | None
+    activations: str | None
 
+    def of(self, selected: RunsOn | None) -> RunsOn:
+        """What to write for: as selected, or as usual, but for what was told.
 
-def _activations(asked: str | None, format_: str, precision: str) -> Activations | None:
-    """Raises UsageError where there is no such type, or no choice."""
-    if asked is not None and (precision, format_) != ("int8", "onnx"):
-        raise UsageError(f"--activations is for int8 ONNX files, not for {precision} {format_}", hint="leave it out")
-    if asked not in (None, "uint8", "int8"):
-        raise UsageError(f"there are no activations of type {asked!r}", hint="use --activations uint8 or int8")
-    return cast("Activations | None", asked)
+        Raises:
+            UsageError: there is no such format, precision, activations, or no package to write it.
+        """
+        from ofa_edge.graph.compiling import FORMATS, PRECISIONS
+        from ofa_edge.latency.conditions import RunsOn
+
+        runtimes = {format_: runtime for runtime, format_ in FORMATS.items()}
+        own = selected or RunsOn()
+        if self.format not in (None, *runtimes):
+            raise UsageError(f"there is no format {self.format!r}", hint=f"use --format {' or '.join(runtimes)}")
+        if self.precision not in (None, *PRECISIONS):
+            raise UsageError(
+                f"there is no precision {self.precision!r}", hint=f"use --precision {' or '.join(PRECISIONS)}"
+            )
+        runtime = own.runtime if self.format is None else runtimes[self.format]
+        if runtime not in FORMATS:
+            raise UsageError(
+                f"no file is written for runtime {runtime!r}", hint=f"add --format {' or '.join(runtimes)}"
+            )
+        precision = self.precision or own.precision
+        if self.activations is not None and (precision, runtime) != ("int8", "onnxruntime"):
+            message = f"--activations is for int8 ONNX files, not for {precision} {FORMATS[runtime]}"
+            raise UsageError(message, hint="leave it out")
+        if self.activations not in (None, "uint8", "int8"):
+            raise UsageError(
+                f"there are no activations of type {self.activations!r}", hint="use --activations uint8 or int8"
+            )
+        as_selected = (own.runtime, own.precision) == (runtime, precision)
+        activations = self.activations or (own.activations if as_selected else None)
+        how = replace(own, runtime=runtime, precision=precision, activations=cast("Activations | None", activations))
+        options.require_writers(how)
+        return how
+
+    def contradicted(self, selected: Sequence[RunsOn]) -> str:
+        """What was selected and the options say otherwise; '' where they agree."""
+        own = [(one, self.of(one)) for one in selected]
+        other = [one.kind for one, how in own if how not in (one, replace(one, precision="fp16"))]
+        return " and ".join(dict.fromkeys(other))
 
 
 def _bn(weights: Weights, bn: str | None, data: Path | None) -> str:
@@ -222,13 +262,13 @@ def _bn(weights: Weights, bn: str | None, data: Path | None) -> str:
     return kind
 
 
-def _images(data: Path | None, weights: Weights, precision: str, out: Output) -> Images | None:
+def _images(data: Path | None, weights: Weights, lossy: bool, out: Output) -> Images | None:
     """Raises UsageError where int8 has no images, or random weights have some that nothing needs."""
     if data is None:
-        if precision == "int8":
+        if lossy:
             raise UsageError("int8 is calibrated on images, and there are none", hint="add --data PATH")
         return None
-    if weights.checkpoint is None and precision != "int8":
+    if weights.checkpoint is None and not lossy:
         raise UsageError("random weights have no batch norm to recalibrate", hint="leave --data out")
     from ofa_edge.cli.export_images import Images
 

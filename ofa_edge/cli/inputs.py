@@ -8,7 +8,7 @@ under other conditions than its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +21,12 @@ from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import UNKNOWN, AccuracyTable
 from ofa_edge.cli.output import Output
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
-from ofa_edge.latency.conditions import RunsOn, conditions, require_match, unknown_conditions
+from ofa_edge.graph.stored import HALF, Stored
+from ofa_edge.latency.conditions import LOSSY, RunsOn, conditions, require_match, unknown_conditions
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.models.predictors import model_of
 from ofa_edge.latency.table import LatencyTable, newest_match
+from ofa_edge.search.models import CostModels
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.spaces import OFA_LITE0, get_space
 from ofa_edge.weights import checkpoint as checkpoints
@@ -137,6 +139,11 @@ def device_latency_table(
     return named
 
 
+def _half(table: LatencyTable) -> str:
+    """Why a table of fp32 is the one to choose by where weights are in half precision."""
+    return f"fp16 runs as {table.path} was measured, in {table.conditions.precision}: {HALF}"
+
+
 def emulated_times(what: str) -> BadFile:
     """The refusal to choose by the times of a device that is emulated."""
     return BadFile(
@@ -243,6 +250,7 @@ class Models:
         measured: the accuracy table; None only where there is a predictor, and its table is not at hand.
         seed: of the accuracy model's folds.
         predictor: in place of a model fitted to the accuracy table.
+        half: subnets are to be run with weights in half precision, by a table of single precision.
 
     Raises:
         UsageError: the tables are of different spaces, or the predictor was fitted on another table.
@@ -252,11 +260,18 @@ class Models:
     measured: AccuracyTable | None
     seed: int = 0
     predictor: KeptPredictor | None = None
+    half: bool = False
     # Models of the same accuracies fit one model between them.
     _shared: dict[str, AdditiveAccuracy] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._require_one_source()
+        precision = self.latency_table.conditions.precision
+        if self.half and precision in LOSSY:
+            raise UsageError(
+                f"{self.latency_table.path} is of {precision}, and fp16 runs as fp32's tables tell",
+                hint="leave this table out, or --precision",
+            )
         latency, accuracy = self.latency_table.header.space, self.space.name
         if latency != accuracy:
             raise UsageError(
@@ -302,6 +317,28 @@ class Models:
             )
 
     @property
+    def runs_on(self) -> RunsOn | None:
+        """How a subnet runs that is chosen from these."""
+        own = self.latency_table.conditions.deployed_on
+        return replace(own, precision="fp16") if own is not None and self.half else own
+
+    @property
+    def notices(self) -> list[str]:
+        """What is to be known of the latency table before anything is chosen by it, a sentence each."""
+        from ofa_edge.latency.judging import health
+        from ofa_edge.latency.stats import Verdict
+
+        table = self.latency_table
+        found = [_half(table)] if self.half else []
+        verdict, problems = health.judged(table, self.latency)
+        if verdict not in (None, Verdict.GOOD):
+            doubtful = [problem for problem in problems if problem.level is health.Level.DOUBTFUL]
+            hint = next((f"; {problem.notice.hint}" for problem in doubtful if problem.notice.hint), "")
+            said = "; ".join(problem.text for problem in doubtful) or "see `ofa-edge table check`"
+            found.append(f"{table.path} is {verdict}: {said}{hint}")
+        return found
+
+    @property
     def accuracy_table(self) -> AccuracyTable:
         """Raises UsageError where it is not at hand."""
         if self.measured is None:
@@ -319,6 +356,17 @@ class Models:
     @cached_property
     def latency(self) -> LatencyModel:
         return model_of(self.latency_table)
+
+    def costs(self, budget: Budget, resolutions: Sequence[int], confidence: float = 0.95) -> CostModels:
+        """What subnets cost at these resolutions, as the latency table was measured: what searches are asked with.
+
+        Raises:
+            BadFile: energy is limited, and the table knows no energies.
+        """
+        stored = Stored.of(self.latency_table.conditions)
+        if self.half:
+            stored = replace(stored, precision="fp16")
+        return CostModels(self.space, self.latency, tuple(resolutions), confidence, self.energy(budget), stored)
 
     def energy(self, budget: Budget) -> EnergyModel | None:
         """What a limit on energy needs; None where there is none. Raises BadFile where the table knows no energies."""

@@ -226,7 +226,9 @@ def from_budget(
 
     def make(session: Session, said: Output) -> Ready:
         found = _table(named, session.facts, runs_on, checkpoint.space.name, said, accept_stale=accept_stale)
-        models = inputs.Models(found, accuracy, seed)
+        models = inputs.Models(found, accuracy, seed, half=runs_on.precision == "fp16")
+        for notice in models.notices:
+            said.notice(notice)
         chosen = choosing.choose_exact(models, budget, confidence=confidence).selection
         if found.conditions.lossy:
             said.notice("top-1 is predicted for fp32, and int8 loses some: `select --data` measures how much")

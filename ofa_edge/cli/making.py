@@ -18,7 +18,9 @@ from ofa_edge.deploy import assemble
 from ofa_edge.deploy.assemble import Choice
 from ofa_edge.errors import UsageError
 from ofa_edge.graph.compiling import PRECISIONS, usual_activations
+from ofa_edge.graph.stored import HALF
 from ofa_edge.latency.conditions import RunsOn
+from ofa_edge.space.arch import Arch
 
 if TYPE_CHECKING:
     from ofa_edge.deploy.bundle import Bundle
@@ -102,6 +104,8 @@ class Making:
         self.require([self.asked.of(chosen) for chosen in selections])
         if passed_over := sorted({option for chosen in selections for option in self.asked.passed_over(chosen)}):
             self.out.notice(f"{file} says how its subnets run: {', '.join(passed_over)} passed over")
+        if any(chosen.runs_on not in (None, self.asked.of(chosen)) for chosen in selections):
+            self.out.notice(f"fp16 runs as {file} predicts, by a table of fp32: {HALF}")
 
     def bundle(self, choices: Sequence[Choice], machine: str, said: Output) -> Bundle:
         """A bundle of these modes for a device with this processor. Raises as assemble.assemble."""
@@ -121,4 +125,5 @@ class Making:
 
 def _key(choice: Choice) -> tuple[object, ...]:
     conditions = None if choice.conditions is None else choice.conditions.model_dump_json()
-    return (choice.name, choice.selection.to_bytes(), choice.runs_on, conditions)
+    chosen = choice.selection
+    return (choice.name, chosen if isinstance(chosen, Arch) else chosen.to_bytes(), choice.runs_on, conditions)

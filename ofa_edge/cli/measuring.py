@@ -17,7 +17,6 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.files import read_bytes
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.cost import cost
 from ofa_edge.space.spaces import OFA_LITE0, get_space
 
 if TYPE_CHECKING:
@@ -35,13 +34,16 @@ def predict(
 ) -> None:
     """The latency of archs from a table, with intervals; no device and no weights are needed."""
     from ofa_edge.cli.inputs import named_latency_table
+    from ofa_edge.graph.stored import Stored
     from ofa_edge.latency.models.predictors import model_of
 
     out = Output(as_json)
-    model = model_of(named_latency_table(table_file, None, out))
+    latencies = named_latency_table(table_file, None, out)
+    model = model_of(latencies)
+    stored = Stored.of(latencies.conditions)
     rows = []
     for prediction in model.predict(codecs.read_archs(model.space, arch), confidence):
-        costs = cost(model.space.blocks(prediction.arch))
+        costs = stored.cost(model.space.blocks(prediction.arch))
         rows.append(
             {
                 "arch": codecs.encode(model.space, prediction.arch),

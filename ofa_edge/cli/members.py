@@ -148,11 +148,9 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
 
     try:
         found, numbers = choose_together_of(
-            models.space,
-            [[_option(member, run) for run in member.device.runs] for member in members],
+            [[_option(member, run, how) for run in member.device.runs] for member in members],
             models.accuracy,
             resolutions=shared,
-            confidence=how.confidence,
             seed=models.seed,
             top=how.top,
         )
@@ -167,13 +165,13 @@ def choose_common(members: Sequence[Purpose], how: How) -> list[Chosen]:
     ]
 
 
-def _option(member: Purpose, run: Run) -> Option:
+def _option(member: Purpose, run: Run, how: How) -> Option:
     from ofa_edge.search.common.together import Wanted
     from ofa_edge.search.common.ways import Option
 
     models, budget = run.models, member.mode.budget
-    wanted = Wanted(member.name, models.latency, budget, models.inputs, models.energy(budget))
-    return Option(run.way, wanted, models.latency.resolutions)
+    costs = models.costs(budget, models.latency.resolutions, how.confidence)
+    return Option(run.way, Wanted(member.name, costs, budget, models.inputs))
 
 
 def _named(error: InfeasibleBudget, members: Sequence[Purpose]) -> InfeasibleBudget:

@@ -80,6 +80,14 @@ def select(
         Path | None,
         typer.Option("--data", metavar="PATH", help="Evaluate the best subnets on these images, and choose by that."),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="fp16",
+            help="Weights in half precision, by tables of fp32: limits on size count their bytes. Else as tables say.",
+        ),
+    ] = None,
     int8_drop: Annotated[
         float | None,
         typer.Option(
@@ -132,17 +140,22 @@ def select(
         bn=bn,
         int8_drop=int8_drop,
         host=measured_on,
+        precision=precision,
     )
     if out_file is not None:
         require_replaceable(out_file, is_one, "selection")
     modes = parse_modes(mode or []) or (Mode(None, Budget.parse(budget or "")),)
     measures = data is not None or measured_on is not None
-    models = choosing.load_models(tables, accuracy_table, predictor, supernet, seed, out, find_table=measures)
+    named = tables, accuracy_table, predictor, supernet, seed
+    models = choosing.load_models(*named, out, find_table=measures, half=precision is not None)
     gc.freeze()  # what was read stays to the end: looking for garbage in it takes longer than choosing
     if not accept_unknown:
         for one in models:
             for wanted in modes:
                 one.require_known(wanted.budget)
+    notices = [notice for one in models for notice in one.notices]
+    for notice in notices:
+        out.notice(notice)
     drop = None if int8_drop is None else int8_drop / 100
     devices = ways.devices_of(models, drop, measured=data is not None, out=out)
     if measured_on is not None and len(devices) > 1:
@@ -168,16 +181,15 @@ def select(
         (chosen,) = families.choose_each(members, how, check)
         if out_file is not None:
             chosen.selection.write(out_file)
-        value = chosen.as_json()
+        value = chosen.as_json() | {"notices": notices}
         out.result(value, lambda: describe(value, out_file))
         return
     each = families.choose_common(members, how) if common else families.choose_each(members, how, check)
     family = families.family_of(members, each, common)
     if out_file is not None:
         family.write(out_file)
-    out.result(
-        family.as_json([one.as_json() for one in each]), lambda: describe_family(members, each, common, out_file)
-    )
+    value = family.as_json([one.as_json() for one in each]) | {"notices": notices}
+    out.result(value, lambda: describe_family(members, each, common, out_file))
 
 
 def _require_together(
@@ -192,6 +204,7 @@ def _require_together(
     bn: str | None,
     int8_drop: float | None,
     host: str | None,
+    precision: str | None,
 ) -> None:
     """Raises UsageError where options contradict each other, saying which to leave out."""
     from ofa_edge.search.selection import STRATEGIES
@@ -229,6 +242,11 @@ def _require_together(
             "leave one of them out",
         ),
         (bn is not None and data is None, "--bn is of --data", "leave it out, or give images"),
+        (
+            precision not in (None, "fp16"),
+            f"a subnet is chosen for the precision of its latency table, not for --precision {precision}",
+            "leave it out, and name a table of that precision: `ofa-edge profile --precision int8` makes one",
+        ),
     ]
     for contradicts, message, hint in wrong:
         if contradicts:

@@ -26,7 +26,7 @@ from ofa_edge.cli.output import Output, table
 from ofa_edge.cli.truth_measuring import Asked, Judge
 from ofa_edge.errors import OfaEdgeError, UsageError
 from ofa_edge.search import batch
-from ofa_edge.search.candidate import Candidate, candidate_of, excess
+from ofa_edge.search.candidate import Candidate, excess
 from ofa_edge.search.choose import Chosen, shared_resolutions
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.truth import shortlist
@@ -142,28 +142,29 @@ def saying_where(notes: TruthJournal, out: Output) -> Iterator[None]:
 # -- which ----------------------------------------------------------------------------------------
 def shortlisted(chosen: Chosen, models: Models, top: int) -> list[Candidate]:
     """The subnets to measure: within the budget, apart from each other (search.shortlist), what was chosen first."""
-    selection, space, latency, predictions = chosen.selection, models.space, models.latency, models.predictions
+    selection, predictions = chosen.selection, models.predictions
     first = Candidate(selection.arch, selection.top1, selection.latency_ms, selection.cost, selection.energy_mj)
     given = [first, *chosen.alternatives]
     if selection.strategy == "table":
         return given[:top]
-    energy = models.energy(selection.budget)
+    resolutions = shared_resolutions(models.latency.resolutions, predictions)
+    priced = models.costs(selection.budget, resolutions, selection.confidence)
+    space = priced.space
     found = {candidate.arch: candidate for candidate in given}
 
     def candidate(arch: Arch) -> Candidate:
         if arch not in found:
             (top1,) = batch.estimates(predictions, [arch], selection.confidence)
-            found[arch] = candidate_of(space, latency, arch, top1, selection.confidence, energy)
+            found[arch] = priced.candidate(arch, top1)
         return found[arch]
 
-    resolutions = shared_resolutions(latency.resolutions, predictions)
     # Their own intervals have the last word (`excess`); here is only what none of them would keep.
     limits = Limits.of(selection.budget, min(_relative_width(one.latency_ms) for one in given))
     begin = [*found]
     if isinstance(predictions, AdditiveAccuracy):
-        begin += shortlist.best_by_resolution(space, latency, predictions, resolutions, limits, energy)
+        begin += shortlist.best_by_resolution(space, priced.tables, predictions, resolutions, limits)
     costs, accuracy = (
-        batch.BatchCosts(space, latency, resolutions, energy),
+        batch.BatchCosts(space, priced.tables, resolutions),
         batch.BatchAccuracy(predictions, resolutions),
     )
     tolerance = max(_deviation(first.top1, selection.confidence), _LEAST_TOLERANCE)

@@ -124,7 +124,7 @@ def _run(models: Models, name: str, drop: float | None) -> Run:
     way = Way(
         name,
         str(table.path),
-        table.conditions.deployed_on,
+        models.runs_on,
         (drop or 0.0) if table.conditions.lossy else 0.0,
         table.sha256,
         models.headers[LATENCY_TABLE],

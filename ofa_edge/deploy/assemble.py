@@ -24,6 +24,7 @@ from ofa_edge.latency.conditions import UNKNOWN, Activations, Conditions, RunsOn
 from ofa_edge.latency.models.model import LatencyModel
 from ofa_edge.latency.table import DISTURBING
 from ofa_edge.search.selection import Selection
+from ofa_edge.space.arch import Arch
 from ofa_edge.space.spaces import OFA_LITE0, SPACES
 from ofa_edge.weights.checkpoint import Checkpoint
 
@@ -39,15 +40,37 @@ class Choice:
     """What was chosen for one mode.
 
     Attributes:
+        selection: or a subnet that nobody selected, of which nothing is promised.
         conditions: those of the latency table the selection was made with; None where it is not at hand, and then
             the device's state cannot be held against it.
         name: of the mode.
     """
 
-    selection: Selection
+    selection: Selection | Arch
     runs_on: RunsOn
-    conditions: Conditions | None
+    conditions: Conditions | None = None
     name: str = DEFAULT_MODE
+
+    @property
+    def arch(self) -> Arch:
+        return self.selection if isinstance(self.selection, Arch) else self.selection.arch
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """What it comes from besides the checkpoint, by role."""
+        return {} if isinstance(self.selection, Arch) else self.selection.inputs
+
+    @property
+    def promise(self) -> Promise:
+        if isinstance(self.selection, Arch):
+            return Promise()
+        estimate = self.selection.latency_ms
+        return Promise(
+            budget=_promised(self.selection),
+            predicted=Predicted(value=estimate.value, low=estimate.low, high=estimate.high),
+            top1=100 * self.selection.top1.value,
+            conditions=self.conditions,
+        )
 
 
 def assemble(
@@ -73,8 +96,9 @@ def assemble(
     """
     for choice in choices:
         require_deployable(choice.runs_on, choice.conditions)
-        require_checkpoint(choice.selection, checkpoint)
-    inputs = [choice.selection.inputs for choice in choices]
+        if not isinstance(choice.selection, Arch):
+            require_checkpoint(choice.selection, checkpoint)
+    inputs = [choice.inputs for choice in choices]
 
     def common(role: str) -> str | None:
         """What they do not share is nobody's."""
@@ -103,14 +127,14 @@ def _part(
     notice: Callable[[str], object],
 ) -> Part:
     """One mode: its model, checked here, and what was promised of it."""
-    selection, runs_on = choice.selection, choice.runs_on
+    arch, runs_on = choice.arch, choice.runs_on
     of = "" if choice.name == DEFAULT_MODE else f" of mode {choice.name}"
     images = None
     if runs_on.precision == "int8":
         runs_on = replace(runs_on, activations=_activations(choice, machine))
-        images = calibration(selection.arch.resolution) if calibration else None
+        images = calibration(arch.resolution) if calibration else None
     compiled = compiling.compile_graph(
-        build.network(checkpoint.space.layers(selection.arch), checkpoint.folded(selection.arch)),
+        build.network(checkpoint.space.layers(arch), checkpoint.folded(arch)),
         runtime=runs_on.runtime,
         precision=runs_on.precision,
         calibration=images,
@@ -119,15 +143,9 @@ def _part(
     )
     for text in compiled.notices:
         notice(f"the model{of}: {text}")
-    estimate, golden = selection.latency_ms, compiled.golden
-    promise = Promise(
-        budget=_promised(selection),
-        predicted=Predicted(value=estimate.value, low=estimate.low, high=estimate.high),
-        top1=100 * selection.top1.value,
-        conditions=choice.conditions,
-    )
+    golden = compiled.golden
     tensors = Tensors(golden.inputs, golden.outputs)
-    return Part(selection.arch, compiled.content, tensors, runs_on, promise, choice.name, golden.tolerance)
+    return Part(arch, compiled.content, tensors, runs_on, choice.promise, choice.name, golden.tolerance)
 
 
 def _activations(choice: Choice, machine: str) -> Activations:

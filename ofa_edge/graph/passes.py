@@ -30,6 +30,13 @@ def for_runtime(graph: Graph, runtime: str) -> Graph:
     return graph
 
 
+def parts(kernel: int, runtime: str) -> int:
+    """How many convolutions a depthwise one of this side is written as for a runtime."""
+    rows = XNNPACK_TAPS // kernel
+    split = runtime in _SPLIT_ON and kernel**2 > XNNPACK_TAPS and rows > 1
+    return len(_row_sets(kernel // 2, three=rows > 2)) if split else 1
+
+
 def halved(graph: Graph) -> Graph:
     """The graph with its weights rounded to half precision; biases stay.
 
@@ -126,4 +133,5 @@ class Pass:
 # A block with 7 x 7, 32 channels at 56 px to 160 at 7 px, one thread of x86-64 (AVX-512): with LiteRT 2.3 it is 3 to 17
 # times faster split in float, 7 to 27 times in int8; with ONNX Runtime 1.31, which has a kernel for any size, 5 to 9 %
 # slower, and 13 to 21 %. XNNPACK's limit of 25 taps is that of its kernels for every CPU.
-PASSES = (Pass("split-depthwise", split_depthwise, frozenset({"litert"})),)
+_SPLIT_ON = frozenset({"litert"})
+PASSES = (Pass("split-depthwise", split_depthwise, _SPLIT_ON),)

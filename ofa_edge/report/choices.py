@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.table import AccuracyTable
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.models.energy_model import EnergyModel
 from ofa_edge.latency.models.model import Estimate, LatencyModel
 from ofa_edge.report.devices import Device, size
@@ -25,13 +26,13 @@ from ofa_edge.report.markup import number
 from ofa_edge.report.sources import Sources
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import Candidate, candidate_of, excess
+from ofa_edge.search.candidate import Candidate, excess
 from ofa_edge.search.choose import choose, shared_resolutions
 from ofa_edge.search.costs import FAILED, PER_MS
 from ofa_edge.search.exact.frontier import Front, exact_front
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.selection import Measured
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays
 
 # Points of a front that get an interval, and so a row in its table.
@@ -167,13 +168,17 @@ def _front(device: Device, known: Sequence[Accuracy], confidence: float, accept_
     if len(front) == 0:
         raise BadFile("no subnet can run on it, since blocks failed")
     indices = np.unique(np.linspace(0, len(front) - 1, _SHOWN).round().astype(int)).tolist()
-    shown = tuple(candidate(model, accuracy, front.arch(i), confidence) for i in indices)
+    shown = tuple(_candidate(_costs(device, model, accuracy, confidence), accuracy, front.arch(i)) for i in indices)
     return DeviceFront(device, model, accuracy, resolutions, front, shown, _measured(model, accuracy, resolutions))
 
 
-def candidate(model: LatencyModel, accuracy: Accuracy, arch: Arch, confidence: float) -> Candidate:
+def _costs(device: Device, model: LatencyModel, accuracy: Accuracy, confidence: float) -> CostModels:
+    return CostModels(accuracy.space, model, (), confidence, stored=Stored.of(device.table.conditions))
+
+
+def _candidate(costs: CostModels, accuracy: Accuracy, arch: Arch) -> Candidate:
     """A subnet with what both models say of it."""
-    return candidate_of(accuracy.space, model, arch, accuracy.model.estimate(arch, confidence), confidence)
+    return costs.candidate(arch, accuracy.model.estimate(arch, costs.confidence))
 
 
 def _measured(model: LatencyModel, accuracy: Accuracy, resolutions: Sequence[int]) -> np.ndarray:
@@ -196,8 +201,9 @@ def best(of: DeviceFront, budget: Budget, confidence: float) -> Candidate | str:
     if set(budget.searched()) != {"latency_ms"}:
         return _best_of_several(of, budget, confidence)
     limit = (budget.latency_ms or 0.0) / (1 + of.model.margin(confidence))
+    costs = _costs(of.device, of.model, of.accuracy, confidence)
     for i in reversed(np.flatnonzero(of.front.latency_ms <= limit).tolist()):
-        found = candidate(of.model, of.accuracy, of.front.arch(i), confidence)
+        found = _candidate(costs, of.accuracy, of.front.arch(i))
         if excess(found, budget) <= 1:  # its own interval has the last word, as in choose.py
             return found
     return _NONE_FITS
@@ -212,17 +218,8 @@ def _best_of_several(of: DeviceFront, budget: Budget, confidence: float) -> Cand
         except BadFile:
             return "its table holds no energies"
     try:
-        found = choose(
-            of.accuracy.space,
-            of.model,
-            of.accuracy.model,
-            budget,
-            resolutions=of.resolutions,
-            inputs={},
-            confidence=confidence,
-            top=0,
-            energy=energy,
-        ).selection
+        costs = replace(_costs(of.device, of.model, of.accuracy, confidence), resolutions=of.resolutions, energy=energy)
+        found = choose(costs, of.accuracy.model, budget, inputs={}, top=0).selection
     except InfeasibleBudget:
         return _NONE_FITS
     return Candidate(found.arch, found.top1, found.latency_ms, found.cost, found.energy_mj)
@@ -267,7 +264,7 @@ def picks(
     chosen: list[Pick] = []
     for choice in sources.selections:
         found_ = choice.selection
-        counts = cost(found_.space.blocks(found_.arch))  # a file may say anything
+        counts = Stored.of(found_.runs_on).cost(found_.space.blocks(found_.arch))  # a file may say anything
         parts = Candidate(found_.arch, found_.top1, found_.latency_ms, counts, found_.energy_mj)
         device = by_table.get(found_.inputs.get("latency-table", ""))
         if device is not None and not _of_space(device, found_.space):

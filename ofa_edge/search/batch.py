@@ -29,9 +29,9 @@ from ofa_edge.search.costs import (
     MACS,
     PEAK,
     PER_MS,
-    BlockEnergies,
     BlockLatencies,
     Costs,
+    CostTables,
     Floats,
 )
 from ofa_edge.search.exact.pareto import Ints
@@ -57,11 +57,10 @@ class BatchCosts:
         space: Space,
         latency: BlockLatencies,
         resolutions: Sequence[int],
-        energy: BlockEnergies | None = None,
     ):
         self.space = space
         self.resolutions = tuple(sorted(set(resolutions)))
-        self._costs = [Costs.of(space, latency, r, energy) for r in self.resolutions]
+        self._costs = [*map(CostTables.of(space, latency).at, self.resolutions)]
         self._column = cache(self._made)
 
     def rows(self, archs: ArchArrays, columns: Sequence[int] = COLUMNS) -> Ints:

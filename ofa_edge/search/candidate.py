@@ -21,7 +21,7 @@ from ofa_edge.search.selection import predicted_json
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.block import Block
-from ofa_edge.space.cost import Cost, cost
+from ofa_edge.space.cost import Cost
 
 DIGITS = 9  # of shares and of ms, as fine as the front's own steps
 
@@ -71,25 +71,6 @@ class Candidate:
         return _upper(self.latency_ms)
 
 
-def candidate_of(
-    space: Space, latency: Latency, arch: Arch, top1: Top1, confidence: float, energy: Energy | None = None
-) -> Candidate:
-    """Rounded to what is meant, so that the last bits of a sum, which differ by machine, do not reach a file."""
-    blocks = space.blocks(arch)
-    return Candidate(
-        arch,
-        Top1(round(top1.value, DIGITS), round(top1.low, DIGITS), round(top1.high, DIGITS)),
-        _rounded(latency.estimate(blocks, confidence)),
-        cost(blocks),
-        None if energy is None else _rounded(energy.estimate(blocks, confidence)),
-    )
-
-
-def _rounded(estimate: Estimate) -> Estimate:
-    low, high = (None if end is None else round(end, DIGITS) for end in (estimate.low, estimate.high))
-    return Estimate(round(estimate.value, DIGITS), low, high)
-
-
 def excess(candidate: Candidate, budget: Budget) -> float:
     """By what factor the budget would have to grow for the candidate; at most 1 where it fits.
 
@@ -106,7 +87,7 @@ def used(candidate: Candidate, budget: Budget) -> list[float]:
     counts, upper = candidate.cost, _upper(candidate.latency_ms)
     found = {
         "latency_ms": upper,
-        "memory_bytes": counts.weight_bytes + counts.peak_activation_bytes,
+        "memory_bytes": counts.memory_bytes,
         "size_bytes": counts.weight_bytes,
         "macs": counts.macs,
         "energy_mj": 0.0 if candidate.energy_mj is None else _upper(candidate.energy_mj),
@@ -118,7 +99,7 @@ def excess_of_counts(counts: Cost, budget: Budget) -> float:
     """The same of the limits that need no model; 0 where there are none. Raises UsageError where energy is limited."""
     _require_energy(None, budget)
     shares = (
-        (counts.weight_bytes + counts.peak_activation_bytes, budget.memory_bytes),
+        (counts.memory_bytes, budget.memory_bytes),
         (counts.weight_bytes, budget.size_bytes),
         (counts.macs, budget.macs),
     )

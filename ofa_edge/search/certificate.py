@@ -1,6 +1,6 @@
 """Why a budget cannot be kept: which limits stand in the way, by how much, and what would do.
 
-In: a Space, models that are sums over blocks, a Budget that no subnet keeps; or what each of some measured subnets uses
+In: models that are sums over blocks, a Budget that no subnet keeps; or what each of some measured subnets uses
 of it. Out: a `Certificate`: of each limit the least that any subnet uses of it, the smallest sets of limits that no
 subnet keeps together, and for each limit the subnet that keeps all the others and uses the least of it. Rules kept:
 exact: the cheapest subnets of the space (frontier.cheapest) stand for all of them, since whatever a subnet uses, one of
@@ -10,17 +10,17 @@ these uses no more of anything; no solver's tolerance is in it, and it takes a f
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ofa_edge.search.budget import NAMES, Budget
-from ofa_edge.search.costs import BlockEnergies, BlockLatencies, Floats
+from ofa_edge.search.costs import Floats
 from ofa_edge.search.exact.frontier import Front, cheapest, require_energy
-from ofa_edge.search.limits import Limits, uses
-from ofa_edge.space.arch import Space
+from ofa_edge.search.limits import Limits, growth, uses
+from ofa_edge.search.models import CostModels
+from ofa_edge.space.arch import Arch
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,28 +92,33 @@ class Certificate:
         return "; ".join(said)
 
 
-def of(
-    space: Space,
-    latency: BlockLatencies,
-    resolutions: Sequence[int],
-    budget: Budget,
-    margin: float = 0.0,
-    energy: BlockEnergies | None = None,
-    energy_margin: float = 0.0,
-) -> tuple[Certificate, Front]:
+def of(models: CostModels, budget: Budget) -> tuple[Certificate, Front]:
     """The certificate of a whole space, and the subnets that its numbers are of.
-
-    Args:
-        margin, energy_margin: latency counts (1 + margin) times, energy (1 + energy_margin) times.
 
     Raises:
         UsageError: as `exact_front`.
         BadFile: no subnet can run at all.
     """
+    front = _cheapest(models, budget)
+    return of_uses(uses(front.costs, budget, *models.margins), budget), front
+
+
+def nearest(models: CostModels, budget: Budget) -> tuple[Arch, float]:
+    """The subnet that fits the least enlarged budget, and by what factor all limits had to grow for it (exact).
+
+    Raises:
+        UsageError, BadFile: as `of`.
+    """
+    front = _cheapest(models, budget)
+    factors = growth(front.costs, budget, *models.margins)
+    i = int(np.argmin(factors))
+    return front.arch(i), float(factors[i])
+
+
+def _cheapest(models: CostModels, budget: Budget) -> Front:
     limits = Limits.of(budget)
-    require_energy(limits, energy)
-    front = cheapest(space, latency, resolutions, limits.columns, energy)
-    return of_uses(uses(front.costs, budget, margin, energy_margin), budget), front
+    require_energy(limits, models.tables)
+    return cheapest(models.space, models.tables, models.resolutions, limits.columns)
 
 
 def of_uses(used: Floats, budget: Budget) -> Certificate:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,20 +21,13 @@ from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
 from ofa_edge.search import certificate
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS as DIGITS
-from ofa_edge.search.candidate import Candidate as Candidate
-from ofa_edge.search.candidate import Energy as Energy
-from ofa_edge.search.candidate import Latency as Latency
-from ofa_edge.search.candidate import candidate_of as candidate_of
-from ofa_edge.search.candidate import excess as excess
-from ofa_edge.search.candidate import excess_of_counts as excess_of_counts
-from ofa_edge.search.costs import CostTables
+from ofa_edge.search.candidate import DIGITS, Candidate, excess
 from ofa_edge.search.exact.frontier import Front
 from ofa_edge.search.exact.top import best_front
-from ofa_edge.search.limits import Limits, growth
+from ofa_edge.search.limits import growth
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.refusal import refusal, rounded_up
 from ofa_edge.search.selection import Selection
-from ofa_edge.space.arch import Arch, Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +41,12 @@ class Chosen:
     @classmethod
     def of(
         cls,
-        space: Space,
+        models: CostModels,
         found: Sequence[Candidate],
         budget: Budget,
         seconds: float,
         *,
         strategy: str,
-        confidence: float,
         model: str,
         proven_optimal: bool,
         bound: float | None,
@@ -65,7 +56,7 @@ class Chosen:
         """The first of the candidates, with the others as alternatives; the rest as in Selection."""
         best, *others = found
         selection = Selection(
-            space=space,
+            space=models.space,
             arch=best.arch,
             top1=best.top1,
             latency_ms=best.latency_ms,
@@ -73,7 +64,7 @@ class Chosen:
             energy_mj=best.energy_mj,
             budget=budget,
             strategy=strategy,
-            confidence=confidence,
+            confidence=models.confidence,
             model=model,
             proven_optimal=proven_optimal,
             bound=bound,
@@ -120,26 +111,20 @@ def default_budget(front: Front, margin: float) -> Budget:
 
 
 def choose(
-    space: Space,
-    latency: Latency,
+    models: CostModels,
     accuracy: AdditiveAccuracy,
     budget: Budget,
     *,
-    resolutions: Sequence[int],
     inputs: Mapping[str, str],
-    confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
-    energy: Energy | None = None,
 ) -> Chosen:
     """The subnet with the highest predicted top-1 within the budget (strategy exact).
 
     Args:
-        resolutions: to search at; see `shared_resolutions`.
         inputs: hex sha256 by role, for the selection.
         seed: of the accuracy model, for the selection.
         top: how many alternatives.
-        energy: what a limit on energy needs.
 
     Raises:
         InfeasibleBudget: no subnet fits; details hold the nearest one, a budget that it fits, and which limits are in
@@ -147,18 +132,16 @@ def choose(
         UsageError: energy is limited and its model missing.
     """
     start = time.perf_counter()
-    models = CostModels(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
     front, found = _best(models, accuracy, budget, top)
     if not found:
         raise infeasible(models, budget)
     best = found[0][0]
     return Chosen.of(
-        space,
+        models,
         [candidate for _, candidate in found],
         budget,
         time.perf_counter() - start,
         strategy="exact",
-        confidence=confidence,
         model=_exact_model(models, accuracy, budget),
         proven_optimal=best == len(front) - 1,
         bound=round(accuracy.top1(float(front.score[-1])), DIGITS),
@@ -174,15 +157,8 @@ def _best(
     their own intervals: the margins are bounds over a sample of the space, the subnet's own has the last word."""
     count = top + 1
     while True:
-        front, whole = best_front(
-            models.space,
-            models.tables,
-            accuracy,
-            models.resolutions,
-            models.limits(budget),
-            models.energy,
-            count=count,
-        )
+        limits = models.limits(budget)
+        front, whole = best_front(models.space, models.tables, accuracy, models.resolutions, limits, count=count)
         found: list[tuple[int, Candidate]] = []
         for i in reversed(range(len(front))):
             arch = front.arch(i)
@@ -194,37 +170,6 @@ def _best(
         if whole:
             return front, found
         count = 4 * max(count, len(front))
-
-
-@dataclass(frozen=True)
-class CostModels:
-    """What latency and energy are predicted with."""
-
-    space: Space
-    latency: Latency
-    resolutions: tuple[int, ...]
-    confidence: float
-    energy: Energy | None
-
-    @cached_property
-    def tables(self) -> CostTables:
-        """The latency, for searches."""
-        return CostTables(self.space, self.latency, self.energy)
-
-    @property
-    def margin(self) -> float:
-        return self.latency.margin(self.confidence)
-
-    @property
-    def energy_margin(self) -> float:
-        return 0.0 if self.energy is None else self.energy.margin(self.confidence)
-
-    def limits(self, budget: Budget) -> Limits:
-        """On what the models give as values."""
-        return Limits.of(budget, self.margin, self.energy_margin)
-
-    def candidate(self, arch: Arch, top1: Top1) -> Candidate:
-        return candidate_of(self.space, self.latency, arch, top1, self.confidence, self.energy)
 
 
 # -- the words and the errors -------------------------------------------------------------------
@@ -245,14 +190,12 @@ def _exact_model(models: CostModels, accuracy: AdditiveAccuracy, budget: Budget)
 
 def infeasible(models: CostModels, budget: Budget) -> InfeasibleBudget:
     """The refusal of a budget that no subnet fits, with its certificate."""
-    space, margins = models.space, (models.margin, models.energy_margin)
-    found, front = certificate.of(
-        space, models.tables, models.resolutions, budget, margins[0], models.energy, margins[1]
-    )
+    found, front = certificate.of(models, budget)
 
     def candidate(row: int) -> Candidate:
         return models.candidate(front.arch(row), Top1(0.0, 0.0, 1.0))
 
-    best = candidate(int(np.argmin(growth(front.costs, budget, *margins))))
+    best = candidate(int(np.argmin(growth(front.costs, budget, *models.margins))))
     nearest = [None if limit.nearest is None else candidate(limit.nearest) for limit in found.limits]
-    return refusal(space, best, budget, *margins, f"no subnet of {space.name} fits", found, nearest)
+    space = models.space
+    return refusal(space, best, budget, models.margins, f"no subnet of {space.name} fits", found, nearest)

@@ -20,20 +20,23 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ofa_edge.graph.stored import PLAIN, Stored
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.space.arch import BlockChoice, Space
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block, Layer
-from ofa_edge.space.cost import block_macs, block_peak_activation_bytes, block_weight_bytes
+from ofa_edge.space.cost import block_macs
 
 Floats = NDArray[np.float64]
 Numbers = TypeVar("Numbers", Ints, Floats)
 
 # Columns of all costs here; PEAK joins by maximum, the others are sums. The tables leave LOSS, the negated score, 0.
-# ENERGY is 0 without a model of it.
-COLUMNS = LATENCY, LOSS, MACS, BYTES, PEAK, ENERGY = range(6)
+# ENERGY is 0 without a model of it. BYTES are of weights in the file, HELD of weights while a subnet runs.
+COLUMNS = LATENCY, LOSS, MACS, BYTES, PEAK, ENERGY, HELD = range(7)
 PER_MS = 10**9
 PER_MJ = 10**6
+
+Row = Callable[[Block], list[int]]
 
 # Latency of a block that cannot run: more than any sum of real ones (33 years), and eight of them still fit int64.
 FAILED = 1 << 60
@@ -93,28 +96,13 @@ class Costs:
     head: Ints
 
     @classmethod
-    def of(cls, space: Space, latency: BlockLatencies, resolution: int, energy: BlockEnergies | None = None) -> Costs:
-        if isinstance(latency, CostTables) and (latency.space, latency.energy) == (space, energy):
-            return latency.at(resolution)
-        return cls._made(space, latency, resolution, energy, {})
-
-    @classmethod
-    def _made(
-        cls,
-        space: Space,
-        latency: BlockLatencies,
-        resolution: int,
-        energy: BlockEnergies | None,
-        known: dict[Block, list[int]],
-    ) -> Costs:
-        def row(block: Block) -> list[int]:
-            if block not in known:
-                known[block] = _row(latency, energy, block)
-            return known[block]
+    def of(cls, tables: CostTables, row: Row, resolution: int) -> Costs:
+        """Args: row: what a block costs."""
+        space = tables.space
 
         stem = _stem(space, row, resolution)
-        stem[..., LATENCY] += round(latency.offset_ms * PER_MS)
-        stem[..., ENERGY] += 0 if energy is None else round(energy.offset_mj * PER_MJ)
+        stem[..., LATENCY] += round(tables.offset_ms * PER_MS)
+        stem[..., ENERGY] += 0 if tables.energy is None else round(tables.energy.offset_mj * PER_MJ)
         stages = tuple(_stage(space, row, s, resolution) for s in range(len(space.stages)))
         return cls(space, resolution, stem, stages, _head(space, row, resolution))
 
@@ -134,17 +122,28 @@ class Costs:
 
 
 class CostTables:
-    """A latency that keeps what it is asked for: passed where a latency is, costs are made once for each resolution.
+    """A latency with all that a search adds up beside it; passed where a latency is, costs are made once for each
+    resolution, also for several searches with the same models.
 
-    For several searches with the same models.
+    Args:
+        energy: what a limit on energy needs.
+        stored: how numbers are stored, for limits on size and memory.
     """
 
-    def __init__(self, space: Space, latency: BlockLatencies, energy: BlockEnergies | None = None):
+    def __init__(
+        self, space: Space, latency: BlockLatencies, energy: BlockEnergies | None = None, stored: Stored = PLAIN
+    ):
         self.space = space
         self.latency = latency
         self.energy = energy
+        self.stored = stored
         self._rows: dict[Block, list[int]] = {}
         self._costs: dict[int, Costs] = {}
+
+    @classmethod
+    def of(cls, space: Space, latency: BlockLatencies) -> CostTables:
+        """The latency, if it is one; else of it alone."""
+        return latency if isinstance(latency, cls) else cls(space, latency)
 
     @property
     def offset_ms(self) -> float:
@@ -154,10 +153,25 @@ class CostTables:
         return self.latency.block_ms(block)
 
     def at(self, resolution: int) -> Costs:
-        """As Costs.of."""
+        """All costs at one resolution."""
         if resolution not in self._costs:
-            self._costs[resolution] = Costs._made(self.space, self.latency, resolution, self.energy, self._rows)
+            self._costs[resolution] = Costs.of(self, self._row, resolution)
         return self._costs[resolution]
+
+    def _row(self, block: Block) -> list[int]:
+        if block not in self._rows:
+            ms, stored = self.latency.block_ms(block), self.stored
+            runs = ms < FAILED / PER_MS
+            self._rows[block] = [
+                round(ms * PER_MS) if runs else FAILED,
+                0,
+                block_macs(block),
+                stored.file_bytes(block),
+                stored.peak_bytes(block),
+                round(self.energy.block_mj(block) * PER_MJ) if runs and self.energy is not None else 0,
+                stored.held_bytes(block),
+            ]
+        return self._rows[block]
 
 
 def total(rows: Numbers, axis: int) -> Numbers:
@@ -168,22 +182,6 @@ def total(rows: Numbers, axis: int) -> Numbers:
 
 
 # -- the tables ---------------------------------------------------------------------------------
-Row = Callable[[Block], list[int]]
-
-
-def _row(latency: BlockLatencies, energy: BlockEnergies | None, block: Block) -> list[int]:
-    ms = latency.block_ms(block)
-    runs = ms < FAILED / PER_MS
-    return [
-        round(ms * PER_MS) if runs else FAILED,
-        0,
-        block_macs(block),
-        block_weight_bytes(block),
-        block_peak_activation_bytes(block),
-        round(energy.block_mj(block) * PER_MJ) if runs and energy is not None else 0,
-    ]
-
-
 def _stem(space: Space, row: Row, resolution: int) -> Ints:
     widths = space.stem.width_choices or ((0,), (0,))
     depths = space.stem.depths

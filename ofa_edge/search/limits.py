@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import BYTES, ENERGY, FAILED, LATENCY, MACS, PEAK, PER_MJ, PER_MS, Floats
+from ofa_edge.search.costs import BYTES, ENERGY, FAILED, HELD, LATENCY, MACS, PEAK, PER_MJ, PER_MS, Floats
 from ofa_edge.search.exact.pareto import Ints
 
 
@@ -24,8 +24,8 @@ class Limits:
 
     Attributes:
         latency: ps.
-        memory: bytes of weights and of the greatest activation together.
-        size: bytes of weights.
+        memory: bytes of weights as they are held, and of the greatest activation, together.
+        size: bytes of weights in the file.
         macs: multiply-accumulates.
         energy: nJ.
     """
@@ -63,7 +63,7 @@ class Limits:
     @property
     def columns(self) -> list[int]:
         """Columns of the costs that a limit is on, rising."""
-        return sorted({*self.sums, *(() if self.memory is None else (BYTES, PEAK))})
+        return sorted({*self.sums, *(() if self.memory is None else (HELD, PEAK))})
 
     def kept(self, costs: Ints) -> NDArray[np.bool_]:
         """Which subnets keep all limits: (n,) of costs (n, COLUMNS)."""
@@ -71,7 +71,7 @@ class Limits:
         for column, limit in self.sums.items():
             kept &= costs[:, column] <= limit
         if self.memory is not None:
-            kept &= costs[:, BYTES] + costs[:, PEAK] <= self.memory
+            kept &= costs[:, HELD] + costs[:, PEAK] <= self.memory
         return kept
 
 
@@ -80,7 +80,7 @@ def uses(costs: Ints, budget: Budget, margin: float = 0.0, energy_margin: float 
     units of `Budget.searched`."""
     found = {
         "latency_ms": costs[:, LATENCY] / PER_MS * (1 + margin),
-        "memory_bytes": costs[:, BYTES] + costs[:, PEAK],
+        "memory_bytes": costs[:, HELD] + costs[:, PEAK],
         "size_bytes": costs[:, BYTES],
         "macs": costs[:, MACS],
         "energy_mj": costs[:, ENERGY] / PER_MJ * (1 + energy_margin),

@@ -22,8 +22,7 @@ def refusal(
     space: Space,
     near: Candidate,
     budget: Budget,
-    margin: float,
-    energy_margin: float,
+    margins: tuple[float, float],
     what: str,
     found: Certificate,
     nearest: Sequence[Candidate | None],
@@ -31,15 +30,16 @@ def refusal(
     """The error.
 
     Args:
+        margins: of latency and energy (CostModels.margins).
         near: the subnet that the least enlarged budget fits.
         nearest: for each limit the subnet that keeps all others, None where there is none.
     """
-    needed = needed_budget(near, budget, margin, energy_margin)
+    needed = needed_budget(near, budget, margins)
     limits, instead = found.as_json(), []
     for limit, candidate in zip(limits, nearest, strict=True):
         limit["nearest"] = limit["budget"] = None
         if candidate is not None:
-            enough = needed_budget(candidate, budget, margin, energy_margin)
+            enough = needed_budget(candidate, budget, margins)
             limit |= {"nearest": _without_top1(space, candidate), "budget": enough.as_json()}
             instead += [enough] if enough not in (needed, budget) else []
     said = found.sentence()
@@ -62,12 +62,12 @@ def _without_top1(space: Space, candidate: Candidate) -> dict[str, Any]:
     return found
 
 
-def needed_budget(near: Candidate, budget: Budget, margin: float, energy_margin: float) -> Budget:
+def needed_budget(near: Candidate, budget: Budget, margins: tuple[float, float]) -> Budget:
     """The budget with each limit that `near` breaks raised to what it needs."""
-    upper = max(near.latency_ms.value * (1 + margin), near.latency_ms.high or 0.0)
+    upper = max(near.latency_ms.value * (1 + margins[0]), near.latency_ms.high or 0.0)
     energy = near.energy_mj or Estimate(0.0)
-    drawn = max(energy.value * (1 + energy_margin), energy.high or 0.0)
-    memory = near.cost.weight_bytes + near.cost.peak_activation_bytes
+    drawn = max(energy.value * (1 + margins[1]), energy.high or 0.0)
+    memory = near.cost.memory_bytes
     latency = _raised(budget.latency_ms, upper)
     p90 = budget.p90_ms if latency == budget.latency_ms else _raised(budget.p90_ms, latency or 0.0)
     return Budget(

@@ -19,15 +19,26 @@ _MOST_BLOCKS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """MACs and parameters are counts; weights and activations are bytes."""
+    """MACs and parameters are counts; weights and activations are bytes.
+
+    Attributes:
+        weight_bytes: in a model file.
+        held_bytes: of the weights while the network runs, where that is not what they are in the file.
+    """
 
     macs: int
     params: int
     weight_bytes: int
     peak_activation_bytes: int
+    held_bytes: int | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights and the greatest activations together."""
+        return self.peak_activation_bytes + (self.weight_bytes if self.held_bytes is None else self.held_bytes)
 
 
-class _Convolution(NamedTuple):
+class Convolution(NamedTuple):
     """A convolution (or the classifier) of a block."""
 
     out_channels: int
@@ -35,40 +46,41 @@ class _Convolution(NamedTuple):
     area: int
 
 
-def _convolutions(block: Block) -> list[_Convolution]:
+def convolutions(block: Block) -> list[Convolution]:
+    """Of a block, in order."""
     area_in, area_out = block.in_size**2, block.out_size**2
     before, mid, after, square = block.in_channels, block.mid_channels, block.out_channels, block.kernel**2
     if block.type in ("AvgPool2D", "MaxPool2D"):
         return []
     if block.type == "bottleneck":
         convolutions = [
-            _Convolution(mid, before * mid, area_in),
-            _Convolution(mid, mid * mid * square, area_out),
-            _Convolution(after, mid * after, area_out),
+            Convolution(mid, before * mid, area_in),
+            Convolution(mid, mid * mid * square, area_out),
+            Convolution(after, mid * after, area_out),
         ]
         if not block.skip:
-            convolutions.append(_Convolution(after, before * after, area_out))
+            convolutions.append(Convolution(after, before * after, area_out))
         return convolutions
     if block.type != "expanded_conv":
-        return [_Convolution(after, before * after * square, area_out)]
-    convolutions = [_Convolution(mid, before * mid, area_in)] if _expands(block) else []
-    convolutions += [_Convolution(mid, mid * square, area_out), _Convolution(after, mid * after, area_out)]
+        return [Convolution(after, before * after * square, area_out)]
+    convolutions = [Convolution(mid, before * mid, area_in)] if _expands(block) else []
+    convolutions += [Convolution(mid, mid * square, area_out), Convolution(after, mid * after, area_out)]
     if block.se:
         squeezed = make_divisible(mid / 4)
-        convolutions += [_Convolution(squeezed, mid * squeezed, 1), _Convolution(mid, mid * squeezed, 1)]
+        convolutions += [Convolution(squeezed, mid * squeezed, 1), Convolution(mid, mid * squeezed, 1)]
     return convolutions
 
 
 @lru_cache(maxsize=_MOST_BLOCKS)
 def block_macs(block: Block) -> int:
     """Multiply-accumulates of one block."""
-    return sum(conv.weights * conv.area for conv in _convolutions(block))
+    return sum(conv.weights * conv.area for conv in convolutions(block))
 
 
 @lru_cache(maxsize=_MOST_BLOCKS)
 def block_params(block: Block) -> int:
     """Weights and biases of one block with batch norm folded."""
-    return sum(conv.weights + conv.out_channels for conv in _convolutions(block))
+    return sum(conv.weights + conv.out_channels for conv in convolutions(block))
 
 
 def block_weight_bytes(block: Block) -> int:
@@ -79,12 +91,12 @@ def block_weight_bytes(block: Block) -> int:
 @lru_cache(maxsize=_MOST_BLOCKS)
 def block_ops(block: Block) -> int:
     """Operators that the block is in a graph, each with its activation fused: what a runtime launches at the least."""
-    convolutions = len(_convolutions(block))
+    count = len(convolutions(block))
     if block.type in ("AvgPool2D", "MaxPool2D"):
         return 1
     if block.type == "bottleneck":
-        return convolutions + 1 + (not block.skip and block.stride > 1)  # the addition, the pooling beside it
-    return convolutions + 2 * block.se + block.skip  # the mean and the scaling of an SE, the addition
+        return count + 1 + (not block.skip and block.stride > 1)  # the addition, the pooling beside it
+    return count + 2 * block.se + block.skip  # the mean and the scaling of an SE, the addition
 
 
 def block_peak_activation_bytes(block: Block) -> int:

@@ -16,8 +16,10 @@ from ofa_edge import settings
 from ofa_edge.cli.app import main
 from ofa_edge.deploy import bundle as bundles
 from ofa_edge.deploy.bundle import MANIFEST, SIGNATURE
+from ofa_edge.space import codecs
 from tests.deploy.double import make_bundle
 from tests.deploy.test_on_devices import tiny
+from tests.reduced import REDUCED
 
 Run = Callable[..., tuple[int, Any]]
 
@@ -116,10 +118,30 @@ def test_a_budget_is_enough_where_there_are_tables(run_boards: Run, tmp_path: Pa
     assert value["manifest"]["sources"]["latency_table"] is not None
 
 
+def test_of_an_arch_nothing_is_promised_and_its_manifest_says_so(run_boards: Run, tmp_path: Path) -> None:
+    (tmp_path / "arch").write_text(json.dumps(codecs.encode(REDUCED, REDUCED.smallest(32))))
+    line = f"bundle build --arch {tmp_path / 'arch'} --supernet {{ckpt}} --precision fp16 --out {tmp_path / 'b'}"
+    code, value = run_boards(line)
+    assert code == 0, value
+    (mode,) = value["manifest"]["modes"]
+    assert set(mode["budget"].values()) <= {None}
+    assert (mode["predicted"], mode["top1"], mode["conditions"], mode["runs"]["precision"]) == (
+        None,
+        None,
+        None,
+        "fp16",
+    )
+    code, value = run_boards(f"deploy --host local --root {tmp_path / 'board'} --bundle {tmp_path / 'b'}")
+    assert (code, value["state"], value["promise"]) == (0, "committed", "not-checkable"), value
+    assert value["measured_ms"] > 0
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("bundle build --out x", "one option is missing"),
+        ("bundle build --out x --budget 1s --space reduced", "--space is of --arch"),
+        ("bundle build --out x --budget 1s --arch -", "cannot be used together"),
         ("bundle build --out x --budget 1s --mode low", "--mode is of --selection"),
         ("bundle build --out x --budget 1s --device Pi", "--device is of --selection"),
         ("bundle build --out x --budget 1s --selection {junk}", "cannot be used together"),

@@ -166,6 +166,24 @@ def test_a_selection_and_each_mode_of_a_family_are_exported(run_boards: Run, tmp
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["full.onnx", "low.onnx"]
 
 
+def test_a_selection_is_written_as_it_runs_unless_options_say_otherwise(run_boards: Run, capsys: Any) -> None:
+    select = "select --latency-table {table} --accuracy-table {accuracy} --budget 1s --precision fp16"
+    assert run_boards(f"{select} --out half.json")[1]["runs"]["precision"] == "fp16"
+    value = json.loads(Path("half.json").read_text())
+    value["runs"]["runtime"] = "litert"
+    Path("lite.json").write_text(json.dumps(value))
+    for line, written in (
+        ("--selection lite.json", ("tflite", "fp16")),
+        ("--selection lite.json --format onnx", ("onnx", "fp16")),
+        ("--selection half.json --precision fp32", ("onnx", "fp32")),
+    ):
+        code, value = run_boards(f"export --supernet {{ckpt}} {line} --out {{out}}")
+        assert (code, value["format"], value["precision"]) == (0, *written), value
+    assert main(["export", "--selection", "lite.json", "--format", "onnx", "--supernet", "x"]) == 2
+    code, value = run_boards("export --supernet {ckpt} --selection lite.json --activations int8 --out {out}")
+    assert (code, "not for fp16 tflite" in value["error"]["message"]) == (2, True)
+
+
 def test_points_of_a_front_lie_evenly_in_the_logarithm_of_latency() -> None:
     class Points:
         latency_ms = np.array([1.0, 1.1, 1.2, 2.0, 4.1, 8.0, 15.0, 16.0])

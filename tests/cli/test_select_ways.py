@@ -76,6 +76,44 @@ def test_the_better_of_both_ways_is_chosen_and_says_how_it_runs(run_boards: Run,
     assert runtimes == {"onnxruntime", "litert"}
 
 
+def test_half_precision_is_chosen_by_fp32s_table_and_said_to_be(run_boards: Run, capsys: Any) -> None:
+    """Its files are half as large, so smaller limits on size are kept; what is held is as much as in fp32."""
+    size = alone(run_boards, "table", "size=1B")[1]["error"]["details"]["needed"]["size_bytes"]
+    assert alone(run_boards, "table", f"size={size - 1}B")[0] == 3
+    line = f"{SELECT} --precision fp16"
+    code, value = run_boards(f"{line} --budget size={size - 1}B")
+    assert code == 0, value
+    assert value["runs"]["precision"] == "fp16"
+    assert value["predicted"]["weight_bytes"] < size
+    assert "widens them when it loads the file" in value["notices"][0]
+    least = [run_boards(f"{select} --budget memory=1B")[1] for select in (line, line.removesuffix(" --precision fp16"))]
+    assert least[0]["error"]["details"]["needed"] == least[1]["error"]["details"]["needed"]
+    assert run_boards(f"{SELECT} --latency-table {{int8}} --precision fp16 --budget 1s")[0] == 2
+    assert run_boards(f"{line.removesuffix('fp16')}int8 --budget 1s")[0] == 2
+
+
+def test_int8_counts_its_own_bytes(run_boards: Run) -> None:
+    costs = [alone(run_boards, name, "1s")[1]["predicted"] for name in ("lite", "int8")]
+    for what in ("weight_bytes", "peak_activation_bytes"):
+        assert 0.2 < costs[1][what] / costs[0][what] < 0.6
+
+
+def test_a_table_that_is_no_good_is_told_before_anything_is_chosen_by_it(
+    run_boards: Run, boards: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    write_latencies(tmp_path / "noisy", simulated(noise=0.3, seed=4))
+    select = f"select --accuracy-table {boards['accuracy']} --latency-table {tmp_path / 'noisy'}"
+    for asked in ("--budget 1s", "--mode a:1s --mode b:2s", "--mode a:1s --mode b:2s --common"):
+        code, value = run_boards(f"{select} {asked}")
+        assert code == 0, value
+        (notice,) = value["notices"]
+        assert f"{tmp_path / 'noisy'} is " in notice
+        assert "profile" in notice
+    assert main(f"{select} --budget 1s".split()) == 0
+    assert capsys.readouterr().err.count("note: ") == 1
+    assert alone(run_boards, "table", "1s")[1]["notices"] == []
+
+
 def test_a_selection_of_one_table_says_how_it_runs_too(run_boards: Run) -> None:
     runs = alone(run_boards, "lite", "1s")[1]["runs"]
     assert runs == {

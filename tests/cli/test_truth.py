@@ -56,15 +56,8 @@ def models(ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def chosen_at(models: Models, budget: str = "1s", top: int = 5) -> Chosen:
-    return choose(
-        models.space,
-        models.latency,
-        models.accuracy,
-        Budget.parse(budget),
-        resolutions=REDUCED.resolutions,
-        inputs=models.inputs,
-        top=top,
-    )
+    limits = Budget.parse(budget)
+    return choose(models.costs(limits, REDUCED.resolutions), models.accuracy, limits, inputs=models.inputs, top=top)
 
 
 def heard() -> tuple[Output, io.StringIO]:
@@ -203,12 +196,9 @@ def test_images_alone_need_no_device_and_the_bank_no_torch(models: Models, ckpt:
 
 def test_of_the_table_strategy_only_its_own_subnets_are_measured(models: Models, ckpt: Path, data: Path) -> None:
     table = models.accuracy_table
-    chosen = choose_measured(
-        *(REDUCED, models.latency, table, Budget.parse("1s")),
-        inputs=models.inputs,
-        resolutions=REDUCED.resolutions,
-        top=3,
-    )
+    budget = Budget.parse("1s")
+    costs = models.costs(budget, REDUCED.resolutions)
+    chosen = choose_measured(costs, table, budget, inputs=models.inputs, top=3)
     found = truth.check(chosen, models, asked(data=data, supernet=str(ckpt), bn="bank", top=3), heard()[0])
     known = {chosen.selection.arch, *(one.arch for one in chosen.alternatives)}
     assert {found.selection.arch, *(one.arch for one in found.alternatives)} <= known

@@ -18,6 +18,7 @@ from ofa_edge.report import sources
 from ofa_edge.report.page import Page, page
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
+from ofa_edge.search.models import CostModels
 from ofa_edge.space.block import Block
 from tests.reduced import REDUCED, simulated, write_accuracies, write_latencies
 from tests.report.test_markup import Seen
@@ -58,11 +59,9 @@ def write_selection(path: Path, latency: Path, accuracy: Path, share: float = 0.
     low, high = (model.estimate(REDUCED.blocks(a)).value for a in (REDUCED.smallest(32), REDUCED.largest(48)))
     budget = Budget(latency_ms=round((low + share * (high - low)) * (1 + model.margin()), 4))
     chosen = choose(
-        REDUCED,
-        model,
+        CostModels(REDUCED, model, REDUCED.resolutions),
         AdditiveAccuracy.fit(REDUCED, rows),
         budget,
-        resolutions=REDUCED.resolutions,
         inputs={"latency-table": table.sha256, "accuracy-table": rows.sha256},
     )
     chosen.selection.write(path)

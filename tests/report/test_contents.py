@@ -19,6 +19,7 @@ from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import Candidate
 from ofa_edge.search.choose import choose
 from ofa_edge.search.families import Family, Member
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.selection import Selection
 from tests.reduced import REDUCED
 from tests.report import materials
@@ -154,15 +155,8 @@ def test_the_best_of_a_budget_is_what_select_chooses(folder: Path) -> None:
     read = sources.read([folder / "fast.jsonl", folder / "accuracy.jsonl"])
     (front,) = choices.fronts(devices(read.latency), choices.accuracies(read), 0.9).found
     for budget in choices.default_budgets([front], 0.9):
-        chosen = choose(
-            REDUCED,
-            front.model,
-            front.accuracy.model,
-            budget,
-            resolutions=front.resolutions,
-            inputs={},
-            confidence=0.9,
-        ).selection
+        models = CostModels(REDUCED, front.model, front.resolutions, 0.9)
+        chosen = choose(models, front.accuracy.model, budget, inputs={}).selection
         found = choices.best(front, budget, 0.9)
         assert isinstance(found, Candidate)
         assert (found.arch, found.top1, found.latency_ms) == (chosen.arch, chosen.top1, chosen.latency_ms)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search import certificate
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import BYTES, ENERGY, LATENCY, MACS, PEAK
+from ofa_edge.search.costs import BYTES, ENERGY, LATENCY, MACS, PEAK, CostTables
 from ofa_edge.search.exact.frontier import cheapest
+from ofa_edge.search.models import CostModels
 from tests.search.budgets import FIELDS, SEEDS, budgets, listed_uses
 from tests.search.doubles import COUPLED, SMALL, DrawnEnergy, DrawnLatency, listed
 
@@ -24,9 +25,9 @@ from tests.search.doubles import COUPLED, SMALL, DrawnEnergy, DrawnLatency, list
 @given(seed=SEEDS, margin=st.sampled_from([0.0, 0.07]), data=st.data())
 @settings(max_examples=12, deadline=None)
 def test_equals_listing(space, seed, margin, data):
-    latency, energy = DrawnLatency(seed), DrawnEnergy(seed)
+    latency, energy = DrawnLatency(seed, width=margin), DrawnEnergy(seed, width=0.1)
     budget = data.draw(budgets(space, latency, energy, margin, 0.1))
-    found, front = certificate.of(space, latency, space.resolutions, budget, margin, energy, 0.1)
+    found, front = certificate.of(CostModels(space, latency, space.resolutions, energy=energy), budget)
     uses = [dict(zip(FIELDS, use, strict=True)) for use in listed_uses(space, latency, energy, margin, 0.1).tolist()]
     given = budget.as_json()
     assert [limit.field for limit in found.limits] == list(given)
@@ -83,9 +84,9 @@ def test_nothing_is_cheaper_than_the_cheapest(space, seed, columns):
     running = [subnet for subnet in listed(space) if math.isfinite(latency.value(subnet.blocks))]
     if not running:
         with pytest.raises(BadFile, match="failed on the device"):
-            cheapest(space, latency, space.resolutions, columns, energy)
+            cheapest(space, CostTables(space, latency, energy), space.resolutions, columns)
         return
-    front = cheapest(space, latency, space.resolutions, columns, energy)
+    front = cheapest(space, CostTables(space, latency, energy), space.resolutions, columns)
     rows = {subnet.arch: row_of(subnet, latency, energy) for subnet in running}
     for i in range(len(front)):
         assert front.costs[i, columns].tolist() == pytest.approx(rows[front.arch(i)][columns].tolist(), abs=100)
@@ -97,7 +98,7 @@ def test_nothing_is_cheaper_than_the_cheapest(space, seed, columns):
 def row_of(subnet, latency, energy):
     c = subnet.cost
     ps, nj = latency.value(subnet.blocks) * 1e9, energy.value(subnet.blocks) * 1e6
-    return np.array([ps, 0, c.macs, c.weight_bytes, c.peak_activation_bytes, nj])
+    return np.array([ps, 0, c.macs, c.weight_bytes, c.peak_activation_bytes, nj, c.weight_bytes])
 
 
 def test_the_sentence_tells_a_person_what_is_in_the_way():
@@ -121,4 +122,4 @@ def test_the_sentence_tells_a_person_what_is_in_the_way():
 
 def test_an_energy_limit_without_energies_is_refused():
     with pytest.raises(UsageError, match="energy limit needs"):
-        certificate.of(SMALL, DrawnLatency(1), SMALL.resolutions, Budget(energy_mj=1.0))
+        certificate.of(CostModels(SMALL, DrawnLatency(1), SMALL.resolutions), Budget(energy_mj=1.0))

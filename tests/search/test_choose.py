@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.models.block_times import BlockTimes
 from ofa_edge.latency.models.model import Estimate, LatencyModel, fit_terms
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import excess_of_counts
 from ofa_edge.search.choose import choose, default_budget, shared_resolutions
 from ofa_edge.search.exact.frontier import exact_front
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.block import Block
 from ofa_edge.space.cost import block_macs, cost
@@ -41,8 +43,9 @@ def accuracy():
     return AdditiveAccuracy.fit_measured(Rows.of(SMALL, archs, counts(1, archs), [1000] * len(archs)))
 
 
-def chosen_at(budget, latency, accuracy, **more):
-    return choose(SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, **more)
+def chosen_at(budget, latency, accuracy, energy=None, confidence=0.95, **more):
+    models = CostModels(SMALL, latency, SMALL.resolutions, confidence, energy)
+    return choose(models, accuracy, budget, inputs=INPUTS, **more)
 
 
 @cache
@@ -250,6 +253,27 @@ def test_an_energy_limit_holds_with_its_margin(accuracy, seed, share, size):
     assert Selection.from_bytes(found.selection.to_bytes(), "s", SMALL) == found.selection
 
 
+@pytest.mark.parametrize("stored", [Stored("onnxruntime", "int8"), Stored("litert", "int8"), Stored("litert", "fp16")])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.6])
+def test_size_and_memory_are_limited_as_numbers_are_stored(accuracy, stored, share):
+    """Of int8 and fp16 what their files and runtimes hold, in the search, the certificate and what is said."""
+    costs = {subnet.arch: stored.cost(subnet.blocks) for subnet in listed(SMALL)}
+    sizes, memories = (sorted(getattr(c, name) for c in costs.values()) for name in ("weight_bytes", "memory_bytes"))
+    at = int(share * (len(costs) - 1))
+    budget = Budget(latency_ms=50.0, size_bytes=sizes[at], memory_bytes=memories[at])
+    fitting = [a for a, c in costs.items() if c.weight_bytes <= sizes[at] and c.memory_bytes <= memories[at]]
+    models = CostModels(SMALL, DrawnLatency(3), SMALL.resolutions, stored=stored)
+    if fitting:
+        found = choose(models, accuracy, budget, inputs=INPUTS)
+        assert found.selection.top1.value == pytest.approx(max(predicted(accuracy, arch) for arch in fitting), abs=1e-6)
+        assert found.selection.proven_optimal
+        assert all(one.arch in fitting for one in (found.selection, *found.alternatives))
+        assert found.selection.cost == costs[found.selection.arch]
+    with pytest.raises(InfeasibleBudget) as caught:
+        choose(models, accuracy, Budget(memory_bytes=memories[0] - 1), inputs=INPUTS)
+    assert caught.value.details["needed"] == {"memory_bytes": memories[0]}
+
+
 def test_an_infeasible_energy_limit_is_refused_with_one_that_works(accuracy):
     latency, energy = DrawnLatency(4), DrawnEnergy(4, width=0.1)
     with pytest.raises(InfeasibleBudget, match=r"energy 0\.1 mJ cannot be kept, the least of any subnet is") as caught:
@@ -319,7 +343,7 @@ def test_the_real_models_on_ofa_lite0():
     accuracy = AdditiveAccuracy.fit_measured(Rows.of(OFA_LITE0, archs, correct, [1000] * 60))
     sizes = shared_resolutions(latency.resolutions, accuracy)
     budget = default_budget(exact_front(OFA_LITE0, latency, accuracy, sizes), latency.margin())
-    selection = choose(OFA_LITE0, latency, accuracy, budget, resolutions=sizes, inputs=INPUTS).selection
+    selection = choose(CostModels(OFA_LITE0, latency, sizes), accuracy, budget, inputs=INPUTS).selection
     own = latency.estimate(OFA_LITE0.blocks(selection.arch))
     assert selection.latency_ms.high == pytest.approx(own.high, abs=1e-8)
     assert own.value < own.high <= budget.latency_ms

@@ -17,6 +17,7 @@ from ofa_edge.errors import InfeasibleBudget
 from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.selection import Selection
 from ofa_edge.search.ways import Found, Way, best_of, growth
 from tests.search.doubles import SMALL, DrawnLatency, DrawnScores, listed
@@ -44,7 +45,7 @@ def way(i, drop=0.0):
 def alone(latency, budget, accuracy, i, top=5):
     inputs = {"latency-table": str(i) * 64, "accuracy-table": "f" * 64}
     try:
-        found = choose(SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs=inputs, top=top)
+        found = choose(CostModels(SMALL, latency, SMALL.resolutions), accuracy, budget, inputs=inputs, top=top)
     except InfeasibleBudget as error:
         return error
     return replace(found, selection=replace(found.selection, headers={"latency-table": "abc"[i] * 64}))

@@ -124,16 +124,15 @@ def check(table: LatencyTable) -> Report:
     if not any(problem.level is Level.INVALID for problem in problems):
         try:
             model = model_of(table)
-            verdict, judged = _judged(table, model)
-            verdict = verdict if table.given.empty and table.complete else None
+            verdict, found = judged(table, model)
             tested = held_out(model, table)
-            problems += [*judged, *_held_out(tested)]
+            problems += [*found, *_held_out(tested)]
         except (UsageError, BadFile) as error:
             text = f"nothing can be predicted from it: {error.message}"
             problems.append((_invalid if table.complete else _doubtful)("model", text, hint=error.hint))
     order = list(Level)
-    found = tuple(sorted(_once(problems), key=lambda problem: order.index(problem.level)))
-    return Report(table, found, model, tested, verdict)
+    problems = sorted(_once(problems), key=lambda problem: order.index(problem.level))
+    return Report(table, tuple(problems), model, tested, verdict)
 
 
 def precision(table: LatencyTable) -> dict[str, float | None]:
@@ -239,14 +238,16 @@ def _inverted(
         yield _note("inverted", text, len(found) / len(pairs))
 
 
-def _judged(table: LatencyTable, model: LatencyModel) -> tuple[Verdict, list[Problem]]:
-    """The verdict that `ofa-edge profile` gives, and its notices; doubtful where they made it worse than good."""
+def judged(table: LatencyTable, model: LatencyModel) -> tuple[Verdict | None, list[Problem]]:
+    """The verdict that `ofa-edge profile` gives, None as Report's, and its notices; doubtful where they made it worse
+    than good."""
     own, notices = judge(quality(table, model))
     around = verdicts.surroundings(table)
     problems = [_from_judge(notice, own) for notice in notices if notice.code not in ("failed", "disturbed")]
     problems += [_from_judge(notice, around.verdict) for notice in around.notices]
     problems += [Problem(Level.NOTE, notice) for notice in model.notices]
-    return verdicts.worst(own, around.verdict), problems
+    told = table.given.empty and table.complete
+    return verdicts.worst(own, around.verdict) if told else None, problems
 
 
 _FACTS = ("drift", "uncalibrated", "load", "governor", "clock")

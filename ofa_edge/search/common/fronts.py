@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linprog
 
 from ofa_edge.errors import BadFile, UsageError
+from ofa_edge.graph.stored import Stored
 from ofa_edge.search.common.listing import Best, Column, Problem, Seen
-from ofa_edge.search.costs import BYTES, ENERGY, LATENCY, MACS, BlockEnergies, BlockLatencies, Costs, Floats
+from ofa_edge.search.costs import BYTES, ENERGY, HELD, LATENCY, MACS, CostTables, Floats
 from ofa_edge.search.exact.frontier import StageScores, require_energy, require_enumerable
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.arch import Arch, Space
@@ -47,9 +48,8 @@ _LONG = 1 << 13
 class Device:
     """A device's part of the question: what blocks cost there, and the limits, margins counted in."""
 
-    latency: BlockLatencies
+    tables: CostTables
     limits: Limits
-    energy: BlockEnergies | None = None
 
 
 def best_common(
@@ -144,31 +144,35 @@ def _problems(
         raise UsageError("there is no device or no resolution to search for", hint="give tables that share one")
     require_enumerable(space)
     for device in devices:
-        require_energy(device.limits, device.energy)
-    columns = _columns([device.limits for device in devices])
+        require_energy(device.limits, device.tables)
+    columns = _columns(devices)
     if not columns:
         raise UsageError("there is no limit to keep", hint="limit latency, memory, size, macs or energy")
     found = []
     for resolution in sorted(set(resolutions)):
-        costs = [Costs.of(space, device.latency, resolution, device.energy) for device in devices]
+        costs = [device.tables.at(resolution) for device in devices]
         found.append(Problem.of(space, costs, columns, score))
     return [problem for problem in found if problem is not None]
 
 
-def _columns(limits: Sequence[Limits]) -> list[Column]:
-    """Latency and energy on each device; of what is alike on all devices the tightest limit."""
+def _columns(devices: Sequence[Device]) -> list[Column]:
+    """Latency and energy on each device; of what is alike on all devices, or all that store numbers alike, the tightest
+    limit."""
     found = [
         Column(d, column, most)
-        for d, one in enumerate(limits)
-        for column, most in one.sums.items()
+        for d, one in enumerate(devices)
+        for column, most in one.limits.sums.items()
         if column in (LATENCY, ENERGY)
     ]
-    for column in (MACS, BYTES):
-        if given := [one.sums[column] for one in limits if column in one.sums]:
-            found.append(Column(0, column, min(given)))
-    if memory := [one.memory for one in limits if one.memory is not None]:
-        found.append(Column(0, BYTES, min(memory), with_peak=True))
-    return found
+    alike: dict[tuple[int, Stored | None], Column] = {}
+    for d, one in enumerate(devices):
+        limits, stored = one.limits, one.tables.stored
+        kinds = [(MACS, limits.macs, None), (BYTES, limits.size, stored), (HELD, limits.memory, stored)]
+        for column, most, own in kinds:
+            if most is not None:
+                first = alike.setdefault((column, own), Column(d, column, most, with_peak=column == HELD))
+                alike[column, own] = replace(first, limit=min(first.limit, most))
+    return found + sorted(alike.values(), key=lambda one: (one.column, one.device))
 
 
 # -- prices -------------------------------------------------------------------------------------
@@ -183,7 +187,7 @@ def _prices(problem: Problem, span: float, known: float) -> tuple[Floats, float,
     for _ in range(_CUTS):  # the first, at no prices, is the best subnet of all
         one = problem.best(prices)
         seen.append(one)
-        used = problem.used(one.use, one.peak)
+        used = one.use + one.peak
         if (used <= problem.limits).all():
             reached = max(reached, one.score)
         if one.value < bound:

@@ -54,7 +54,7 @@ class Part:
         value: (n,) score less what is paid.
         score: (n,) in 1 / PER_SCORE.
         use: (n, columns), sums.
-        peak: (n,) bytes, a maximum.
+        peak: (n, columns) bytes, a maximum; 0 where the column counts no peak.
         times: (n, devices) latencies, sums.
         rows: (n, k) as in Front.
     """
@@ -132,12 +132,12 @@ class Best:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """One subnet: its priced value, its score, and what it uses: (columns,), and bytes."""
+    """One subnet: its priced value, its score, and what it uses, sums and peaks (columns,)."""
 
     value: float
     score: float
     use: Ints
-    peak: int
+    peak: Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,18 +181,12 @@ class Problem:
     @property
     def shift(self) -> Ints:
         """(columns,): what every subnet uses besides the sums: of memory, the least peak there is."""
-        peak = max(int(link.peak.min()) for link in self.links)
-        return np.array([peak if column.with_peak else 0 for column in self.columns], dtype=np.int64)
+        return np.asarray(np.max([link.peak.min(axis=0) for link in self.links], axis=0))
 
     @property
     def limits(self) -> Ints:
         """(columns,)"""
         return np.array([column.limit for column in self.columns], dtype=np.int64)
-
-    def used(self, use: Ints, peak: Any) -> Ints:
-        """What subnets use of each limit, (..., columns), from sums and peaks."""
-        with_peak = np.array([column.with_peak for column in self.columns], dtype=bool)
-        return np.asarray(use + np.asarray(peak)[..., None] * with_peak)
 
     # -- prices ---------------------------------------------------------------------------------
     def best(self, prices: Floats) -> Seen:
@@ -209,7 +203,7 @@ class Problem:
             float(ahead[-1][0]) + self.free(prices),
             sum(int(link.score[i]) for link, i in chosen) / PER_SCORE,
             np.sum([link.use[i] for link, i in chosen], axis=0),
-            max(int(link.peak[i]) for link, i in chosen),
+            np.max([link.peak[i] for link, i in chosen], axis=0),
         )
 
     def priced(self, prices: Floats) -> list[Part]:
@@ -257,7 +251,7 @@ class _Listing:
         if not all(map(len, parts)):
             return 0
         self.least = np.array([part.use.min(axis=0) for part in parts])
-        self.low_peak = np.array([part.peak.min() for part in parts])
+        self.low_peak = np.array([part.peak.min(axis=0) for part in parts])
         left, right, start, end = parts[0], parts[-1], 1, len(parts) - 1
         while start < end and len(left) and len(right):
             if len(left) <= len(right):
@@ -268,7 +262,7 @@ class _Listing:
                 end -= 1
         if len(left) and len(right):
             for pairs in self._pairs(left, right, 0, len(parts)):
-                used = self.problem.used(pairs.use, pairs.peak)
+                used = pairs.use + pairs.peak
                 keys = pairs.score / PER_SCORE
                 if not self.problem.scored:
                     keys = -np.max(used / self.problem.limits, axis=1)
@@ -309,16 +303,15 @@ class _Listing:
     def _fits(self, part: Part, start: int, end: int) -> Any:
         """Which rows keep the limits with the cheapest rest."""
         rest = np.concatenate([self.least[:start], self.least[end:]]).sum(axis=0)
-        peak = max((*self.low_peak[:start], *self.low_peak[end:]), default=0)
-        used = self.problem.used(part.use + rest, np.maximum(part.peak, peak))
+        peak = np.concatenate([self.low_peak[:start], self.low_peak[end:]]).max(axis=0, initial=0)
+        used = part.use + rest + np.maximum(part.peak, peak)
         return (used <= self.limits).all(axis=1)
 
     def _unbeaten(self, part: Part) -> Part:
         if len(part) < _MANY:
             return part
-        costs = np.column_stack([part.use, -part.score, part.peak])
-        if not any(column.with_peak for column in self.problem.columns):
-            costs = costs[:, :-1]
+        with_peak = [i for i, column in enumerate(self.problem.columns) if column.with_peak]
+        costs = np.column_stack([part.use, -part.score, part.peak[:, with_peak]])
         ends = part.first * (int(part.last.max()) + 1) + part.last
         groups = [np.flatnonzero(ends == one) for one in np.unique(ends)]
         return part.some(np.sort(np.concatenate([group[nondominated(costs[group])] for group in groups])))
@@ -351,7 +344,7 @@ def _link(table: Ints, named: _Named, score: Ints, columns: Sequence[Column]) ->
         np.zeros(len(first)),
         score,
         np.stack([flat[c.device, :, c.column] for c in columns], axis=1),
-        flat[0, :, PEAK],
+        np.stack([flat[c.device, :, PEAK] * c.with_peak for c in columns], axis=1),
         flat[:, :, LATENCY].T,
         np.stack(rows, axis=1) if rows else np.empty((len(first), 0), dtype=np.int64),
     )

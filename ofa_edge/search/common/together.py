@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from ofa_edge.accuracy.predictor import AdditiveAccuracy, Top1
 from ofa_edge.errors import InfeasibleBudget
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, excess
-from ofa_edge.search.choose import Chosen, CostModels, infeasible
+from ofa_edge.search.candidate import DIGITS, Candidate, excess
+from ofa_edge.search.choose import Chosen, infeasible
 from ofa_edge.search.common.fronts import Device, best_common, nearest_common
 from ofa_edge.search.limits import Limits
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.refusal import needed_budget
 from ofa_edge.space.arch import Arch, Space
 
@@ -37,19 +38,16 @@ class Wanted:
     """
 
     name: str
-    latency: Latency
+    models: CostModels
     budget: Budget
     inputs: Mapping[str, str]
-    energy: Energy | None = None
 
 
 def choose_together(
-    space: Space,
     wanted: Sequence[Wanted],
     accuracy: AdditiveAccuracy,
     *,
     resolutions: Sequence[int],
-    confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
 ) -> list[Chosen]:
@@ -66,10 +64,9 @@ def choose_together(
     """
     start = time.perf_counter()
     sizes = tuple(sorted(set(resolutions)))
-    models = [CostModels(space, one.latency, sizes, confidence, one.energy) for one in wanted]
-    question = _Question(wanted, models)
+    question = _Question(wanted, sizes)
     for count in (top + 1, max(_TRIED, 4 * top)):
-        found = best_common(space, question.devices(), accuracy, sizes, count=count)
+        found = best_common(question.space, question.devices(), accuracy, sizes, count=count)
         fitting = [(arch, each) for _, arch in found if (each := question.candidates(arch, accuracy)) is not None]
         if fitting or len(found) < count:
             break
@@ -80,12 +77,11 @@ def choose_together(
     seconds = time.perf_counter() - start
     return [
         Chosen.of(
-            space,
+            one.models,
             [chosen, *(theirs[i] for _, theirs in others)],
             one.budget,
             seconds,
             strategy="exact",
-            confidence=confidence,
             model=model,
             proven_optimal=best == found[0][1],
             bound=bound,
@@ -98,19 +94,24 @@ def choose_together(
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is wanted, each with its models."""
+    """What is wanted, and at which resolutions."""
 
     wanted: Sequence[Wanted]
-    models: Sequence[CostModels]
+    sizes: tuple[int, ...]
+
+    @property
+    def space(self) -> Space:
+        return self.wanted[0].models.space
 
     def devices(self) -> list[Device]:
         """One for each latency model, with the tightest of the limits on it."""
         found: dict[int, Device] = {}
-        for one, models in zip(self.wanted, self.models, strict=True):
-            limits = models.limits(one.budget)
-            if (known := found.get(id(one.latency))) is not None:
+        for one in self.wanted:
+            limits, own = one.models.limits(one.budget), id(one.models.latency)
+            if (known := found.get(own)) is not None:
                 limits = _tightest(known.limits, limits)
-            found[id(one.latency)] = Device(one.latency, limits, one.energy)
+            tables = one.models.tables if known is None or known.tables.energy is None else known.tables
+            found[own] = Device(tables, limits)
         return list(found.values())
 
     def candidates(self, arch: Arch, accuracy: AdditiveAccuracy) -> list[Candidate] | None:
@@ -118,33 +119,31 @@ class _Question:
 
         A margin is a bound over a sample of the space; the subnet's own intervals have the last word.
         """
-        found = self._each(arch, accuracy.estimate(arch, self.models[0].confidence))
+        found = self._each(arch, accuracy.estimate(arch, self.wanted[0].models.confidence))
         budgets = [one.budget for one in self.wanted]
         return found if all(excess(c, b) <= 1 for c, b in zip(found, budgets, strict=True)) else None
 
     def _each(self, arch: Arch, top1: Top1) -> list[Candidate]:
-        return [models.candidate(arch, top1) for models in self.models]
+        return [one.models.candidate(arch, top1) for one in self.wanted]
 
     def model(self, accuracy: AdditiveAccuracy) -> str:
         """In words, what was maximised over what."""
-        space, sizes, confidence = self.models[0].space, self.models[0].resolutions, self.models[0].confidence
+        space, confidence = self.space, self.wanted[0].models.confidence
         kept = "; ".join(
-            f"{one.name}: {one.budget} (latency counted {1 + models.margin:.3f} times)"
-            for one, models in zip(self.wanted, self.models, strict=True)
+            f"{one.name}: {one.budget} (latency counted {1 + one.models.margin:.3f} times)" for one in self.wanted
         )
         return (
-            f"greatest predicted top-1 over all {space.count() * len(sizes):,} subnets of {space.name} at"
-            f" {', '.join(map(str, sizes))} px that keep all of these budgets with their {confidence:.0%} upper bounds:"
-            f" {kept}; latency: sum over blocks; " + accuracy.describe()
+            f"greatest predicted top-1 over all {space.count() * len(self.sizes):,} subnets of {space.name} at"
+            f" {', '.join(map(str, self.sizes))} px that keep all of these budgets with their {confidence:.0%} upper"
+            f" bounds: {kept}; latency: sum over blocks; " + accuracy.describe()
         )
 
     def refusal(self) -> InfeasibleBudget:
         """Names the budgets that no subnet keeps even alone; where there are none, what all of them would need."""
-        space, sizes = self.models[0].space, self.models[0].resolutions
         alone = [
-            (one, infeasible(models, one.budget))
-            for one, models in zip(self.wanted, self.models, strict=True)
-            if nearest_common(space, _Question([one], [models]).devices(), sizes)[1] > 1
+            (one, infeasible(replace(one.models, resolutions=self.sizes), one.budget))
+            for one in self.wanted
+            if nearest_common(self.space, _Question([one], self.sizes).devices(), self.sizes)[1] > 1
         ]
         if alone:
             return InfeasibleBudget(
@@ -152,19 +151,19 @@ class _Question:
                 hint="; ".join(f"{one.name}: {error.hint}" for one, error in alone),
                 details={"infeasible": [{"member": one.name, **error.details} for one, error in alone]},
             )
-        arch, factor = nearest_common(space, self.devices(), sizes)
+        arch, factor = nearest_common(self.space, self.devices(), self.sizes)
         near = self._each(arch, Top1(0.0, 0.0, 1.0))
         details: list[dict[str, Any]] = []
-        for one, models, candidate in zip(self.wanted, self.models, near, strict=True):
-            needed = needed_budget(candidate, one.budget, models.margin, models.energy_margin)
-            nearest = candidate.as_json(space)
+        for one, candidate in zip(self.wanted, near, strict=True):
+            needed = needed_budget(candidate, one.budget, one.models.margins)
+            nearest = candidate.as_json(self.space)
             del nearest["predicted"]["top1"]
             more = {"budget": one.budget.as_json(), "needed": needed.as_json(), "nearest": nearest}
             details.append({"member": one.name, **more})
         enough = "; ".join(f"{one['member']}: {Budget(**one['needed'])}" for one in details)
         return InfeasibleBudget(
-            f"each budget is kept by some subnet of {space.name}, but none keeps all of them; all limits would have to"
-            f" be {max(factor, 1.0):.3g} times as great",
+            f"each budget is kept by some subnet of {self.space.name}, but none keeps all of them; all limits would"
+            f" have to be {max(factor, 1.0):.3g} times as great",
             hint=f"leave --common out for a subnet each; one subnet keeps {enough}",
             details={"infeasible": details, "factor": factor},
         )

@@ -19,19 +19,18 @@ from dataclasses import dataclass, replace
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.search.candidate import DIGITS, Candidate, excess
-from ofa_edge.search.choose import Chosen, CostModels
+from ofa_edge.search.choose import Chosen
 from ofa_edge.search.common.together import Wanted, choose_together
 from ofa_edge.search.ways import Way, growth, run_so, with_tables
-from ofa_edge.space.arch import Arch, Space
+from ofa_edge.space.arch import Arch
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A member run one way: what is wanted there, at which resolutions its models can tell."""
+    """A member run one way, and what is wanted there; its models' resolutions are those that they can tell of."""
 
     way: Way
     wanted: Wanted
-    resolutions: tuple[int, ...]
 
 
 Members = Sequence[Sequence[Option]]
@@ -42,12 +41,10 @@ _MOST_REFUSED = 32
 
 
 def choose_together_of(
-    space: Space,
     members: Members,
     accuracy: AdditiveAccuracy,
     *,
     resolutions: Callable[[Sequence[int]], tuple[int, ...]],
-    confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
 ) -> tuple[list[Chosen], list[int]]:
@@ -66,12 +63,14 @@ def choose_together_of(
 
     def choose(options: Sequence[Option], top: int) -> list[Chosen] | None:
         try:
-            shared = resolutions(sorted(set.intersection(*(set(option.resolutions) for option in options))))
+            shared = resolutions(
+                sorted(set.intersection(*(set(option.wanted.models.resolutions) for option in options)))
+            )
         except UsageError as error:
             unshared.append(error)
             return None
         wanted = [option.wanted for option in options]
-        return choose_together(space, wanted, accuracy, resolutions=shared, confidence=confidence, seed=seed, top=top)
+        return choose_together(wanted, accuracy, resolutions=shared, seed=seed, top=top)
 
     search = _Search(members, choose, top)
     search.assign(())
@@ -83,8 +82,8 @@ def choose_together_of(
     bound = max(search.bound, search.best.worth)
     found, ways = [], []
     for options, i, chosen in zip(members, search.best.ways, search.best.chosen, strict=True):
-        number = _quickest(space, options, i, chosen, accuracy, confidence)
-        one = run_so(_moved(space, chosen, options[number], accuracy, confidence), options[number].way)
+        number = _quickest(options, i, chosen, accuracy)
+        one = run_so(_moved(chosen, options[number], accuracy), options[number].way)
         inputs, headers = with_tables([option.way for option in options], one.selection)
         selection = replace(
             one.selection,
@@ -198,42 +197,32 @@ def _more(error: InfeasibleBudget) -> float:
     return max((growth(one) for one in error.details.get("infeasible", [])), default=math.inf)
 
 
-def _quickest(
-    space: Space,
-    options: Sequence[Option],
-    assigned: int,
-    chosen: Chosen,
-    accuracy: AdditiveAccuracy,
-    confidence: float,
-) -> int:
+def _quickest(options: Sequence[Option], assigned: int, chosen: Chosen, accuracy: AdditiveAccuracy) -> int:
     """The way that loses the least, and of equals is the fastest, of those in which the subnet keeps the budget."""
     arch, upper = chosen.selection.arch, chosen.selection.latency_ms
     rank = {assigned: (options[assigned].way.drop, upper.value if upper.high is None else upper.high)}
     for i, option in enumerate(options):
-        if i != assigned and (one := _candidate(space, option, arch, accuracy, confidence)) is not None:
+        if i != assigned and (one := _candidate(option, arch, accuracy)) is not None:
             rank[i] = option.way.drop, one.upper_ms
     return min(rank, key=lambda i: (rank[i], i))
 
 
-def _moved(space: Space, chosen: Chosen, option: Option, accuracy: AdditiveAccuracy, confidence: float) -> Chosen:
+def _moved(chosen: Chosen, option: Option, accuracy: AdditiveAccuracy) -> Chosen:
     """A choice with what is predicted of it on another table."""
     selection, inputs = chosen.selection, dict(option.wanted.inputs)
-    one = _candidate(space, option, selection.arch, accuracy, confidence)
+    one = _candidate(option, selection.arch, accuracy)
     if one is None or inputs == selection.inputs:
         return chosen
-    moved = replace(selection, latency_ms=one.latency_ms, energy_mj=one.energy_mj, inputs=inputs)
+    moved = replace(selection, latency_ms=one.latency_ms, cost=one.cost, energy_mj=one.energy_mj, inputs=inputs)
     return replace(chosen, selection=moved)
 
 
-def _candidate(
-    space: Space, option: Option, arch: Arch, accuracy: AdditiveAccuracy, confidence: float
-) -> Candidate | None:
+def _candidate(option: Option, arch: Arch, accuracy: AdditiveAccuracy) -> Candidate | None:
     """The subnet run so; None where it does not keep the budget, or nothing can be said of it."""
-    wanted = option.wanted
-    if arch.resolution not in option.resolutions:
+    models = option.wanted.models
+    if arch.resolution not in models.resolutions:
         return None
-    if not all(math.isfinite(wanted.latency.block_ms(block)) for block in space.blocks(arch)):
+    if not all(math.isfinite(models.latency.block_ms(block)) for block in models.space.blocks(arch)):
         return None
-    models = CostModels(space, wanted.latency, option.resolutions, confidence, wanted.energy)
-    one = models.candidate(arch, accuracy.estimate(arch, confidence))
-    return one if excess(one, wanted.budget) <= 1 else None
+    one = models.candidate(arch, accuracy.estimate(arch, models.confidence))
+    return one if excess(one, option.wanted.budget) <= 1 else None

@@ -34,7 +34,6 @@ from ofa_edge.search.costs import (
     LATENCY,
     LOSS,
     PER_MS,
-    BlockEnergies,
     BlockLatencies,
     Costs,
     CostTables,
@@ -42,7 +41,7 @@ from ofa_edge.search.costs import (
 )
 from ofa_edge.search.exact.joining import Part, cut_down, link, merge, running
 from ofa_edge.search.exact.pareto import Ints, nondominated
-from ofa_edge.search.limits import Limits, growth
+from ofa_edge.search.limits import Limits
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.arrays import StageArrays
 
@@ -111,7 +110,6 @@ def exact_front(
     score: StageScores,
     resolutions: Sequence[int],
     budget: Budget | Limits | None = None,
-    energy: BlockEnergies | None = None,
 ) -> Front:
     """The front of (latency, score) over all subnets at these resolutions.
 
@@ -119,13 +117,13 @@ def exact_front(
         budget: its limits on macs, size, memory and energy (of values, without a margin; `Limits` may have one) hold
             for every point; its latency is not applied, since the front has the best subnet for each latency. Empty if
             no subnet keeps the side limits, or none can run.
-        energy: what a limit on energy needs.
+        latency: costs.CostTables where energy is limited, or numbers are not stored in single precision.
 
     Raises:
         UsageError: a stage of the space has too many choices to enumerate, or no resolution is given.
     """
     limits = budget if isinstance(budget, Limits) else Limits.of(budget)
-    return front_within(space, latency, score, resolutions, limits.sides, energy)
+    return front_within(space, latency, score, resolutions, limits.sides)
 
 
 def front_within(
@@ -134,7 +132,6 @@ def front_within(
     score: StageScores,
     resolutions: Sequence[int],
     limits: Limits,
-    energy: BlockEnergies | None = None,
     cuts: Mapping[int, Sequence[Ints]] | None = None,
 ) -> Front:
     """As `exact_front`, of the subnets that keep all limits, latency's too.
@@ -147,8 +144,8 @@ def front_within(
     require_enumerable(space)
     if not resolutions:
         raise UsageError("there is no resolution to search at", hint="give tables that share one")
-    require_energy(limits, energy)
-    latency = latency if isinstance(latency, CostTables) else CostTables(space, latency, energy)
+    tables = CostTables.of(space, latency)
+    require_energy(limits, tables)
     values = [StageArrays.all(stage) for stage in space.stages]
     columns = [LATENCY, LOSS, *(column for column in limits.columns if column != LATENCY)]
     widths = Widths.of(space)
@@ -158,7 +155,7 @@ def front_within(
         if cuts is not None and resolution not in cuts:
             continue
         of_head = -_whole(np.full(widths.around[-1], score.offset(resolution)), PER_SCORE)
-        costs = Costs.of(space, latency, resolution, energy)
+        costs = tables.at(resolution)
         cut = None if cuts is None else cuts[resolution]
         only = None if cut is None else _within(cut)
         if cut is None and columns == [LATENCY, LOSS] and not space.elastic_width:
@@ -178,7 +175,6 @@ def cheapest(
     latency: BlockLatencies,
     resolutions: Sequence[int],
     columns: Sequence[int],
-    energy: BlockEnergies | None = None,
 ) -> Front:
     """Subnets such that whatever a subnet costs, one of them costs no more in any of these columns: where none of them
     keeps a set of limits, no subnet does.
@@ -191,10 +187,10 @@ def cheapest(
         BadFile: no subnet can run at all.
     """
     require_enumerable(space)
-    values = [StageArrays.all(stage) for stage in space.stages]
+    values, tables = [StageArrays.all(stage) for stage in space.stages], CostTables.of(space, latency)
     parts: list[tuple[Ints, Ints, Ints]] = []
     for resolution in sorted(set(resolutions)):
-        made = Costs.of(space, latency, resolution, energy)
+        made = tables.at(resolution)
         if any((costs[:, columns] <= made.least()[columns]).all(axis=1).any() for _, _, costs in parts):
             continue  # a subnet of another resolution is as cheap as the cheapest of every column here
         only = [_undominated(table, v, columns) for table, v in zip(made.stages, values, strict=True)]
@@ -210,34 +206,9 @@ def cheapest(
     return Front(space, resolution_[keep], rows[keep], all_costs[keep])
 
 
-def nearest(
-    space: Space,
-    latency: BlockLatencies,
-    resolutions: Sequence[int],
-    budget: Budget,
-    margin: float = 0.0,
-    energy: BlockEnergies | None = None,
-    energy_margin: float = 0.0,
-) -> tuple[Arch, float]:
-    """The subnet that fits the least enlarged budget, and by what factor all limits had to grow for it (exact).
-
-    Args:
-        margin, energy_margin: latency counts (1 + margin) times, energy (1 + energy_margin) times.
-
-    Raises:
-        UsageError, BadFile: as `cheapest`.
-    """
-    limits = Limits.of(budget)
-    require_energy(limits, energy)
-    found = cheapest(space, latency, resolutions, limits.columns, energy)
-    factors = growth(found.costs, budget, margin, energy_margin)
-    i = int(np.argmin(factors))
-    return found.arch(i), float(factors[i])
-
-
-def require_energy(limits: Limits, energy: BlockEnergies | None) -> None:
+def require_energy(limits: Limits, tables: CostTables) -> None:
     """Raises UsageError where energy is limited and nothing is known of it."""
-    if limits.energy is not None and energy is None:
+    if limits.energy is not None and tables.energy is None:
         raise UsageError("an energy limit needs the device's energies", hint=HOW_ENERGY)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa_edge.search.costs import BYTES, COLUMNS, FAILED, LATENCY, LOSS, PEAK, total
+from ofa_edge.search.costs import COLUMNS, FAILED, HELD, LATENCY, LOSS, PEAK, total
 from ofa_edge.search.exact.pareto import Ints, nondominated
 from ofa_edge.search.limits import Limits
 
@@ -21,7 +21,7 @@ from ofa_edge.search.limits import Limits
 # may lose; above 0 no subnet with them is wanted.
 CUT = len(COLUMNS)
 
-# Rows of one join that are in memory at once (48 bytes each and as much again for sorting).
+# Rows of one join that are in memory at once (56 bytes each and as much again for sorting).
 _ROWS = 1 << 17
 
 
@@ -177,9 +177,9 @@ def _keep(part: Part, whole: tuple[Ints, Ints], columns: list[int], limits: Limi
     for column, limit in limits.sums.items():
         fits &= costs[:, column] + rest_least[column] <= limit
     if limits.memory is not None:
-        fits &= costs[:, BYTES] + rest_least[BYTES] + costs[:, PEAK] <= limits.memory
-        harmless[BYTES] = min(harmless.get(BYTES, limits.memory), limits.memory - int(whole[1][PEAK]))
-        np.maximum(costs[:, PEAK], limits.memory - whole[1][BYTES], out=costs[:, PEAK])
+        fits &= costs[:, HELD] + rest_least[HELD] + costs[:, PEAK] <= limits.memory
+        harmless[HELD] = limits.memory - int(whole[1][PEAK])
+        np.maximum(costs[:, PEAK], limits.memory - whole[1][HELD], out=costs[:, PEAK])
     for column, limit in harmless.items():
         if column != LATENCY:
             np.maximum(costs[:, column], limit - rest_most[column], out=costs[:, column])

@@ -28,7 +28,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import BlockEnergies, BlockLatencies
+from ofa_edge.search.costs import BlockLatencies
 from ofa_edge.search.exact.frontier import StageScores
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.search.exact.program import Program
@@ -74,7 +74,6 @@ def optimum(
     budget: Budget | Limits,
     margin: float = 0.0,
     *,
-    energy: BlockEnergies | None = None,
     energy_margin: float = 0.0,
     max_seconds: float = 60.0,
     core: int = CORE,
@@ -94,7 +93,7 @@ def optimum(
     start = time.monotonic()
     limits = budget if isinstance(budget, Limits) else Limits.of(budget, margin, energy_margin)
     scores = PlaceScores.of(space, score, resolutions)
-    search = _Search(scores, start + max_seconds, relaxations(space, latency, scores, limits, energy))
+    search = _Search(scores, start + max_seconds, relaxations(space, latency, scores, limits))
     proven = search.run(core)
     bound = search.score if proven else max(search.score, *(relaxed.most for relaxed in search.relaxed))
     return Optimum(search.arch, search.score, bound, proven, time.monotonic() - start, search.programs)

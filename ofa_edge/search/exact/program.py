@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
-from ofa_edge.search.costs import BYTES, COLUMNS, FAILED, LATENCY, PEAK, Costs, Floats, Widths
+from ofa_edge.search.costs import COLUMNS, FAILED, HELD, LATENCY, PEAK, Costs, Floats, Widths
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.search.exact.scores import PlaceScores
 from ofa_edge.search.limits import Limits
@@ -104,7 +104,7 @@ class Program:
         least_peak = _least_peak(layout, rows, runs)
         if limits.memory is not None:
             # Whatever needs more than the memory with the fewest weights is out: the relaxation would not see it.
-            runs &= rows[:, PEAK] <= limits.memory - _least_bytes(costs)
+            runs &= rows[:, PEAK] <= limits.memory - _least_held(costs)
         constant = float(scores.of_resolution[scores.resolutions.index(costs.resolution)])
         variables = np.flatnonzero(runs)
         own = _scores(layout, scores)
@@ -134,7 +134,7 @@ class Program:
             right.append(limit * scale)
         if self.limits.memory is not None:
             scale = SCALE / self.limits.memory
-            dense.append(np.append(self.rows[:, BYTES] * scale, 1.0))
+            dense.append(np.append(self.rows[:, HELD] * scale, 1.0))
             right.append(SCALE)
             places = self.layout.place[self.variables]
             for place in np.unique(places[self.rows[:, PEAK] > self.least_peak]):
@@ -276,10 +276,10 @@ def _least_peak(layout: Layout, rows: Ints, runs: NDArray[np.bool_]) -> int:
     return max((int(peak.min()) for peak in peaks if len(peak)), default=0)
 
 
-def _least_bytes(costs: Costs) -> int:
+def _least_held(costs: Costs) -> int:
     """Weight bytes that no subnet is below."""
-    total = int(costs.stem[..., BYTES].min()) + int(costs.head[:, BYTES].min())
+    total = int(costs.stem[..., HELD].min()) + int(costs.head[:, HELD].min())
     for stage, table in zip(costs.space.stages, costs.stages, strict=True):
-        least = table[:, :, :, 1:, BYTES].min(axis=(0, 1, 3))
+        least = table[:, :, :, 1:, HELD].min(axis=(0, 1, 3))
         total += min(int(least[:depth].sum()) for depth in stage.depths)
     return total

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from ofa_edge.errors import UsageError
-from ofa_edge.search.costs import BlockEnergies, BlockLatencies, Costs, Floats
+from ofa_edge.search.costs import BlockLatencies, CostTables, Floats
 from ofa_edge.search.exact.frontier import require_energy
 from ofa_edge.search.exact.program import Layout, Program
 from ofa_edge.search.exact.scores import PlaceScores
@@ -65,7 +65,6 @@ def relaxations(
     latency: BlockLatencies,
     scores: PlaceScores,
     limits: Limits,
-    energy: BlockEnergies | None = None,
 ) -> list[Relaxed]:
     """Of all of the scores' resolutions, the greatest bound first; -inf where no subnet keeps the limits.
 
@@ -74,12 +73,12 @@ def relaxations(
     """
     if not scores.resolutions:
         raise UsageError("there is no resolution to search at", hint="give tables that share one")
-    require_energy(limits, energy)
+    tables = CostTables.of(space, latency)
+    require_energy(limits, tables)
     layout = Layout.of(space)
     found = []
     for resolution in scores.resolutions:
-        costs = Costs.of(space, latency, resolution, energy)
-        found.append(relax(Program.of(layout, costs, scores, limits)))
+        found.append(relax(Program.of(layout, tables.at(resolution), scores, limits)))
     return sorted(found, key=lambda relaxed: -relaxed.bound)
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ofa_edge.search.costs import LATENCY, BlockEnergies, BlockLatencies, CostTables, Widths
+from ofa_edge.search.costs import LATENCY, BlockLatencies, CostTables, Widths
 from ofa_edge.search.exact.frontier import PER_SCORE, Front, StageScores, cheapest, front_within
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.search.exact.scores import PlaceScores
@@ -48,7 +48,6 @@ def best_front(
     score: StageScores,
     resolutions: Sequence[int],
     limits: Limits,
-    energy: BlockEnergies | None = None,
     *,
     count: int = 1,
     core: int = CORE,
@@ -73,12 +72,12 @@ def best_front(
         return (front if limits.latency is None else _some(front, front.costs[:, LATENCY] <= limits.latency)), True
     from ofa_edge.search.exact.relaxation import relaxations
 
-    latency = latency if isinstance(latency, CostTables) else CostTables(space, latency, energy)
+    latency = CostTables.of(space, latency)
     scores = PlaceScores.of(space, score, resolutions)
-    found = relaxations(space, latency, scores, limits, energy)
+    found = relaxations(space, latency, scores, limits)
     relaxed = [one for one in found if one.bound > -np.inf]
     if not relaxed:
-        return front_within(space, latency, score, resolutions, limits, energy, {}), True
+        return front_within(space, latency, score, resolutions, limits, {}), True
     room = relaxed[0].loss_of(core)
     values = [StageArrays.all(stage) for stage in space.stages]
     for turn in range(_WIDENINGS if room > 0 else 0):
@@ -88,14 +87,14 @@ def best_front(
             for one in relaxed
             if one.bound >= threshold
         }
-        front = front_within(space, latency, score, resolutions, limits, energy, cuts)
+        front = front_within(space, latency, score, resolutions, limits, cuts)
         front = _some(front, front.score >= threshold)
         if len(front) >= count:
             return front, False
-        if turn == 0 and not len(front) and not _feasible(space, latency, resolutions, limits, energy):
+        if turn == 0 and not len(front) and not _feasible(space, latency, resolutions, limits):
             return front, True
         room *= _WIDER
-    return front_within(space, latency, score, resolutions, limits, energy), True
+    return front_within(space, latency, score, resolutions, limits), True
 
 
 def _some(front: Front, keep: NDArray[np.bool_]) -> Front:
@@ -107,9 +106,8 @@ def _feasible(
     latency: BlockLatencies,
     resolutions: Sequence[int],
     limits: Limits,
-    energy: BlockEnergies | None,
 ) -> bool:
-    return bool(limits.kept(cheapest(space, latency, resolutions, limits.columns, energy).costs).any())
+    return bool(limits.kept(cheapest(space, latency, resolutions, limits.columns).costs).any())
 
 
 def _tables(relaxed: Relaxed, space: Space, values: Sequence[StageArrays], room: float) -> list[Ints]:

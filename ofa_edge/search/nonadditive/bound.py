@@ -29,12 +29,12 @@ from ofa_edge.space.population import ArchArrays
 
 # Partial choices that are looked at before giving up, at one resolution.
 NODES = 2_000_000
-# (temperature in points, steps): from the first resolution's cold start, and from multipliers of another resolution.
-COLD = ((0.003, 100), (0.001, 200), (0.0003, 300))
-WARM = ((0.001, 100), (0.0003, 200))
-# And then, each time the tree is too large: (temperature, steps), partial choices to look at in the next tree.
-FINER = ((0.0001, 300), 200_000), ((0.0001, 500), NODES)
-_FIRST_NODES = 50_000
+# (temperature in points, steps), partial choices to look at then: a step takes as long as some 500 of them, so a small
+# tree is tried early. From the first resolution's cold start, and from multipliers of another resolution.
+COLD = ((0.003, 100), 0), ((0.001, 100), 5_000), ((0.0003, 200), 50_000)
+WARM = ((0.001, 100), 5_000), ((0.0003, 100), 20_000)
+# And then, each time the tree is too large.
+FINER = ((0.0003, 100), 80_000), ((0.0001, 200), 200_000), ((0.0001, 500), NODES)
 # Partial choices that are expanded at once.
 _CHUNK = 2048
 # Of a whole limit, in points: where the search for multipliers begins.
@@ -116,16 +116,14 @@ class _Search:
 
     def resolution(self, dual: Dual, z: Floats | None, nodes: int) -> tuple[Floats, float]:
         """Search one resolution: multipliers for the next, and a bound on what is left unseen here."""
-        if z is None:
-            z, bound = dual.descend(dual.start(self.places.labels(self.best)[0], PRICE), COLD, self.score)
-        else:
-            z, bound = dual.descend(z, WARM, self.score)
-        for stage, effort in ((None, _FIRST_NODES), *FINER):
+        stages = (*(COLD if z is None else WARM), *FINER)
+        z = dual.start(self.places.labels(self.best)[0], PRICE) if z is None else z
+        for (temperature, steps), effort in stages:
+            z, bound = dual.descend(z, temperature, steps, self.score)
+            if bound > self.score + ROUNDING and effort:
+                bound = min(bound, _Tree(self, dual.field, dual.at(z)).search(min(effort, nodes)))
             if bound <= self.score + ROUNDING:
                 break
-            if stage is not None:
-                z, bound = dual.descend(z, [stage], self.score)
-            bound = min(bound, _Tree(self, dual.field, dual.at(z)).search(min(effort, nodes)))
         return z, bound
 
 

@@ -21,7 +21,6 @@ good multipliers; the same input takes the same steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -118,27 +117,23 @@ class Dual:
         """The parts of the bound at multipliers."""
         return self._at(self._parts(z)[0])
 
-    def descend(self, z: Floats, stages: Sequence[tuple[float, int]], target: float = -np.inf) -> tuple[Floats, float]:
-        """Multipliers with a lower bound, and the bound.
+    def descend(self, z: Floats, temperature: float, steps: int, target: float = -np.inf) -> tuple[Floats, float]:
+        """Multipliers with a lower bound, and the bound; the given ones where they are no worse.
 
         Args:
-            stages: (temperature, steps): the maxima become log-sum-exps at these temperatures, one after the other,
-                and L-BFGS takes so many steps on each.
+            temperature: the maxima become log-sum-exps at it, and L-BFGS takes so many steps.
             target: a bound that is low enough.
         """
 
         def enough(step: int, x: Floats) -> bool:
             return step % _LOOK == 0 and self.at(x).bound <= target
 
-        best, lowest = z, self.at(z).bound
-        for temperature, steps in stages:
-            if lowest <= target:
-                break
-            z = descend(partial(self._smooth, temperature=temperature), z, steps, enough)
-            bound = self.at(z).bound
-            if bound < lowest:
-                best, lowest = z, bound
-        return best, lowest
+        known = self.at(z).bound
+        if known <= target:
+            return z, known
+        found = descend(partial(self._smooth, temperature=temperature), z, steps, enough)
+        bound = self.at(found).bound
+        return (found, bound) if bound < known else (z, known)
 
     # -- the function -----------------------------------------------------------------------------
     def _parts(self, z: Floats) -> tuple[list[Floats], Floats, Floats]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ofa_edge.accuracy.encoding import PLACES, hat, shared_columns, stage_columns, stage_width
-from ofa_edge.search.costs import BYTES, FAILED, LATENCY, PEAK, Costs, Floats
+from ofa_edge.search.costs import FAILED, HELD, LATENCY, PEAK, Costs, Floats
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.arch import Space, Stage
@@ -282,7 +282,7 @@ def uses_of(places: Places, costs: Costs, limits: Limits) -> _Uses:
         pair_use = np.where(both_run, pair_use, 0.0)[:-1] / greatest[:, :, None, None, None]
     room = 1.0 - fixed[:-1] / greatest[:, 0]
     if limits.memory is not None and pair_use is None:
-        of_bytes = [*caps].index(BYTES)
+        of_bytes = [*caps].index(HELD)
         more = _peak_uses(places, costs, use[of_bytes] * greatest[of_bytes], fixed[of_bytes], limits.memory)
         use, room = np.concatenate([use, more[0]]), np.concatenate([room, more[1]])
     return use, pair_use, room, runs, both_run
@@ -292,7 +292,7 @@ def _caps(costs: Costs, limits: Limits) -> dict[int, int]:
     """The limits as limits on sums: weights have to leave room for the least peak that any subnet has."""
     caps = dict(limits.sums)
     if limits.memory is not None:
-        caps[BYTES] = min(caps.get(BYTES, limits.memory), limits.memory - _least_peak(costs))
+        caps[HELD] = limits.memory - _least_peak(costs)
     return {column: max(1, cap) for column, cap in caps.items()}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ofa_edge.search.costs import BYTES, FAILED, LATENCY, PEAK, Floats
+from ofa_edge.search.costs import FAILED, HELD, LATENCY, PEAK, Floats
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.arch import Space
@@ -109,7 +109,7 @@ class Climber:
         """(n, limits) what part of each limit is used."""
         found = [costs[:, column] / limit for column, limit in self.limits.sums.items()]
         if self.limits.memory is not None:
-            found.append((costs[:, BYTES] + costs[:, PEAK]) / self.limits.memory)
+            found.append((costs[:, HELD] + costs[:, PEAK]) / self.limits.memory)
         return np.stack([np.ones(len(costs)), *found], axis=1)
 
     def _remember(self, rows: Ints, scores: Floats) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from ofa_edge.accuracy.encoding import ONE_HOT, hat
 from ofa_edge.accuracy.mlp import MlpAccuracy
-from ofa_edge.search.costs import BlockEnergies, BlockLatencies, Costs, Floats
+from ofa_edge.search.costs import BlockLatencies, CostTables, Floats
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.nonadditive.additive import Additive
@@ -50,7 +50,6 @@ def network_bound(
     predictor: MlpAccuracy,
     limits: Limits,
     sizes: Sequence[int],
-    energy: BlockEnergies | None = None,
     *,
     best: float = -np.inf,
 ) -> float:
@@ -65,7 +64,7 @@ def network_bound(
     """
     layers = [(weights.astype(np.float64), biases.astype(np.float64)) for weights, biases in predictor.layers]
     layers[-1] = (layers[-1][0], layers[-1][1] + predictor.base)
-    places = Places.of(space)
+    places, tables = Places.of(space), CostTables.of(space, latency)
     shared, features = places.features(ONE_HOT)
     greatest = -np.inf
     least = best - _SINGLE * max(1.0, abs(best)) if np.isfinite(best) else best
@@ -73,7 +72,7 @@ def network_bound(
         at_size = hat(np.array([size]), predictor.resolutions)[0]
         known = np.concatenate([at_size, shared])
         choices = [np.pad(own, ((0, 0), (len(at_size), 0))) for own in features]
-        use, of_pairs, room, runs, _ = uses_of(places, Costs.of(space, latency, size, energy), limits)
+        use, of_pairs, room, runs, _ = uses_of(places, tables.at(size), limits)
         if of_pairs is not None:  # where widths are elastic, uses are of pairs of choices: ranges are without limits
             use, room = use[:0], room[:0]
         uses = [use[:, v, : len(own)] for v, own in enumerate(choices)]
@@ -82,7 +81,7 @@ def network_bound(
         if line is None:
             continue
         additive = Additive(space, predictor.resolutions, ONE_HOT, line[1], line[0])
-        front = exact_front(space, latency, additive, [size], limits, energy)
+        front = exact_front(space, tables, additive, [size], limits)
         kept = limits.kept(front.costs)
         if kept.any():
             greatest = max(greatest, float(front.score[kept].max()))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,12 +30,13 @@ from ofa_edge.accuracy.ridge import LINKS
 from ofa_edge.errors import UsageError
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, excess
-from ofa_edge.search.choose import Chosen, CostModels, infeasible
-from ofa_edge.search.costs import BlockEnergies, BlockLatencies, Costs, Floats
+from ofa_edge.search.candidate import DIGITS, Candidate, excess
+from ofa_edge.search.choose import Chosen, infeasible
+from ofa_edge.search.costs import BlockLatencies, CostTables, Floats
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.search.limits import Limits
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.nonadditive import bound as bounds
 from ofa_edge.search.nonadditive.additive import Additive
 from ofa_edge.search.nonadditive.field import Quadratic
@@ -92,35 +93,29 @@ def shared_resolutions(latency_resolutions: Sequence[int], predictor: AccuracyPr
 
 
 def choose(
-    space: Space,
-    latency: Latency,
+    models: CostModels,
     predictor: AccuracyPredictor,
     budget: Budget,
     *,
-    resolutions: Sequence[int],
     inputs: Mapping[str, str],
-    confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
-    energy: Energy | None = None,
 ) -> Chosen:
     """The subnet with the highest predicted top-1 within the budget that is found (strategy exact).
 
     Args:
-        resolutions: to search at, of those that the predictor was measured at; see `shared_resolutions`.
+        models: searched at those of their resolutions that the predictor was measured at; see `shared_resolutions`.
         inputs: hex sha256 by role, for the selection.
         seed: of what the additive scores are fitted to.
         top: how many alternatives.
-        energy: what a limit on energy needs.
 
     Raises:
         InfeasibleBudget: no subnet fits.
         UsageError: no resolution is shared.
     """
     start = time.perf_counter()
-    sizes = shared_resolutions(resolutions, predictor)
-    models = CostModels(space, latency, sizes, confidence, energy)
-    found = search(space, latency, predictor, models.limits(budget), sizes, seed=seed, energy=energy)
+    models = replace(models, resolutions=shared_resolutions(models.resolutions, predictor))
+    found = search(models.space, models.tables, predictor, models.limits(budget), models.resolutions, seed=seed)
     candidates = [] if found is None else _candidates(models, predictor, budget, found, top + 1)
     if found is None or not candidates:
         raise infeasible(models, budget)
@@ -131,12 +126,11 @@ def choose(
     proven = gap <= PROVEN
     known = None if bound >= 1 else max(chosen.top1.value, round(bound, DIGITS))
     return Chosen.of(
-        space,
+        models,
         candidates,
         budget,
         time.perf_counter() - start,
         strategy="exact",
-        confidence=confidence,
         model=_model(models, predictor, budget, found.how, gap, bound),
         proven_optimal=proven,
         bound=chosen.top1.value if proven else known,
@@ -154,20 +148,18 @@ def search(
     *,
     seed: int = 0,
     proof: bool = True,
-    energy: BlockEnergies | None = None,
 ) -> Found | None:
     """The best subnets within the limits, and a bound; None where no subnet keeps them.
 
     Args:
         sizes: resolutions that the predictor was measured at.
         proof: look for a bound, and for what the moves missed; without it the bound is infinite.
-        energy: what a limit on energy needs.
 
     Raises:
         UsageError: as frontier.exact_front.
     """
-    where, score = _Space(space, latency, energy, limits, tuple(sizes)), score_of(predictor)
-    climber = Climber(space, where.sizes, score.of, BatchCosts(space, latency, sizes, energy).rows, limits)
+    where, score = _Space(space, CostTables.of(space, latency), limits, tuple(sizes)), score_of(predictor)
+    climber = Climber(space, where.sizes, score.of, BatchCosts(space, where.tables, sizes).rows, limits)
     rng = np.random.default_rng(seed)
     starts = _starts(where, score, rng)
     if starts is None:
@@ -185,7 +177,7 @@ def search(
     elif proof and isinstance(predictor, MlpAccuracy):
         from ofa_edge.search.nonadditive import network
 
-        bound = network.network_bound(space, latency, predictor, limits, sizes, energy, best=top)
+        bound = network.network_bound(space, where.tables, predictor, limits, sizes, best=top)
         how = "bounded by the network's linear relaxation"
     archs, scores = climber.best(_KEPT)
     return Found(archs, scores, max(bound, float(scores[0])), how)
@@ -197,7 +189,7 @@ def _best(archs: ArchArrays, score: Score, count: int) -> ArchArrays:
 
 def _proven(where: _Space, predictor: PairwiseAccuracy, climber: Climber, best: ArchArrays, points: float) -> float:
     """The bound of a pairwise predictor; a better subnet than `best` goes to the climber."""
-    costs = [Costs.of(where.space, where.latency, size, where.energy) for size in where.sizes]
+    costs = [*map(where.tables.at, where.sizes)]
     found = bounds.prove(
         Quadratic(*predictor.polynomial), predictor.resolutions, costs, where.limits, climber.keeps, best, points
     )
@@ -246,14 +238,13 @@ class _Space:
     """What is searched for an additive score."""
 
     space: Space
-    latency: BlockLatencies
-    energy: BlockEnergies | None
+    tables: CostTables
     limits: Limits
     sizes: tuple[int, ...]
 
     def at_limit(self, additive: Additive, sizes: Sequence[int], count: int) -> ArchArrays | None:
         """The last points of the exact front within the limits; None where none is."""
-        front = exact_front(self.space, self.latency, additive, sizes, self.limits, self.energy)
+        front = exact_front(self.space, self.tables, additive, sizes, self.limits)
         fitting = np.flatnonzero(self.limits.kept(front.costs))[-count:]
         return ArchArrays.of(self.space, [front.arch(int(i)) for i in fitting]) if len(fitting) else None
 

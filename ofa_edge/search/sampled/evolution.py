@@ -20,10 +20,11 @@ import numpy as np
 from ofa_edge.errors import UsageError
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import Energy, Latency
-from ofa_edge.search.choose import Chosen, CostModels, infeasible
+from ofa_edge.search.certificate import nearest
+from ofa_edge.search.choose import Chosen, infeasible
 from ofa_edge.search.costs import Floats
-from ofa_edge.search.exact.frontier import nearest, require_energy
+from ofa_edge.search.exact.frontier import require_energy
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.sampled.breeding import OFA, PRESETS, SPOS, Breeder, Constraint, Preset, named, some_that_fit
 from ofa_edge.search.sampled.genes import Genes, keys
 from ofa_edge.search.sampled.within import best_of
@@ -140,27 +141,21 @@ class _Best:
 
 # -- with models and a budget -------------------------------------------------------------------
 def choose_evolution(
-    space: Space,
-    latency: Latency,
+    models: CostModels,
     accuracy: AccuracyPredictor,
     budget: Budget,
     *,
-    resolutions: Sequence[int],
     inputs: Mapping[str, str],
     preset: Preset | str = OFA,
-    confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
-    energy: Energy | None = None,
 ) -> Chosen:
     """The subnet with the highest predicted top-1 that evolution finds within the budget (strategy evolution).
 
     Args:
         accuracy: any predictor; between measured resolutions it is interpolated as batch.py says.
-        resolutions: to search at; see `choose.shared_resolutions`.
         inputs: hex sha256 by role, for the selection.
         top: how many alternatives.
-        energy: what a limit on energy needs.
 
     Raises:
         InfeasibleBudget: no subnet fits, as `choose.choose` finds out.
@@ -168,13 +163,12 @@ def choose_evolution(
     """
     begun = time.perf_counter()
     chosen = named(preset)
-    models = CostModels(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
-    limits = models.limits(budget)
-    require_energy(limits, energy)
-    costs = BatchCosts(space, latency, models.resolutions, energy)
+    space, limits = models.space, models.limits(budget)
+    require_energy(limits, models.tables)
+    costs = BatchCosts(space, models.tables, models.resolutions)
 
     def start() -> ArchArrays:
-        arch, factor = nearest(space, latency, models.resolutions, budget, models.margin, energy, models.energy_margin)
+        arch, factor = nearest(models, budget)
         if factor > 1:
             raise infeasible(models, budget)
         return ArchArrays.of(space, [arch])

@@ -25,9 +25,10 @@ from ofa_edge.errors import BadFile, InfeasibleBudget
 from ofa_edge.search import certificate
 from ofa_edge.search.batch import BatchCosts, NoLatency
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, excess, used
-from ofa_edge.search.choose import Chosen, CostModels
+from ofa_edge.search.candidate import DIGITS, Candidate, excess, used
+from ofa_edge.search.choose import Chosen
 from ofa_edge.search.costs import MACS
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.refusal import refusal
 from ofa_edge.space.arch import Arch, Space, StageChoice
 from ofa_edge.space.population import ArchArrays
@@ -43,22 +44,17 @@ class Row:
 
 
 def choose_measured(
-    space: Space,
-    latency: Latency,
+    models: CostModels,
     table: AccuracyTable,
     budget: Budget,
     *,
     inputs: Mapping[str, str],
-    resolutions: Sequence[int] = (),
-    confidence: float = 0.95,
     top: int = 5,
-    energy: Energy | None = None,
 ) -> Chosen:
     """The subnet of the table with the highest top-1 whose latency's upper bound fits (strategy table).
 
     Args:
-        resolutions: sizes at which a subnet is a candidate between two that it was measured at; none where left out.
-        energy: what a limit on energy needs.
+        models: their resolutions are sizes at which a subnet is a candidate between two that it was measured at.
 
     Raises:
         InfeasibleBudget: none fits.
@@ -67,18 +63,16 @@ def choose_measured(
     """
     start = time.perf_counter()
     rows = measured_rows(table)
-    between = interpolated_rows(space, rows, resolutions)
-    models = CostModels(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
+    between = interpolated_rows(models.space, rows, models.resolutions)
     found = _best(models, [*rows, *between], budget, top + 1)
     chosen, row = found[0]
     return Chosen.of(
-        space,
+        models,
         [candidate for candidate, _ in found],
         budget,
         time.perf_counter() - start,
         strategy="table",
-        confidence=confidence,
-        model=_model(table, budget, confidence, len(rows), len(between), row),
+        model=_model(table, budget, models.confidence, len(rows), len(between), row),
         proven_optimal=True,
         bound=chosen.top1.value,
         inputs=inputs,
@@ -167,7 +161,7 @@ def _refused(space: Space, candidates: Sequence[Candidate], budget: Budget) -> I
     best = min(candidates, key=lambda candidate: excess(candidate, budget))
     found = certificate.of_uses(np.array([used(candidate, budget) for candidate in candidates]), budget)
     nearest = [None if limit.nearest is None else candidates[limit.nearest] for limit in found.limits]
-    return refusal(space, best, budget, 0.0, 0.0, "no measured subnet fits", found, nearest)
+    return refusal(space, best, budget, (0.0, 0.0), "no measured subnet fits", found, nearest)
 
 
 def _model(table: AccuracyTable, budget: Budget, confidence: float, measured: int, between: int, chosen: Row) -> str:

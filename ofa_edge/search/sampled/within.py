@@ -8,7 +8,7 @@ random search promises nothing but the best of what it drew.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,11 @@ from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.candidate import DIGITS, Candidate, Energy, Latency, candidate_of, excess, excess_of_counts
-from ofa_edge.search.choose import Chosen, CostModels, infeasible
-from ofa_edge.search.exact.frontier import nearest, require_energy
+from ofa_edge.search.candidate import DIGITS, Candidate, Latency, excess, excess_of_counts
+from ofa_edge.search.certificate import nearest
+from ofa_edge.search.choose import Chosen, infeasible
+from ofa_edge.search.exact.frontier import require_energy
+from ofa_edge.search.models import CostModels
 from ofa_edge.space.arch import Arch, Space
 from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays, concatenate
@@ -52,24 +54,20 @@ def fits_within(
             return excess_of_counts(cost(blocks), budget) <= 1
         if not all(np.isfinite(latency.block_ms(block)) for block in blocks):
             return False
-        return excess(candidate_of(space, latency, arch, Top1(0.0, 0.0, 1.0), confidence), budget) <= 1
+        return excess(CostModels(space, latency, (), confidence).candidate(arch, Top1(0.0, 0.0, 1.0)), budget) <= 1
 
     return fits
 
 
 def choose_random(
-    space: Space,
-    latency: Latency,
+    models: CostModels,
     accuracy: AccuracyPredictor,
     budget: Budget,
     *,
-    resolutions: Sequence[int],
     inputs: Mapping[str, str],
     samples: int,
-    confidence: float = 0.95,
     seed: int = 0,
     top: int = 5,
-    energy: Energy | None = None,
 ) -> Chosen:
     """The subnet with the highest predicted top-1 of `samples` drawn within the budget (strategy random).
 
@@ -78,14 +76,12 @@ def choose_random(
 
     Args:
         accuracy: any predictor; between measured resolutions it is interpolated as batch.py says.
-        energy: what a limit on energy needs.
 
     Raises:
         InfeasibleBudget: no subnet fits, as `choose.choose` finds out; or drawing finds none of those that do.
         UsageError: energy is limited and its model missing.
     """
     start = time.perf_counter()
-    models = CostModels(space, latency, tuple(sorted(set(resolutions))), confidence, energy)
     archs = _drawn(models, budget, samples, seed)
     _, first = np.unique(archs.matrix(), axis=0, return_index=True)
     different = archs.take(np.sort(first))
@@ -100,8 +96,8 @@ def choose_random(
         start,
         strategy="random",
         model=f"greatest predicted top-1 of {len(archs):,} subnets drawn at random, {len(different):,} of them"
-        f" different, from those of {space.name} at {', '.join(map(str, models.resolutions))} px that fit {budget}"
-        f" (latency counted {1 + models.margin:.3f} times); {accuracy.describe()}",
+        f" different, from those of {models.space.name} at {', '.join(map(str, models.resolutions))} px that fit"
+        f" {budget} (latency counted {1 + models.margin:.3f} times); {accuracy.describe()}",
         inputs=inputs,
         seed=seed,
     )
@@ -133,12 +129,11 @@ def best_of(
     if not found:
         raise infeasible(models, budget)
     return Chosen.of(
-        models.space,
+        models,
         found,
         budget,
         time.perf_counter() - begun,
         strategy=strategy,
-        confidence=models.confidence,
         model=model,
         proven_optimal=False,
         bound=greatest(accuracy, models.resolutions),
@@ -168,8 +163,8 @@ def _drawn(models: CostModels, budget: Budget, samples: int, seed: int) -> ArchA
     """Subnets within the budget, in the order they were drawn; the first of them do not depend on how many are asked
     for."""
     space, sizes, limits = models.space, models.resolutions, models.limits(budget)
-    require_energy(limits, models.energy)
-    rng, costs = np.random.default_rng(seed), BatchCosts(space, models.latency, sizes, models.energy)
+    require_energy(limits, models.tables)
+    rng, costs = np.random.default_rng(seed), BatchCosts(space, models.tables, sizes)
     found: list[ArchArrays] = []
     count = misses = 0
     while count < samples and misses < ATTEMPTS:
@@ -178,7 +173,7 @@ def _drawn(models: CostModels, budget: Budget, samples: int, seed: int) -> ArchA
         count += len(found[-1])
         misses = 0 if len(found[-1]) else misses + _DRAWS
     if count == 0:
-        _, factor = nearest(space, models.tables, sizes, budget, models.margin, models.energy, models.energy_margin)
+        _, factor = nearest(models, budget)
         if factor > 1:
             raise infeasible(models, budget)
         raise InfeasibleBudget(

@@ -22,7 +22,7 @@ from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import DIGITS, Candidate
-from ofa_edge.search.costs import FAILED, LATENCY, BlockEnergies, BlockLatencies, Floats
+from ofa_edge.search.costs import FAILED, LATENCY, BlockLatencies, Floats
 from ofa_edge.search.exact.frontier import StageScores
 from ofa_edge.search.exact.pareto import Ints
 from ofa_edge.search.exact.top import best_front
@@ -56,7 +56,6 @@ def best_by_resolution(
     score: StageScores,
     resolutions: Sequence[int],
     limits: Limits,
-    energy: BlockEnergies | None = None,
 ) -> list[Arch]:
     """The end of the exact front of each resolution: some of the best subnets within the limits, where there are any.
 
@@ -65,7 +64,7 @@ def best_by_resolution(
     Raises:
         UsageError: as frontier.exact_front.
     """
-    fronts = [best_front(space, latency, score, [r], limits, energy, count=_ENDS)[0] for r in resolutions]
+    fronts = [best_front(space, latency, score, [r], limits, count=_ENDS)[0] for r in resolutions]
     return [front.arch(i) for front in fronts for i in range(max(0, len(front) - _ENDS), len(front))]
 
 

@@ -16,6 +16,7 @@ from ofa_edge.latency.conditions import RunsOn
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.common.together import Wanted, choose_together
 from ofa_edge.search.common.ways import Option, choose_together_of
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.ways import Way
 from tests.search.doubles import SMALL, DrawnLatency, DrawnScores, keeps, listed
 
@@ -37,8 +38,8 @@ def shares(accuracy):
 
 def option(member, i, latency, budget, drop=0.0, resolutions=SMALL.resolutions):
     digest = f"{member}{i}" * 32
-    wanted = Wanted(f"member {member}", latency, budget, {"latency-table": digest})
-    return Option(Way(f"{RUNS[i]}", f"table-{member}-{i}", RUNS[i], drop, digest), wanted, resolutions)
+    wanted = Wanted(f"member {member}", CostModels(SMALL, latency, resolutions), budget, {"latency-table": digest})
+    return Option(Way(f"{RUNS[i]}", f"table-{member}-{i}", RUNS[i], drop, digest), wanted)
 
 
 def shared(resolutions):
@@ -48,7 +49,7 @@ def shared(resolutions):
 
 
 def together(members, accuracy, **more):
-    return choose_together_of(SMALL, members, accuracy, resolutions=shared, **more)
+    return choose_together_of(members, accuracy, resolutions=shared, **more)
 
 
 @given(
@@ -102,7 +103,7 @@ def test_no_subnet_is_worth_more_under_any_assignment(accuracy, shares, seed, sh
         assert keeps(selection.cost, members[m][way].wanted.budget)
         assert selection.runs_on == RUNS[way]
         assert selection.inputs["latency-table"] == f"{m}{way}" * 32
-        value = members[m][way].wanted.latency.value(SMALL.blocks(arch))
+        value = members[m][way].wanted.models.latency.value(SMALL.blocks(arch))
         assert selection.latency_ms.value == pytest.approx(value, abs=1e-8)
         assert selection.top1.value == pytest.approx(shares[row] - lost[m][way], abs=2e-9)
         assert selection.top1.value <= selection.bound + 1e-9
@@ -112,7 +113,7 @@ def test_one_way_each_is_what_choosing_together_gives(accuracy):
     latencies = [DrawnLatency(1, width=0.05), DrawnLatency(2)]
     budgets = [Budget(latency_ms=float(np.median([x.value(s.blocks) for s in listed(SMALL)]))) for x in latencies]
     members = [[option(i, 0, *pair)] for i, pair in enumerate(zip(latencies, budgets, strict=True))]
-    plain = choose_together(SMALL, [options[0].wanted for options in members], accuracy, resolutions=SMALL.resolutions)
+    plain = choose_together([options[0].wanted for options in members], accuracy, resolutions=SMALL.resolutions)
     found, ways = together(members, accuracy)
     assert ways == [0, 0]
     for one, other in zip(plain, found, strict=True):

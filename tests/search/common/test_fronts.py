@@ -14,7 +14,7 @@ from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.common import listing
 from ofa_edge.search.common.fronts import Device, best_common, nearest_common
-from ofa_edge.search.costs import BYTES, FAILED, LATENCY, MACS, PEAK, PER_MJ, PER_MS
+from ofa_edge.search.costs import BYTES, FAILED, LATENCY, MACS, PEAK, PER_MJ, PER_MS, CostTables
 from ofa_edge.search.limits import Limits
 from ofa_edge.space.population import ArchArrays
 from tests.search.doubles import COUPLED, REDUCED, SMALL, DrawnEnergy, DrawnLatency, DrawnScores, listed
@@ -68,6 +68,10 @@ def keeping(found, limits):
     return keeps
 
 
+def _devices(space, latencies, limits):
+    return [Device(CostTables(space, one), limit) for one, limit in zip(latencies, limits, strict=True)]
+
+
 share = st.floats(0, 1)
 some = st.none() | share
 
@@ -88,7 +92,7 @@ def test_no_listed_subnet_that_keeps_all_limits_is_better(space, seed, shares, s
     if not found.runs.any():
         return
     limits = limited(found, shares, sides)
-    devices = [Device(*pair) for pair in zip(latencies, limits, strict=True)]
+    devices = _devices(space, latencies, limits)
     keeps = keeping(found, limits)
     best = best_common(space, devices, scores, space.resolutions, count=3)
     assert bool(best) == bool(keeps.any())
@@ -130,7 +134,7 @@ def test_the_optimum_of_a_hundred_thousand_subnets(seed, share, devices):
     times = [np.concatenate([times_of(REDUCED, own, r) for r in REDUCED.resolutions]) for own in latencies]
     limits = [float(np.quantile(own, share)) + 1e-9 for own in times]
     keeps = np.all([own <= limit for own, limit in zip(times, limits, strict=True)], axis=0)
-    asked = [Device(one, Limits(latency=int(ms * PER_MS))) for one, ms in zip(latencies, limits, strict=True)]
+    asked = _devices(REDUCED, latencies, [Limits(latency=int(ms * PER_MS)) for ms in limits])
     best = best_common(REDUCED, asked, scores, REDUCED.resolutions)
     assert bool(best) == bool(keeps.any())
     if best:
@@ -148,7 +152,9 @@ def test_energy_is_limited_on_each_device(seed, shares):
     bounds = np.quantile(used, shares, axis=0, method="lower").diagonal()
     limits = [Limits(latency=int(bounds[d]), energy=int(bounds[2 + d])) for d in range(2)]
     keeps = (used <= bounds).all(axis=1)
-    devices = [Device(*one) for one in zip(latencies, limits, energies, strict=True)]
+    devices = [
+        Device(CostTables(SMALL, *models), limit) for *models, limit in zip(latencies, energies, limits, strict=True)
+    ]
     best = best_common(SMALL, devices, scores, SMALL.resolutions)
     assert bool(best) == bool(keeps.any())
     if best:
@@ -160,7 +166,7 @@ def test_energy_is_limited_on_each_device(seed, shares):
 def test_dropping_beaten_partial_subnets_loses_nothing(seed, shares, sides):
     scores, latencies = DrawnScores(seed), (DrawnLatency(seed), DrawnLatency(seed + 1))
     limits = limited(listing_of(SMALL, latencies, scores), shares, sides)
-    devices = [Device(*pair) for pair in zip(latencies, limits, strict=True)]
+    devices = _devices(SMALL, latencies, limits)
     whole = best_common(SMALL, devices, scores, SMALL.resolutions)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(listing, "_MANY", 2)
@@ -180,15 +186,13 @@ def test_the_nearest_needs_the_least_growth_of_all_limits(space, seed, parts, me
         limits[0] = Limits(latency=limits[0].latency, memory=int(0.9 * least[-1]))
     bounds = np.array([limits[0].latency, limits[1].latency, np.inf, np.inf, limits[0].memory or np.inf])
     factors = (found.used() / bounds).max(axis=1)
-    arch, factor = nearest_common(
-        space, [Device(*pair) for pair in zip(latencies, limits, strict=True)], space.resolutions
-    )
+    arch, factor = nearest_common(space, _devices(space, latencies, limits), space.resolutions)
     assert factor == pytest.approx(factors.min(), rel=1e-12)
     assert factors[found.archs.index(arch)] == pytest.approx(factor, rel=1e-12)
 
 
 def test_where_nothing_runs_there_is_nothing():
-    devices = [Device(DrawnLatency(1, failed=1.1), Limits(latency=9 * PER_MS))]
+    devices = [Device(CostTables(SMALL, DrawnLatency(1, failed=1.1)), Limits(latency=9 * PER_MS))]
     assert best_common(SMALL, devices, DrawnScores(1), SMALL.resolutions) == []
     with pytest.raises(BadFile, match="failed on one of the devices"):
         nearest_common(SMALL, devices, SMALL.resolutions)
@@ -198,9 +202,9 @@ def test_a_question_without_devices_limits_or_energies_is_refused():
     latency = DrawnLatency(1)
     for devices, sizes, said in [
         ([], (32,), "no device or no resolution"),
-        ([Device(latency, Limits(latency=PER_MS))], (), "no device or no resolution"),
-        ([Device(latency, Limits())], (32,), "no limit to keep"),
-        ([Device(latency, Limits(energy=5))], (32,), "energy limit needs"),
+        ([Device(CostTables(SMALL, latency), Limits(latency=PER_MS))], (), "no device or no resolution"),
+        ([Device(CostTables(SMALL, latency), Limits())], (32,), "no limit to keep"),
+        ([Device(CostTables(SMALL, latency), Limits(energy=5))], (32,), "energy limit needs"),
     ]:
         with pytest.raises(UsageError, match=said):
             best_common(SMALL, devices, DrawnScores(1), sizes)

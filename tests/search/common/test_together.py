@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import InfeasibleBudget
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
 from ofa_edge.search.common.together import Wanted, choose_together
+from ofa_edge.search.models import CostModels
 from ofa_edge.space.block import Block
 from tests.search.doubles import SMALL, DrawnLatency, DrawnScores, keeps, listed
 
@@ -31,13 +33,13 @@ def accuracy():
 def wanted(latencies, budgets):
     names = (f"board {i}" for i in range(len(latencies)))
     return [
-        Wanted(name, latency, budget, {"latency-table": str(i) * 64})
+        Wanted(name, CostModels(SMALL, latency, SMALL.resolutions), budget, {"latency-table": str(i) * 64})
         for i, (name, latency, budget) in enumerate(zip(names, latencies, budgets, strict=True))
     ]
 
 
 def together(asked, accuracy, **more):
-    return choose_together(SMALL, asked, accuracy, resolutions=SMALL.resolutions, **more)
+    return choose_together(asked, accuracy, resolutions=SMALL.resolutions, **more)
 
 
 @given(
@@ -73,7 +75,7 @@ def test_no_listed_subnet_that_keeps_every_budget_is_better(accuracy, seed, shar
     for one, asked_for in zip(found, asked, strict=True):
         assert one.selection.budget == asked_for.budget
         assert one.selection.inputs == asked_for.inputs
-        own = asked_for.latency.estimate(SMALL.blocks(first.arch))
+        own = asked_for.models.latency.estimate(SMALL.blocks(first.arch))
         assert one.selection.latency_ms.value == pytest.approx(own.value, abs=1e-8)
         assert [other.arch for other in one.alternatives] == [other.arch for other in found[0].alternatives]
 
@@ -81,7 +83,7 @@ def test_no_listed_subnet_that_keeps_every_budget_is_better(accuracy, seed, shar
 def test_one_device_alone_gets_what_choose_gives(accuracy):
     latency, budget = DrawnLatency(3, width=0.05), Budget(latency_ms=8.0, memory_bytes=120_000)
     (found,) = together(wanted([latency], [budget]), accuracy)
-    alone = choose(SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs={})
+    alone = choose(CostModels(SMALL, latency, SMALL.resolutions), accuracy, budget, inputs={})
     assert found.selection.top1 == alone.selection.top1
     assert found.selection.bound == alone.selection.bound
 
@@ -91,11 +93,27 @@ def test_modes_of_one_device_are_held_together(accuracy):
     latency = DrawnLatency(3)
     budgets = [Budget(latency_ms=9.0), Budget(latency_ms=8.0), Budget(macs=600_000)]
     found = together(wanted([latency] * 3, budgets), accuracy)
-    both = choose(
-        SMALL, latency, accuracy, Budget(latency_ms=8.0, macs=600_000), resolutions=SMALL.resolutions, inputs={}
-    )
+    models = CostModels(SMALL, latency, SMALL.resolutions)
+    both = choose(models, accuracy, Budget(latency_ms=8.0, macs=600_000), inputs={})
     assert found[0].selection.top1 == both.selection.top1
     assert all(said in found[0].selection.model for said in ("board 0: latency=9ms", "board 2: macs=600000", "960"))
+
+
+def test_devices_that_store_numbers_otherwise_are_limited_by_their_own_bytes(accuracy):
+    """One runs int8, one fp32: a limit on memory is another one for each."""
+    stored = (Stored("litert", "int8"), Stored())
+    costs = {subnet.arch: [one.cost(subnet.blocks) for one in stored] for subnet in listed(SMALL)}
+    limits = [sorted(c[i].memory_bytes for c in costs.values())[len(costs) // (3 - i)] for i in (0, 1)]
+    asked = [
+        Wanted(f"board {i}", CostModels(SMALL, DrawnLatency(i), SMALL.resolutions, stored=stored[i]), budget, {})
+        for i, budget in enumerate(Budget(memory_bytes=limit, latency_ms=50.0) for limit in limits)
+    ]
+    fitting = [a for a, c in costs.items() if all(c[i].memory_bytes <= limits[i] for i in (0, 1))]
+    found = together(asked, accuracy)
+    best = max(accuracy.estimate(arch).value for arch in fitting)
+    for one, i in zip(found, (0, 1), strict=True):
+        assert one.selection.top1.value == pytest.approx(best, abs=1e-6)
+        assert one.selection.cost == costs[one.selection.arch][i]
 
 
 def test_the_same_inputs_choose_the_same_bytes(accuracy):
@@ -135,7 +153,7 @@ def test_a_budget_that_no_subnet_keeps_alone_is_named(accuracy):
     assert "board 0" not in error.message
     (one,) = error.details["infeasible"]
     assert one["member"] == "board 1"
-    assert choose(SMALL, DrawnLatency(2), accuracy, Budget(**one["needed"]), resolutions=SMALL.resolutions, inputs={})
+    assert choose(CostModels(SMALL, DrawnLatency(2), SMALL.resolutions), accuracy, Budget(**one["needed"]), inputs={})
 
 
 def test_budgets_that_only_contradict_each_other_say_what_one_subnet_keeps(accuracy):

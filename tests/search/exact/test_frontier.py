@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 
 from ofa_edge.errors import BadFile, UsageError
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.exact.frontier import exact_front, nearest
+from ofa_edge.search.certificate import nearest
+from ofa_edge.search.costs import CostTables
+from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.limits import Limits
+from ofa_edge.search.models import CostModels
 from ofa_edge.space.arch import Stage
 from ofa_edge.space.arrays import StageArrays
 from ofa_edge.space.block import Block
@@ -124,7 +127,7 @@ def test_equals_listing_under_a_limit_on_energy_too(seed, step, share, data):
     expected = [
         point for point in points_by_listing(space, latency, scores, budget) if draws[point[2]] <= limited.energy_mj
     ]
-    front = exact_front(space, latency, scores, space.resolutions, limited, energy)
+    front = exact_front(space, CostTables(space, latency, energy), scores, space.resolutions, limited)
     assert_same(front, front_by_listing(expected), archs=False)
     assert all(draws[front.arch(i)] <= limited.energy_mj for i in range(len(front)))
 
@@ -141,7 +144,7 @@ def test_integer_limits_are_the_budgets(seed, margin, ms, mj):
 def test_an_energy_limit_without_energies_is_refused():
     for search in (
         lambda budget: exact_front(SMALL, DrawnLatency(1), DrawnScores(1), SMALL.resolutions, budget),
-        lambda budget: nearest(SMALL, DrawnLatency(1), SMALL.resolutions, budget),
+        lambda budget: nearest(CostModels(SMALL, DrawnLatency(1), SMALL.resolutions), budget),
     ):
         with pytest.raises(UsageError, match="energy limit needs") as caught:
             search(Budget(energy_mj=1.0))
@@ -280,7 +283,7 @@ def weighted_optimum(latency, scores, resolution, price):
 @given(seed=SEEDS, budget=side_limits(), latency_ms=st.floats(0.1, 20), margin=st.sampled_from([0.0, 0.07]))
 @settings(max_examples=60, deadline=None)
 def test_the_nearest_subnet_needs_the_least_enlarged_budget(seed, budget, latency_ms, margin):
-    latency = DrawnLatency(seed, 2**-6, failed=0.05)
+    latency = DrawnLatency(seed, 2**-6, width=margin, failed=0.05)
     budget = replace(budget, latency_ms=latency_ms)
     factors = []
     for subnet in listed(SMALL):
@@ -290,9 +293,9 @@ def test_the_nearest_subnet_needs_the_least_enlarged_budget(seed, budget, latenc
         factors.append(max(use / limit for use, limit in zip(uses, limits, strict=True) if limit is not None))
     if math.isinf(min(factors)):
         with pytest.raises(BadFile, match="failed on the device"):
-            nearest(SMALL, latency, SMALL.resolutions, budget, margin)
+            nearest(CostModels(SMALL, latency, SMALL.resolutions), budget)
         return
-    arch, factor = nearest(SMALL, latency, SMALL.resolutions, budget, margin)
+    arch, factor = nearest(CostModels(SMALL, latency, SMALL.resolutions), budget)
     assert factor == pytest.approx(min(factors), rel=1e-7)
     assert factors[[s.arch for s in listed(SMALL)].index(arch)] == pytest.approx(factor, rel=1e-7)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ofa_edge.errors import UsageError
 from ofa_edge.search.budget import Budget
-from ofa_edge.search.costs import Costs
+from ofa_edge.search.costs import CostTables
 from ofa_edge.search.exact import milp
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.exact.milp import optimum
@@ -57,7 +57,14 @@ def test_equals_listing_under_any_limits(space, seed, step, margin, core, data):
     budget = data.draw(budgets(space, latency, energy, margin, 0.04))
     kept = fitting(space, latency, energy, budget, margin, 0.04)
     found = optimum(
-        space, latency, scores, space.resolutions, budget, margin, energy=energy, energy_margin=0.04, core=core
+        space,
+        CostTables(space, latency, energy),
+        scores,
+        space.resolutions,
+        budget,
+        margin,
+        energy_margin=0.04,
+        core=core,
     )
     assert_optimal(found, scores, kept)
 
@@ -69,9 +76,9 @@ def test_equals_the_exact_front_over_148176_subnets(seed):
     archs = [REDUCED.sample(rng) for _ in range(5)]
     used = [uses_of(_Listed(REDUCED, arch), latency, energy) for arch in archs]
     budget = Budget(**{field: use[field] for field, use in zip(used[0], used, strict=True)})
-    front = exact_front(REDUCED, latency, scores, REDUCED.resolutions, budget, energy)
+    front = exact_front(REDUCED, CostTables(REDUCED, latency, energy), scores, REDUCED.resolutions, budget)
     fast = front.score[front.latency_ms <= budget.latency_ms]
-    found = optimum(REDUCED, latency, scores, REDUCED.resolutions, budget, energy=energy, core=10)
+    found = optimum(REDUCED, CostTables(REDUCED, latency, energy), scores, REDUCED.resolutions, budget, core=10)
     assert found.proven_optimal
     assert found.score == (pytest.approx(fast.max(), abs=1e-11) if len(fast) else -math.inf)
     if found.arch is not None:
@@ -112,7 +119,10 @@ def test_the_relaxation_bounds_every_subnet_and_its_losses_add_up(seed, data):
     latency, energy, scores = DrawnLatency(seed), DrawnEnergy(seed), PlacedScores(seed, space=space)
     budget = data.draw(budgets(space, latency, energy))
     places = PlaceScores.of(space, scores, space.resolutions)
-    found = {r.program.resolution: r for r in relaxations(space, latency, places, Limits.of(budget), energy)}
+    found = {
+        r.program.resolution: r
+        for r in relaxations(space, CostTables(space, latency, energy), places, Limits.of(budget))
+    }
     kept = fitting(space, latency, energy, budget)
     for subnet in kept[:: max(1, len(kept) // 20)]:
         relaxed = found[subnet.arch.resolution]
@@ -148,12 +158,13 @@ def test_a_program_holds_every_subnet_with_its_costs(seed, data):
     subnet = data.draw(st.sampled_from(listed(space)))
     latency, energy, scores = DrawnLatency(seed), DrawnEnergy(seed), PlacedScores(seed, space=space)
     places = PlaceScores.of(space, scores, space.resolutions)
-    costs = Costs.of(space, latency, subnet.arch.resolution, energy)
+    costs = CostTables(space, latency, energy).at(subnet.arch.resolution)
     program = Program.of(Layout.of(space), costs, places, Limits(latency=10**15))
     chosen = chosen_of(program, subnet.arch)
     assert program.arch(chosen) == subnet.arch
-    ps, _, macs, size, peak, nj = program.costs_of(chosen)[0]
+    ps, _, macs, size, peak, nj, held = program.costs_of(chosen)[0]
     assert (macs, size, peak) == (subnet.cost.macs, subnet.cost.weight_bytes, subnet.cost.peak_activation_bytes)
+    assert held == size
     assert ps / 1e9 == pytest.approx(latency.value(subnet.blocks), abs=1e-7)
     assert nj / 1e6 == pytest.approx(energy.value(subnet.blocks), abs=1e-4)
     assert program.scores[chosen].sum() + program.constant == pytest.approx(scores.score(subnet.arch), abs=1e-9)
@@ -177,12 +188,16 @@ def test_limits_of_any_size_are_limits(field):
     latency, scores, energy = DrawnLatency(1), PlacedScores(1), DrawnEnergy(1)
     for limit, searched in ((1e-11, None), (1e15, max(scores.score(subnet.arch) for subnet in listed(SMALL)))):
         budget = Budget(**{field: limit}, macs=10**15, size_bytes=10**15, memory_bytes=10**15)
-        found = optimum(SMALL, latency, scores, SMALL.resolutions, budget, 0.1, energy=energy, energy_margin=0.1)
-        front, _ = best_front(SMALL, latency, scores, SMALL.resolutions, Limits.of(budget, 0.1, 0.1), energy)
+        found = optimum(
+            SMALL, CostTables(SMALL, latency, energy), scores, SMALL.resolutions, budget, 0.1, energy_margin=0.1
+        )
+        front, _ = best_front(
+            SMALL, CostTables(SMALL, latency, energy), scores, SMALL.resolutions, Limits.of(budget, 0.1, 0.1)
+        )
         assert found.proven_optimal
         assert found.score == (-math.inf if searched is None else pytest.approx(searched, abs=1e-11))
         assert (len(front) == 0) == (searched is None)
-        exact_front(SMALL, latency, scores, SMALL.resolutions, budget, energy)
+        exact_front(SMALL, CostTables(SMALL, latency, energy), scores, SMALL.resolutions, budget)
 
 
 def test_nothing_runs_nothing_is_found():

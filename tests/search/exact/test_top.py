@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_edge.search.budget import Budget
+from ofa_edge.search.costs import CostTables
 from ofa_edge.search.exact.frontier import exact_front
 from ofa_edge.search.exact.milp import optimum
 from ofa_edge.search.exact.top import best_front
@@ -38,7 +39,7 @@ def test_equals_listing_under_any_limits(space, seed, core, count, data):
     kept = fitting(space, latency, energy, budget)
     points = front_by_listing([(latency.value(s.blocks), scores.score(s.arch), s.arch) for s in kept])
     front, whole = best_front(
-        space, latency, scores, space.resolutions, Limits.of(budget), energy, count=count, core=core
+        space, CostTables(space, latency, energy), scores, space.resolutions, Limits.of(budget), count=count, core=core
     )
     found = list(zip(front.latency_ms.tolist(), front.score.tolist(), strict=True))
     expected = [point[:2] for point in points]
@@ -79,8 +80,8 @@ def test_on_real_spaces_it_is_what_the_integer_program_finds(name, resolutions):
             energy_mj=energy.value(blocks) * 1.01,
         )
     )
-    front, _ = best_front(space, latency, scores, resolutions, limits, energy)
-    program = optimum(space, latency, scores, resolutions, limits, energy=energy)
+    front, _ = best_front(space, CostTables(space, latency, energy), scores, resolutions, limits)
+    program = optimum(space, CostTables(space, latency, energy), scores, resolutions, limits)
     assert program.proven_optimal
     assert front.score[-1] == pytest.approx(program.score, abs=1e-10)
     assert limits.kept(front.costs).all()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ofa_edge.accuracy.encoding import PLACES, encode_arrays
 from ofa_edge.search.batch import BatchCosts
-from ofa_edge.search.costs import BYTES, LATENCY, MACS, PEAK, Costs
+from ofa_edge.search.costs import BYTES, LATENCY, MACS, PEAK, CostTables
 from ofa_edge.search.limits import Limits
 from ofa_edge.search.nonadditive import bound
 from ofa_edge.search.nonadditive.dual import Dual
@@ -79,7 +79,7 @@ class Case:
         self.space = SPACES_BY_NAME[name]
         self.sizes, latency = self.space.resolutions, DrawnLatency(seed)
         self.quadratic = drawn_quadratic(self.space, seed, bend)
-        self.costs = [Costs.of(self.space, latency, r) for r in self.sizes]
+        self.costs = [CostTables(self.space, latency).at(r) for r in self.sizes]
         batch = BatchCosts(self.space, latency, self.sizes)
         self.rows = batch.rows(everything(name))
         self.limits = drawn_limits(self.rows, share, macs, memory)
@@ -114,7 +114,7 @@ def test_a_field_scores_and_costs_as_its_subnets(name):
     quadratic, places = drawn_quadratic(space, 1, sizes=sizes), Places.of(space)
     limits, size = Limits(latency=10**10, macs=10**8, size=10**7), sizes[1]
     latency = DrawnLatency(1)
-    field = Field.of(places, quadratic, sizes, Costs.of(space, latency, size), limits)
+    field = Field.of(places, quadratic, sizes, CostTables(space, latency).at(size), limits)
     archs = ArchArrays.sample(space, np.random.default_rng(2), 50, [size])
     labels = places.labels(archs)
     assert np.array_equal(places.archs(size, labels).matrix(), archs.matrix())
@@ -138,7 +138,7 @@ def test_a_limit_on_memory_holds_for_the_places_with_the_greatest_activations():
     rows = BatchCosts(space, latency, [size]).rows(archs)
     memory = rows[:, BYTES] + rows[:, PEAK]
     limits, places = Limits(memory=int(np.median(memory))), Places.of(space)
-    use, _, room, _, _ = uses_of(places, Costs.of(space, latency, size), limits)
+    use, _, room, _, _ = uses_of(places, CostTables(space, latency).at(size), limits)
     labels = places.labels(archs)
     used = use[:, np.arange(labels.shape[1]), labels].sum(axis=2)
     kept = limits.kept(rows)
@@ -198,9 +198,9 @@ def test_descending_lowers_the_bound():
     places = Places.of(case.space)
     dual = Dual(Field.of(places, case.quadratic, case.sizes, case.costs[0], case.limits), 100.0)
     z = dual.start(places.labels(case.archs.take([0]))[0], bound.PRICE)
-    found, low = dual.descend(z, bound.COLD)
+    found, low = dual.descend(z, 0.001, 300)
     assert low == dual.at(found).bound < dual.at(z).bound
-    assert dual.descend(z, bound.COLD, target=np.inf)[0] is z  # low enough as it is
+    assert dual.descend(z, 0.001, 300, target=np.inf)[0] is z  # low enough as it is
 
 
 @given(case=cases, start=st.integers(0, 10**6))
@@ -253,7 +253,7 @@ def test_the_same_input_gives_the_same_proof():
 def test_a_label_that_cannot_run_is_none():
     space = SMALL
     latency = DrawnLatency(4, failed=0.1)
-    costs = Costs.of(space, latency, 32)
+    costs = CostTables(space, latency).at(32)
     field = Field.of(Places.of(space), drawn_quadratic(space, 2), space.resolutions, costs, Limits(latency=10**11))
     batch = BatchCosts(space, latency, [32])
     subnets = everything("small").take(everything("small").resolution == 32)

@@ -19,6 +19,7 @@ from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.limits import Limits
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.nonadditive import polish
 from ofa_edge.search.nonadditive.additive import Additive
 from ofa_edge.search.nonadditive.moves import from_matrix, neighbours
@@ -76,7 +77,8 @@ def budget_at(name, latency, share, macs):
 
 def chosen_at(name, predictor, budget, latency, **more):
     space = SPACES_BY_NAME[name]
-    return polish.choose(space, latency, predictor, budget, resolutions=space.resolutions, inputs=INPUTS, **more)
+    models = CostModels(space, latency, space.resolutions, energy=more.pop("energy", None))
+    return polish.choose(models, predictor, budget, inputs=INPUTS, **more)
 
 
 def best_of_all(name, predictor, budget, latency):
@@ -226,9 +228,8 @@ def test_only_sizes_that_were_measured_are_searched():
     assert polish.shared_resolutions([32, 17, 48], predictor) == (17, 32)
     with pytest.raises(UsageError, match="the predictor of 17, 32"):
         polish.shared_resolutions([48, 64], predictor)
-    found = polish.choose(
-        SMALL, DrawnLatency(1), predictor, Budget(latency_ms=50.0), resolutions=[17, 48], inputs=INPUTS
-    )
+    models = CostModels(SMALL, DrawnLatency(1), (17, 48))
+    found = polish.choose(models, predictor, Budget(latency_ms=50.0), inputs=INPUTS)
     assert found.selection.arch.resolution == 17
 
 

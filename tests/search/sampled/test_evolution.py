@@ -19,6 +19,7 @@ from ofa_edge.search.batch import BatchAccuracy, BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
 from ofa_edge.search.limits import Limits
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.sampled.evolution import OFA, PRESETS, SPOS, choose_evolution, evolve
 from ofa_edge.search.sampled.genes import Genes, keys
 from ofa_edge.search.selection import Selection
@@ -291,8 +292,8 @@ def accuracy():
 
 
 def evolved_at(budget, latency, accuracy, space=SMALL, **more):
-    more = {"resolutions": space.resolutions, "preset": SPOS, **more}
-    return choose_evolution(space, latency, accuracy, budget, inputs=INPUTS, **more)
+    models = CostModels(space, latency, more.pop("resolutions", space.resolutions), energy=more.pop("energy", None))
+    return choose_evolution(models, accuracy, budget, inputs=INPUTS, **{"preset": SPOS, **more})
 
 
 @given(seed=st.integers(0, 10**6), share=st.floats(0.0, 1.0), width=st.sampled_from([0.0, 0.08]))
@@ -302,7 +303,7 @@ def test_no_chosen_subnet_is_better_than_the_exact_one_or_breaks_the_budget(accu
     values = sorted(latency.value(subnet.blocks) * (1 + width) for subnet in listed(SMALL))
     budget = Budget(latency_ms=values[int(share * (len(values) - 1))] * (1 + 1e-7))
     found = evolved_at(budget, latency, accuracy, seed=seed, top=3)
-    exact = choose(SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS).selection
+    exact = choose(CostModels(SMALL, latency, SMALL.resolutions), accuracy, budget, inputs=INPUTS).selection
     chosen = [found.selection, *found.alternatives]
     assert all((c.latency_ms.high or c.latency_ms.value) <= budget.latency_ms for c in chosen)
     tops = [c.top1.value for c in chosen]
@@ -327,7 +328,8 @@ def test_a_selection_says_how_it_was_found(accuracy):
 def test_an_infeasible_budget_is_refused_as_by_the_exact_search(accuracy):
     latency, budget = DrawnLatency(3), Budget(latency_ms=0.7, macs=10**6)
     errors = []
-    for search in (evolved_at, lambda *a: choose(SMALL, *a[1:], a[0], resolutions=SMALL.resolutions, inputs=INPUTS)):
+    models = CostModels(SMALL, latency, SMALL.resolutions)
+    for search in (evolved_at, lambda *a: choose(models, accuracy, budget, inputs=INPUTS)):
         with pytest.raises(InfeasibleBudget) as caught:
             search(budget, latency, accuracy)
         errors.append((caught.value.message, caught.value.hint, caught.value.details))

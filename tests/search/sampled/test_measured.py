@@ -14,6 +14,7 @@ from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.accuracy.table import AccuracyHeader, AccuracyTable, AccuracyWriter
 from ofa_edge.errors import BadFile, InfeasibleBudget, UsageError
 from ofa_edge.search.budget import Budget
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.sampled.measured import Row, choose_measured, interpolated_rows, measured_rows
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.cost import cost
@@ -65,7 +66,7 @@ def test_the_best_measured_row_that_fits(table, share, resolutions):
     limit = sorted(bounds[row[2]] for row in rows)[int(share * len(rows))]
     order = sorted((row for row in rows if bounds[row[2]] <= limit), key=lambda row: row[:2], reverse=True)
     budget = Budget(latency_ms=limit + 1e-6)
-    found = choose_measured(SMALL, latency, table, budget, inputs=INPUTS, resolutions=resolutions, top=2)
+    found = choose_measured(CostModels(SMALL, latency, resolutions), table, budget, inputs=INPUTS, top=2)
     selection = found.selection
     assert [c.arch for c in (selection, *found.alternatives)] == [row[2] for row in order[:3]]
     measured = table.frame[table.frame["arch"] == selection.arch].iloc[0]
@@ -80,19 +81,23 @@ def test_the_best_measured_row_that_fits(table, share, resolutions):
 def test_a_refusal_names_a_budget_that_works(table):
     latency = DrawnLatency(6, width=0.05)
     with pytest.raises(InfeasibleBudget, match="no measured subnet fits") as caught:
-        choose_measured(SMALL, latency, table, Budget(latency_ms=0.1, macs=1000), inputs=INPUTS)
+        choose_measured(CostModels(SMALL, latency, ()), table, Budget(latency_ms=0.1, macs=1000), inputs=INPUTS)
     needed = Budget(**caught.value.details["needed"])
-    assert choose_measured(SMALL, latency, table, needed, inputs=INPUTS).selection.cost.macs <= needed.macs
+    assert (
+        choose_measured(CostModels(SMALL, latency, ()), table, needed, inputs=INPUTS).selection.cost.macs <= needed.macs
+    )
 
 
 def test_a_row_that_can_run_is_needed(table):
     with pytest.raises(BadFile, match="no subnet that can run"):
-        choose_measured(SMALL, DrawnLatency(6, failed=1.1), table, Budget(latency_ms=9.0), inputs=INPUTS)
+        choose_measured(
+            CostModels(SMALL, DrawnLatency(6, failed=1.1), ()), table, Budget(latency_ms=9.0), inputs=INPUTS
+        )
 
 
 def test_a_limit_on_energy_needs_energies(table):
     with pytest.raises(UsageError, match="energy"):
-        choose_measured(SMALL, DrawnLatency(6), table, Budget(energy_mj=9.0), inputs=INPUTS)
+        choose_measured(CostModels(SMALL, DrawnLatency(6), ()), table, Budget(energy_mj=9.0), inputs=INPUTS)
 
 
 # -- what lies between --------------------------------------------------------------------------
@@ -140,8 +145,8 @@ class OneSize(DrawnLatency):
 def test_a_size_between_is_chosen_where_it_fits_best_and_said_to_be_interpolated(lite0):
     latency, budget = OneSize(1), Budget(latency_ms=10.0)
     with pytest.raises(InfeasibleBudget):
-        choose_measured(OFA_LITE0, latency, lite0, budget, inputs=INPUTS)
-    found = choose_measured(OFA_LITE0, latency, lite0, budget, inputs=INPUTS, resolutions=(96, 112, 160))
+        choose_measured(CostModels(OFA_LITE0, latency, ()), lite0, budget, inputs=INPUTS)
+    found = choose_measured(CostModels(OFA_LITE0, latency, (96, 112, 160)), lite0, budget, inputs=INPUTS)
     candidates = interpolated_rows(OFA_LITE0, measured_rows(lite0), (112,))
     best = max(candidates, key=lambda row: row.top1.value)
     assert found.selection.arch == best.arch
@@ -154,9 +159,8 @@ def test_a_size_between_is_chosen_where_it_fits_best_and_said_to_be_interpolated
 
 
 def test_a_chosen_row_that_was_measured_is_said_to_be(lite0):
-    found = choose_measured(
-        OFA_LITE0, DrawnLatency(2), lite0, Budget(macs=10**9), inputs=INPUTS, resolutions=OFA_LITE0.resolutions
-    )
+    models = CostModels(OFA_LITE0, DrawnLatency(2), OFA_LITE0.resolutions)
+    found = choose_measured(models, lite0, Budget(macs=10**9), inputs=INPUTS)
     assert "the chosen subnet's top-1 was measured" in found.selection.model
     best = lite0.frame.sort_values("top1").iloc[-1]
     assert found.selection.top1.value == pytest.approx(best["top1"], abs=1e-6)

@@ -13,6 +13,7 @@ from ofa_edge.errors import InfeasibleBudget, UsageError
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
+from ofa_edge.search.models import CostModels
 from ofa_edge.search.sampled.within import choose_random, fits_within
 from ofa_edge.search.selection import Selection
 from ofa_edge.space.cost import cost
@@ -21,6 +22,7 @@ from tests.search.doubles import REDUCED, SMALL, DrawnLatency, keeps
 from tests.search.test_choose import INPUTS, counts
 
 LATENCY = DrawnLatency(7)
+MODELS = CostModels(SMALL, LATENCY, SMALL.resolutions)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +32,7 @@ def accuracy():
 
 
 def drawn(accuracy, budget, samples, **more):
-    return choose_random(
-        SMALL, LATENCY, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, samples=samples, **more
-    )
+    return choose_random(MODELS, accuracy, budget, inputs=INPUTS, samples=samples, **more)
 
 
 def a_budget(share=0.5):
@@ -51,7 +51,7 @@ def test_the_best_of_what_was_drawn_within_the_budget(accuracy, share):
     values = [candidate.top1.value for candidate in candidates]
     assert values == sorted(values, reverse=True)
     assert len({candidate.arch for candidate in candidates}) == len(candidates) == 4
-    exact = choose(SMALL, LATENCY, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS)
+    exact = choose(MODELS, accuracy, budget, inputs=INPUTS)
     assert found.selection.top1.value <= exact.selection.top1.value <= found.selection.bound
     assert found.selection == drawn(accuracy, budget, 60, seed=4).selection
     more = drawn(accuracy, budget, 240, seed=4).selection
@@ -71,7 +71,7 @@ def test_a_budget_that_nothing_fits_is_refused_with_the_exact_searchs_certificat
     for search in (choose_random, choose):
         more = {"samples": 50} if search is choose_random else {}
         with pytest.raises(InfeasibleBudget) as caught:
-            search(SMALL, LATENCY, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, **more)
+            search(MODELS, accuracy, budget, inputs=INPUTS, **more)
         errors.append((caught.value.message, caught.value.hint, caught.value.details))
     assert errors[0] == errors[1]
     assert {"needed", "nearest", "limits"} <= errors[0][2].keys()
@@ -107,9 +107,8 @@ def test_drawing_ends_where_hits_are_rare():
     budget = Budget(latency_ms=float(np.quantile(ms, 0.004)))
     rows = [REDUCED.sample(np.random.default_rng(i)) for i in range(60)]
     model = AdditiveAccuracy.fit_measured(Rows.of(REDUCED, rows, [500 + 3 * sum(a.depths) for a in rows], [1000] * 60))
-    found = choose_random(
-        REDUCED, LATENCY, model, budget, resolutions=REDUCED.resolutions, inputs=INPUTS, samples=500, seed=2
-    ).selection
+    models = CostModels(REDUCED, LATENCY, REDUCED.resolutions)
+    found = choose_random(models, model, budget, inputs=INPUTS, samples=500, seed=2).selection
     drawn_, different = map(int, re.search(r"of (\d+) subnets drawn at random, (\d+) of them", found.model).groups())
     assert 0 < different <= drawn_ < 500
     assert found.latency_ms.value <= budget.latency_ms
@@ -123,14 +122,11 @@ def test_what_is_drawn_does_not_break_the_budget_by_its_own_interval(accuracy):
             return self.width / 2
 
     latency, budget = Wider(7, width=0.3), a_budget(0.3)
-    found = choose_random(
-        SMALL, latency, accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, samples=100, seed=2, top=20
-    )
+    models = CostModels(SMALL, latency, SMALL.resolutions)
+    found = choose_random(models, accuracy, budget, inputs=INPUTS, samples=100, seed=2, top=20)
     fits = fits_within(SMALL, budget, latency)
     assert all(fits(candidate.arch) for candidate in (found.selection, *found.alternatives))
-    drawn_ = choose_random(
-        SMALL, DrawnLatency(7), accuracy, budget, resolutions=SMALL.resolutions, inputs=INPUTS, samples=100, seed=2
-    )
+    drawn_ = drawn(accuracy, budget, 100, seed=2)
     assert found.selection.top1.value <= drawn_.selection.bound
     with pytest.raises(UsageError, match="energy"):
         drawn(accuracy, Budget(energy_mj=1.0), 10)
