@@ -113,7 +113,7 @@ def predictions(ckpt: Path, data: Path, arch: Arch, runs_on: RunsOn) -> np.ndarr
 
 
 # -- images ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["lite8", "ort8", "ort8s"])
+@pytest.mark.parametrize("name", ["ort8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lite8", "ort8s"))])
 def test_an_int8_subnet_is_judged_by_the_file_that_is_deployed(
     models: Models,
     ckpt: Path,

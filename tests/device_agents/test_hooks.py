@@ -124,6 +124,7 @@ def test_an_agent_that_has_to_end_kills_what_runs(disk: Disk) -> None:
     assert found[0]["exit"] == -9
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 def test_a_command_of_another_user_that_cannot_be_killed_is_not_waited_for(disk: Disk) -> None:
     """As `sudo systemctl restart` is for an agent that is not root: here the agent may kill nobody else's processes."""

@@ -18,6 +18,7 @@ from ofa_edge.latency.workload import network_source
 from tests.latency.helpers import SPACE, row_problems, task
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_profile_and_measure_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "QUICK", replace(QUICK, block_seconds=0.05, network_seconds=0.5, patience=0.0))

@@ -29,7 +29,7 @@ from tests.search.doubles import (
 
 @pytest.mark.parametrize("space", [SMALL, COUPLED], ids=lambda space: space.name)
 @given(seed=SEEDS, core=st.integers(2, 24), count=st.sampled_from([1, 3, 40]), data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10)
 def test_equals_listing_under_any_limits(space, seed, core, count, data):
     latency = DrawnLatency(seed, failed=data.draw(st.sampled_from([0.0, 0.02])))
     energy, scores = DrawnEnergy(seed), PlacedScores(seed, space=space)
