@@ -147,6 +147,9 @@ def stage(app: App, release: str, manifest: str, signature: str | None) -> _Obje
     entries = []
     if not folder_exists(target) or app.problem(release):
         data = b"".join(chunks_of(app.disk.blob(manifest), MAX_MANIFEST))
+        if hashlib.sha256(data).hexdigest() != manifest:
+            app.disk.remove(app.disk.blob(manifest))
+            raise AgentError("bad-file", f"{MANIFEST} was damaged on the device and has been removed: deploy again")
         entries = [FileEntry(MANIFEST, manifest, len(data)), *parse_manifest(data, release, app.name)]
     if signature is not None and (entries or app.signature_sha256(release) != signature):
         size = sum(map(len, chunks_of(app.disk.blob(signature), MAX_SIGNATURE)))

@@ -145,13 +145,16 @@ def _unfinished(found: Mapping[str, Any], host: str) -> str:
     release, at = found["unfinished"], f"--host {host} --app {found['app']}"
     if found["lock"] and found["lock"]["alive"]:
         return f"{release} is being deployed"
-    if found["current"] != release:
-        return f"the deployment of {release} stopped before its switch; the next `ofa-edge deploy {at}` clears it up"
-    back = f"`ofa-edge rollback {at}` goes back to {found['previous']}" if found["previous"] else "nothing ran before"
-    return (
-        f"the deployment of {release} stopped after its switch: it runs, but was not checked since and is not "
-        f"committed; `ofa-edge deploy {at}` with its bundle or selection tries it again, {back}"
-    )
+    back = found["unfinished_kind"] == "rollback"
+    what, verb = (f"rollback to {release}", "rollback") if back else (f"deployment of {release}", "deploy")
+    if found["unfinished_step"] != "switching" or found["current"] != release:
+        return f"the {what} stopped before its switch; the next `ofa-edge {verb} {at}` clears it up"
+    words = f"the {what} stopped after its switch: it runs, but was not checked since and is not committed"
+    if back:
+        return f"{words}; `ofa-edge rollback {at}` tries it again"
+    to = f"goes back to {found['previous']}" if found["previous"] else "takes it away, nothing ran before"
+    again = f"`ofa-edge deploy {at}` with its bundle or selection tries it again"
+    return f"{words}; {again}, `ofa-edge rollback {at}` {to}"
 
 
 def _in_mode(found: Mapping[str, Any]) -> str:

@@ -29,11 +29,17 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A deployment that was begun and not ended; `origin` was current before it, `step` is the last recorded."""
+    """A deployment that was begun and not ended; `origin` was current before it, `step` is the last recorded, `kind`
+    tells a rollback."""
 
     release: str
     origin: str | None
+    kind: str
     step: str
+
+    @property
+    def is_rollback(self) -> bool:
+        return self.kind == "rollback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +117,8 @@ def parse_state(reply: Mapping[str, Any], facts: wire.Facts, missing: frozenset[
 
 def _unfinished(value: Any) -> Unfinished:
     f = wire.Fields("unfinished", value)
-    return Unfinished(
-        f.text("release", NAME), f.text("from", NAME) if f.maybe("from") else None, f.text("step", limit=40)
-    )
+    origin = f.text("from", NAME) if f.maybe("from") else None
+    return Unfinished(f.text("release", NAME), origin, f.text("kind", limit=40), f.text("step", limit=40))
 
 
 def _holder(value: Any) -> Holder:

@@ -106,13 +106,13 @@ def rollback(
     """Make the release before the current one current again, after checking its files and golden outputs.
 
     Where the current one was never committed, because its deployment was interrupted, undoing that is all there is to
-    do: its files are checked, and nothing is tried.
+    do: its files are checked, and nothing is tried. A rollback that was interrupted is undone and done again.
 
     Args:
         measure: also hold the latency of each mode against its budget; None: it is not measured.
 
     Raises:
-        DeploymentRefused: there is none.
+        DeploymentRefused: there is none; an interrupted deployment of the first one was undone all the same.
         BadFile: its files are damaged.
         RolledBack: it computes something else than it did, breaks a promise, or a hook failed; the current one stays.
         Further ones as `deploy`.
@@ -122,9 +122,15 @@ def rollback(
         before = parse_state(device.call("state", {"app": app}), device.facts)
         notices = _put_right(device, app, hooks, progress)
         state = parse_state(device.call("state", {"app": app}), device.facts)
-        if before.unfinished and state.current not in (None, before.current):
-            manifest = read_manifest(device, app, state.current)
+        half = before.unfinished
+        if half and not half.is_rollback and state.current != before.current:
             undone = Planned(Step.RECOVER, f"the deployment of {before.current} was interrupted before its commit")
+            if state.current is None:
+                raise DeploymentRefused(
+                    f"{host}: {undone.detail} and has been undone; app {app} had no release before it and has none now",
+                    hint=f"`ofa-edge deploy --host {host} --app {app}` brings one",
+                )
+            manifest = read_manifest(device, app, state.current)
             back = Outcome.begun(manifest, before.current, notices).recalling(state.committed.get("facts"))
             return replace(back, state=State.COMMITTED, reason=undone.detail, steps=(undone,))
         if state.needs_hands or state.previous is None:
@@ -170,6 +176,8 @@ def status(device: Device, app: str) -> dict[str, Any]:
         "releases": list(state.releases),
         "problem": state.needs_hands or state.problem,
         "unfinished": state.unfinished.release if state.unfinished else None,
+        "unfinished_kind": state.unfinished.kind if state.unfinished else None,
+        "unfinished_step": state.unfinished.step if state.unfinished else None,
         "lock": {"holder": holder.name, "age_s": holder.age_s, "alive": holder.alive} if holder else None,
         "manifest": manifest.as_json() if manifest else None,
         "journal": [_printable(record) for record in records if isinstance(record, dict)],

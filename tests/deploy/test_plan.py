@@ -104,7 +104,7 @@ def test_steps_follow_the_order_they_are_declared_in() -> None:
         {"trials": []},
         {"free_bytes": -1},
         {"lock": {"holder": "x\u001b[2J", "age_s": 1, "alive": True, "mine": False, "pid": 1}},
-        {"unfinished": {"release": "a", "from": "../b", "step": "trial"}},
+        {"unfinished": {"release": "a", "from": "../b", "kind": "deploy", "step": "trial"}},
         {"committed": "yes"},
         {"problem": None},
     ],

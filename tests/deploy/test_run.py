@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -545,18 +546,23 @@ def test_status_tells_who_deploys_and_what_was_interrupted(root: Path) -> None:
     assert "@" in status["lock"]["holder"]
 
 
-def stopped_after_the_switch(root: Path) -> None:
-    """Three releases came, and the host of NEW's deployment died between its switch and its commit."""
-    deploy(Device(root), make_bundle(0.5))
-    deploy(Device(root), OLD)
-    device = Device(root)
+def dies_before_verify(device: Device) -> Callable[[Planned], None]:
+    """The host of an attempt dies between its switch and its commit."""
 
     def dies(planned: Planned) -> None:
         if planned.step is Step.VERIFY:
             device.dead = DeviceLost("testboard: the link was cut")
 
+    return dies
+
+
+def stopped_after_the_switch(root: Path) -> None:
+    """Three releases came, and the host of NEW's deployment died between its switch and its commit."""
+    deploy(Device(root), make_bundle(0.5))
+    deploy(Device(root), OLD)
+    device = Device(root)
     with pytest.raises(DeviceLost):
-        deploy(device, progress=dies)
+        deploy(device, progress=dies_before_verify(device))
     assert running(root) == NEW.release
 
 
@@ -568,7 +574,8 @@ def test_status_says_in_words_that_a_release_runs_uncommitted_and_what_to_type(r
     assert f"`ofa-edge rollback --host pi --app {APP}` goes back to {OLD.release}" in said
     under_way = {**found, "lock": {"holder": "ann", "age_s": 1.0, "alive": True}}
     assert "is being deployed" in releases._status_text(under_way, "pi")
-    assert "stopped before its switch" in releases._status_text({**found, "current": OLD.release}, "pi")
+    for other in ({"current": OLD.release}, {"unfinished_step": "trial"}):  # the latter of a repair
+        assert "stopped before its switch" in releases._status_text({**found, **other}, "pi")
 
 
 def test_a_rollback_from_a_release_that_was_never_committed_goes_back_to_the_one_before_it(root: Path) -> None:
@@ -578,6 +585,39 @@ def test_a_rollback_from_a_release_that_was_never_committed_goes_back_to_the_one
     assert running(root) == OLD.release
     assert run.status(Device(root), APP)["unfinished"] is None
     assert run.rollback(Device(root), APP).release == make_bundle(0.5).release
+
+
+def test_a_rollback_that_was_interrupted_after_its_switch_is_done_again(root: Path) -> None:
+    deploy(Device(root), OLD)
+    deploy(Device(root))
+    device = Device(root)
+    with pytest.raises(DeviceLost):
+        run.rollback(device, APP, progress=dies_before_verify(device))
+    said = releases._status_text(run.status(Device(root), APP), "pi")
+    assert f"the rollback to {OLD.release} stopped after its switch" in said
+    assert f"`ofa-edge rollback --host pi --app {APP}` tries it again" in said
+    assert run.rollback(Device(root), APP).release == running(root) == OLD.release
+    assert run.status(Device(root), APP)["unfinished"] is None
+
+
+def test_a_rollback_of_an_uncommitted_first_release_says_that_none_is_left(root: Path) -> None:
+    device = Device(root)
+    with pytest.raises(DeviceLost):
+        deploy(device, progress=dies_before_verify(device))
+    assert "takes it away, nothing ran before" in releases._status_text(run.status(Device(root), APP), "pi")
+    with pytest.raises(DeploymentRefused, match="has been undone; app camera had no release before it") as caught:
+        run.rollback(Device(root), APP)
+    assert "deploy --host" in caught.value.hint
+    assert running(root) is None
+    assert deploy(Device(root)).state is State.COMMITTED
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}"])
+def test_a_manifest_that_was_damaged_on_the_device_is_sent_again(root: Path, damage: bytes) -> None:
+    device = Device(root)
+    device.push(NEW.blobs())
+    Path(device.disk.blob_path(NEW.sha256(bundles.MANIFEST))).write_bytes(damage)
+    assert deploy(device).state is State.COMMITTED
 
 
 def test_a_journal_from_the_device_is_safe_to_print(root: Path) -> None:
