@@ -30,7 +30,7 @@ from ofa_edge import files, shipped, strict_json
 from ofa_edge.accuracy.evaluate import Evaluator
 from ofa_edge.accuracy.table import AccuracyTable, wilson
 from ofa_edge.cli.inputs import Models
-from ofa_edge.cli.truth import runs_on_of
+from ofa_edge.cli.truth_measuring import runs_on_of
 from ofa_edge.deploy import assemble, run
 from ofa_edge.deploy.manifest import DEFAULT_MODE
 from ofa_edge.device import ConnectOptions, open_device

@@ -102,7 +102,6 @@ def main() -> None:
             "parse_speedup": round(one_by_one / at_once, 2),
             "journal_seconds": seconds(lambda: journal.read(path, FORMAT)),
             "table_seconds": seconds(lambda: LatencyTable.read(path)),
-            "check_rows_seconds": seconds(table.check, 1),
             "check_seconds": seconds(lambda: health.check(table), 1),
             "diff_seconds": seconds(lambda: diff(table, second)),
             "diff_json_seconds": seconds(lambda: diff(table, second).as_json(), 1),

@@ -253,12 +253,13 @@ def _archs(
 
 def _fits(space: Space, text: str, latency_table: Path | None) -> Callable[[Arch], bool]:
     """Raises UsageError where the budget cannot be read, or limits latency without a table."""
+    from ofa_edge.graph.stored import PLAIN, Stored
     from ofa_edge.latency.models.predictors import model_of
     from ofa_edge.latency.table import LatencyTable
     from ofa_edge.search.budget import Budget
     from ofa_edge.search.sampled.within import fits_within
 
-    model = None
+    model, stored = None, PLAIN
     if latency_table is not None:
         table = LatencyTable.read(latency_table)
         if table.header.space != space.name:
@@ -266,8 +267,8 @@ def _fits(space: Space, text: str, latency_table: Path | None) -> Callable[[Arch
                 f"the latency table is of space {table.header.space}, the checkpoint of {space.name}",
                 hint="give a table of the checkpoint's space",
             )
-        model = model_of(table)
-    return fits_within(space, Budget.parse(text), model)
+        model, stored = model_of(table), Stored.of(table.conditions)
+    return fits_within(space, Budget.parse(text), model, stored=stored)
 
 
 def _fill(

@@ -115,7 +115,7 @@ def _device(group: Sequence[Models], drop: float | None, measured: bool, out: Ou
                 f"top-1 is predicted as in float: what {precision} loses is not known; measure it with --data PATH, or"
                 " tell it with --int8-drop POINTS"
             )
-    names = _names([one.latency_table.conditions for one in kept])
+    names = _names(kept)
     return Device(tuple(_run(one, name, drop) for one, name in zip(kept, names, strict=True)))
 
 
@@ -132,9 +132,13 @@ def _run(models: Models, name: str, drop: float | None) -> Run:
     return Run(way, models)
 
 
-def _names(found: Sequence[Conditions]) -> list[str]:
+def _names(models: Sequence[Models]) -> list[str]:
     """What each way is called; with its cores where that alone tells it from another."""
-    names = [str(one.runs_on or RunsOn(one.runtime, precision=one.precision)) for one in found]
+    found = [one.latency_table.conditions for one in models]
+    names = [
+        str(one.runs_on or RunsOn(at.runtime, precision="fp16" if one.half else at.precision))
+        for one, at in zip(models, found, strict=True)
+    ]
     told = []
     for name, one in zip(names, found, strict=True):
         cores = f", cores {one.cores}" if isinstance(one.cores, str) else f", cores {' '.join(map(str, one.cores))}"

@@ -264,11 +264,12 @@ def picks(
     chosen: list[Pick] = []
     for choice in sources.selections:
         found_ = choice.selection
-        counts = Stored.of(found_.runs_on).cost(found_.space.blocks(found_.arch))  # a file may say anything
-        parts = Candidate(found_.arch, found_.top1, found_.latency_ms, counts, found_.energy_mj)
         device = by_table.get(found_.inputs.get("latency-table", ""))
         if device is not None and not _of_space(device, found_.space):
             device = None
+        stored = Stored.of(found_.runs_on or (None if device is None else device.table.conditions))
+        counts = stored.cost(found_.space.blocks(found_.arch))  # a file may say anything
+        parts = Candidate(found_.arch, found_.top1, found_.latency_ms, counts, found_.energy_mj)
         runs = None if found_.runs_on is None else str(found_.runs_on)
         name = ", ".join(part for part in (choice.device, runs) if part) if device is None else device.name
         said = ", ".join(part for part in (choice.mode, name, budget_name(found_.budget)) if part)

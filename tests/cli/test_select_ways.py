@@ -89,6 +89,8 @@ def test_half_precision_is_chosen_by_fp32s_table_and_said_to_be(run_boards: Run,
     least = [run_boards(f"{select} --budget memory=1B")[1] for select in (line, line.removesuffix(" --precision fp16"))]
     assert least[0]["error"]["details"]["needed"] == least[1]["error"]["details"]["needed"]
     assert run_boards(f"{SELECT} --latency-table {{int8}} --precision fp16 --budget 1s")[0] == 2
+    said = run_boards(f"{TWO} --precision fp16 --budget 1s")[1]["model"]
+    assert (said.count(", fp16, "), said.count(", fp32, ")) == (2, 0)
     assert run_boards(f"{line.removesuffix('fp16')}int8 --budget 1s")[0] == 2
 
 

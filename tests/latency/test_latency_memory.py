@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from ofa_edge.cli.profiling import describe
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.conditions import PlanSettings
 from ofa_edge.latency.models import memory
+from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space.arch import Arch
 from ofa_edge.space.cost import cost
 from tests.latency.helpers import SPACE, device_for, profile, task
+from tests.report.materials import renamed
 
 WORK = task(PlanSettings(seed=1, quick=True, networks=8), (96, 128, 160))
 
@@ -37,6 +40,17 @@ def test_what_a_runtime_adds_is_found(tmp_path: Path) -> None:
     assert list(value) == ["networks", "mape_pct", "worst_pct", "bias_pct", "fitted"]
     assert value["mape_pct"] == pytest.approx(-value["bias_pct"])
     assert "memory     predicted -" in describe(outcome)
+
+
+def test_bytes_are_those_of_the_tables_precision(tmp_path: Path) -> None:
+    """What a budget's `memory` counts, so a device that takes just that is predicted without an error."""
+    int8 = Stored("onnxruntime", "int8")
+    exact = device_for(WORK, seconds=2.0, peak=lambda arch: int8.cost(SPACE.blocks(arch)).memory_bytes)
+    profile(tmp_path / "t.jsonl", exact, WORK)
+    renamed(tmp_path / "t.jsonl", tmp_path / "int8.jsonl", precision="int8")
+    found = memory.fit(LatencyTable.read(tmp_path / "int8.jsonl"), SPACE)
+    assert found.plain is not None
+    assert found.plain.worst == pytest.approx(0, abs=1e-6)
 
 
 def test_no_term_is_negative(tmp_path: Path) -> None:

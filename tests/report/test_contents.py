@@ -10,6 +10,7 @@ import pytest
 
 from ofa_edge.accuracy import family
 from ofa_edge.accuracy.table import AccuracyTable
+from ofa_edge.graph.stored import Stored
 from ofa_edge.report import choice_sections, choices, sources
 from ofa_edge.report.choice_sections import Content
 from ofa_edge.report.devices import devices, networks
@@ -224,6 +225,14 @@ def test_fronts_of_one_device_are_named_by_runtime_and_precision_and_the_chosen_
     assert "Simulated Board, litert fp32 (chosen: 1)" in said
     assert "Of Simulated Board, litert int8 top-1 is predicted as in float" in said
     assert said.count("(chosen:") == 1
+
+
+def test_bytes_of_a_selection_that_does_not_say_how_it_runs_are_by_its_table(folder: Path, tmp_path: Path) -> None:
+    materials.renamed(folder / "slow.jsonl", tmp_path / "int8.jsonl", precision="int8", threads="unknown")
+    materials.write_selection(tmp_path / "int8.json", tmp_path / "int8.jsonl", folder / "accuracy.jsonl")
+    read = sources.read([tmp_path / "int8.jsonl", tmp_path / "int8.json"])
+    (pick,) = choices.picks(read, devices(read.latency), choices.Fronts((), ()), {}, 0.95)
+    assert pick.candidate.cost == Stored("onnxruntime", "int8").cost(REDUCED.blocks(pick.candidate.arch))
 
 
 def test_more_devices_than_series_are_drawn_in_several_figures(folder: Path, tmp_path: Path) -> None:

@@ -14,17 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ofa_edge.graph.stored import Stored
 from ofa_edge.latency.models.block_model import fit_features
 from ofa_edge.latency.stats import told
 from ofa_edge.latency.table import LatencyTable
 from ofa_edge.space import codecs
 from ofa_edge.space.arch import Space
-from ofa_edge.space.cost import cost
 
 # Three terms, and something left to judge them by.
 _LEAST_NETWORKS = 5
-# int8 weights and activations take a byte where float32 ones take four; biases stay at four, and are few.
-_SHRINK = {"int8": 4}
 
 _Floats = NDArray[np.float64]
 
@@ -96,9 +94,9 @@ def fit(table: LatencyTable, space: Space) -> MemoryFit:
     if not peaks:
         return MemoryFit(0, None, None)
     measured = np.array([np.median(found) for found in peaks.values()])
-    costs = [cost(layer.block for layer in space.layers(codecs.decode(space, archs[key]))) for key in peaks]
-    needs = np.array([(1.0, found.weight_bytes, found.peak_activation_bytes) for found in costs])
-    needs[:, 1:] /= _SHRINK.get(table.conditions.precision, 1)
+    stored = Stored.of(table.conditions)
+    costs = [stored.cost(space.blocks(codecs.decode(space, archs[key]))) for key in peaks]
+    needs = np.array([(1.0, one.memory_bytes - one.peak_activation_bytes, one.peak_activation_bytes) for one in costs])
     plain = Errors.of(needs[:, 1] + needs[:, 2], measured)
     return MemoryFit(len(measured), plain, _runtime(needs, measured))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import InfeasibleBudget, UsageError
+from ofa_edge.graph.stored import PLAIN, Stored
 from ofa_edge.search.batch import BatchAccuracy, BatchCosts, estimates, greatest
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.candidate import DIGITS, Candidate, Latency, excess, excess_of_counts
@@ -23,7 +24,6 @@ from ofa_edge.search.choose import Chosen, infeasible
 from ofa_edge.search.exact.frontier import require_energy
 from ofa_edge.search.models import CostModels
 from ofa_edge.space.arch import Arch, Space
-from ofa_edge.space.cost import cost
 from ofa_edge.space.population import ArchArrays, concatenate
 from ofa_edge.space.sampling import ATTEMPTS
 
@@ -35,7 +35,7 @@ _DRAWS = 250
 
 
 def fits_within(
-    space: Space, budget: Budget, latency: Latency | None = None, confidence: float = 0.95
+    space: Space, budget: Budget, latency: Latency | None = None, confidence: float = 0.95, stored: Stored = PLAIN
 ) -> Callable[[Arch], bool]:
     """A predicate: does a subnet keep the budget?
 
@@ -51,10 +51,11 @@ def fits_within(
     def fits(arch: Arch) -> bool:
         blocks = space.blocks(arch)
         if latency is None or budget.latency_ms is None:
-            return excess_of_counts(cost(blocks), budget) <= 1
+            return excess_of_counts(stored.cost(blocks), budget) <= 1
         if not all(np.isfinite(latency.block_ms(block)) for block in blocks):
             return False
-        return excess(CostModels(space, latency, (), confidence).candidate(arch, Top1(0.0, 0.0, 1.0)), budget) <= 1
+        models = CostModels(space, latency, (), confidence, stored=stored)
+        return excess(models.candidate(arch, Top1(0.0, 0.0, 1.0)), budget) <= 1
 
     return fits
 

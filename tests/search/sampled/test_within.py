@@ -10,6 +10,7 @@ import pytest
 from ofa_edge.accuracy.predictor import AdditiveAccuracy
 from ofa_edge.accuracy.validation import Rows
 from ofa_edge.errors import InfeasibleBudget, UsageError
+from ofa_edge.graph.stored import Stored
 from ofa_edge.search.batch import BatchCosts
 from ofa_edge.search.budget import Budget
 from ofa_edge.search.choose import choose
@@ -96,6 +97,11 @@ def test_the_predicate_is_the_budget():
     fits = fits_within(SMALL, budget)
     assert [fits(arch) for arch in archs] == [keeps(cost(SMALL.blocks(arch)), budget) for arch in archs]
     assert sum(map(fits, archs)) >= 51
+    int8 = Stored("onnxruntime", "int8")
+    budget = Budget(size_bytes=sorted(int8.cost(SMALL.blocks(arch)).weight_bytes for arch in archs)[50])
+    for latency in (None, LATENCY):
+        fits = fits_within(SMALL, budget, latency, stored=int8)
+        assert [fits(arch) for arch in archs] == [keeps(int8.cost(SMALL.blocks(arch)), budget) for arch in archs]
     with pytest.raises(UsageError, match="needs a latency table"):
         fits_within(SMALL, Budget(latency_ms=1.0))
 
