@@ -51,13 +51,13 @@ demo: $(VENV)/.base
 
 setup: $(VENV)/.dev
 
-# Two workers: most of the time goes by in child processes that wait. No clock decides a test.
+# Two workers, each of whole files, whose fixtures are then made once. No clock decides a test.
 test: setup
-	$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST)
+	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST)
 
 # What takes long: statistics over many simulated tables, runtimes at work for seconds.
 slow: setup
-	$(PY) -m pytest -n 2 --dist loadgroup -m slow $(PYTEST)
+	$(PY) -m pytest -n 2 --dist loadfile -m slow $(PYTEST)
 
 lint: setup
 	$(PY) -m ruff check .
@@ -70,7 +70,7 @@ types: setup
 
 # Property-based tests with examples that no run had before, ROUNDS times; a failure prints how to see it again.
 fuzz: setup
-	for round in $$(seq $(ROUNDS)); do OFA_EDGE_FUZZ=1 $(PY) -m pytest -n 2 --dist loadgroup -q -m hypothesis $(PYTEST) || exit 1; done
+	for round in $$(seq $(ROUNDS)); do OFA_EDGE_FUZZ=1 $(PY) -m pytest -n 2 --dist loadfile -q -m hypothesis $(PYTEST) || exit 1; done
 
 # Tests on an emulated arm64 Raspberry Pi (root, mmdebstrap, qemu-user-static): about five minutes, and they skip with a
 # sentence where it cannot be built. `make test` leaves them out. OFA_EDGE_LAB_CACHE names the folder where its Debian

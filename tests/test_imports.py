@@ -21,9 +21,6 @@ import pytest
 
 from ofa_edge import shipped
 
-# In one worker: what each reads of all modules, the others read too.
-pytestmark = pytest.mark.xdist_group("imports")
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Left imports right. Packages of one layer do not know each other; modules directly in ofa_edge/ are below all.

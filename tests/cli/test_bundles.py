@@ -6,7 +6,7 @@ Tables and weights are drawn (tests/reduced.py); nothing is deployed, golden out
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +118,18 @@ def test_a_budget_is_enough_where_there_are_tables(run_boards: Run, tmp_path: Pa
     assert value["manifest"]["sources"]["latency_table"] is not None
 
 
-def test_of_an_arch_nothing_is_promised_and_its_manifest_says_so(run_boards: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def unpromised(run_boards: Run, tmp_path: Path) -> Mapping[str, Any]:
+    """What `bundle build --arch` says; the bundle is in b."""
     (tmp_path / "arch").write_text(json.dumps(codecs.encode(REDUCED, REDUCED.smallest(32))))
     line = f"bundle build --arch {tmp_path / 'arch'} --supernet {{ckpt}} --precision fp16 --out {tmp_path / 'b'}"
     code, value = run_boards(line)
     assert code == 0, value
-    (mode,) = value["manifest"]["modes"]
+    return value
+
+
+def test_of_an_arch_nothing_is_promised_and_its_manifest_says_so(unpromised: Mapping[str, Any]) -> None:
+    (mode,) = unpromised["manifest"]["modes"]
     assert set(mode["budget"].values()) <= {None}
     assert (mode["predicted"], mode["top1"], mode["conditions"], mode["runs"]["precision"]) == (
         None,
@@ -131,6 +137,11 @@ def test_of_an_arch_nothing_is_promised_and_its_manifest_says_so(run_boards: Run
         None,
         "fp16",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unpromised")
+def test_what_promises_nothing_is_measured_all_the_same(run_boards: Run, tmp_path: Path) -> None:
     code, value = run_boards(f"deploy --host local --root {tmp_path / 'board'} --bundle {tmp_path / 'b'}")
     assert (code, value["state"], value["promise"]) == (0, "committed", "not-checkable"), value
     assert value["measured_ms"] > 0

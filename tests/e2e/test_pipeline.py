@@ -30,7 +30,6 @@ pytestmark = [
         reason="the embedded supernet or its accuracy table is not in this tree",
     ),
     pytest.mark.slow,  # four minutes, of which trials on a busy machine wait most
-    pytest.mark.xdist_group("pipeline"),  # they share a profile, which takes half a minute
 ]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
