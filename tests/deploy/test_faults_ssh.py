@@ -157,7 +157,7 @@ RELEASED = (APP, "releases", NEW.release, "model.onnx")
 @pytest.mark.parametrize(
     ("step", "spoiled"),
     [
-        (Step.STAGE, spoil("blobs", NEW.sha256("model.onnx"))),
+        (Step.OUTPUTS, spoil(*RELEASED)),
         (Step.SWITCH, spoil(*RELEASED)),
         (Step.VERIFY, spoil(*RELEASED)),
     ],
@@ -169,6 +169,14 @@ def test_a_step_fails(board: Board, step: Step, spoiled: Callable[[Board], None]
     assert ended.details["state"] == "rolled-back"
     assert running(board.root) == OLD.release
     assert board.events()[-1] == "rolled-back"
+    board.settle()
+
+
+def test_what_rots_before_it_is_staged_is_sent_again(board: Board) -> None:
+    ended = board.deploy(Step.STAGE, lambda: spoil("blobs", NEW.sha256("model.onnx"))(board))
+    assert isinstance(ended, Outcome)
+    assert ended.state is State.COMMITTED
+    assert running(board.root) == NEW.release
     board.settle()
 
 
