@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, OfaEdgeError, UsageError
+from ofa_edge.files import read_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -62,7 +63,7 @@ class TrustedKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-        data = _read(path)
+        data = read_bytes(path, _MAX_KEY_BYTES)
         if b"PRIVATE KEY" in data:
             raise BadFile(
                 f"{path} holds a private key, which nobody who only checks should have",
@@ -112,7 +113,7 @@ def read_private(path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data = _read(path)
+    data = read_bytes(path, _MAX_KEY_BYTES)
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError as error:
@@ -187,14 +188,6 @@ def require_trusted(signed_by: str | None, trusted: Sequence[TrustedKey], name: 
         hint="name the maker's public key with --trust once you know from elsewhere that it is theirs",
         details={"signed_by": signed_by},
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_KEY_BYTES)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:

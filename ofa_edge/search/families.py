@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ofa_edge import strict_json
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.files import write_result
+from ofa_edge.files import read_bytes, write_result
 from ofa_edge.latency.conditions import UNKNOWN, Conditions, mismatches, same_device
 from ofa_edge.search import selection as selections
 from ofa_edge.search.budget import Budget
@@ -280,11 +280,7 @@ def read(path: Path | str, space: Space | None = None) -> Selection | Family:
         UsageError: it cannot be opened.
         BadFile: it is neither, of a version this ofa-edge reads.
     """
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
+    data = read_bytes(path, MAX_FILE_BYTES + 1)
     try:
         _require_few_values(data)
         value = strict_json.loads(data)

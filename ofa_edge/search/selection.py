@@ -17,7 +17,7 @@ from typing import Any
 from ofa_edge import __version__, strict_json
 from ofa_edge.accuracy.predictor import Top1
 from ofa_edge.errors import BadFile, UsageError
-from ofa_edge.files import write_result
+from ofa_edge.files import read_bytes, write_result
 from ofa_edge.latency.conditions import ACTIVATIONS, RunsOn
 from ofa_edge.latency.models.model import Estimate
 from ofa_edge.search.budget import Budget
@@ -166,12 +166,7 @@ class Selection:
             UsageError: it cannot be opened.
             BadFile: it is no selection of a version this ofa-edge reads.
         """
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}", hint="check the path") from error
-        return cls.from_bytes(data, str(path), space)
+        return cls.from_bytes(read_bytes(path, MAX_FILE_BYTES + 1), str(path), space)
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str, space: Space | None = None) -> Selection:

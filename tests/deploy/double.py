@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -33,24 +33,18 @@ from ofa_edge.device.session import refusal_error
 from ofa_edge.errors import DeviceLost
 from ofa_edge.latency.conditions import Conditions, RunsOn, conditions
 from ofa_edge.space.spaces import OFA_LITE0
+from tests.boards import BOARD
 
 T = TypeVar("T")
 APP = "camera"
-FACTS = wire.Facts(
+FACTS = replace(
+    BOARD,
     device_model="Testboard 4",
     soc="T1000",
-    machine="aarch64",
     kernel="6.1",
-    python="3.11.2",
-    cores=4,
-    core_mask=(0, 1, 2, 3),
-    governor="performance",
-    memory_bytes=1 << 30,
-    emulated=False,
     runtimes={"onnxruntime": "1.20.0"},
     serial="unknown",
     boot_id="b",
-    agent="0.1.0",
 )
 CONDITIONS = conditions(FACTS, RunsOn())
 

@@ -15,28 +15,22 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from device_agents import wire
 from ofa_edge.errors import DeviceLost
+from tests.boards import BOARD
 
 TimeModel = Callable[[wire.MeasureJob], wire.Measured | wire.Failed]
 Op = Callable[[dict[str, Any]], dict[str, Any]]
 
-FACTS = wire.Facts(
+FACTS = replace(
+    BOARD,
     device_model="Fake Board 1",
     soc="fake,soc",
-    machine="aarch64",
     kernel="Linux 6.6.0",
-    python="3.11.2",
-    cores=4,
-    core_mask=(0, 1, 2, 3),
-    governor="performance",
-    memory_bytes=1 << 30,
-    emulated=False,
-    runtimes={"onnxruntime": "1.31.1"},
     serial="0000",
     boot_id="00000000-0000-4000-8000-000000000000",
     agent=wire.AGENT_VERSION,
