@@ -59,9 +59,8 @@ def compiled(arch: Arch, counter: int, folder: Path) -> int:
     inputs = reference.golden_inputs(graph, 1, 0)
     golden = Tensors(inputs, reference.run(graph, inputs))
     part = Part(arch, onnx.to_bytes(graph), golden, RunsOn(), Promise(Budget(latency_ms=ANY_MS)))
-    made = bundles.build(
-        app=APP, space=checkpoint.space, parts=[part], labels=checkpoint.metadata.labels, counter=counter
-    )
+    labels = checkpoint.metadata.labels
+    made = bundles.build(app=APP, space=checkpoint.space, parts=[part], labels=labels).counted(counter)
     bundles.write(made, folder)
     return sum(map(len, made.files.values()))
 
